@@ -1,0 +1,178 @@
+"""Routes in others' shapes: Hugging Face's `InferenceClient` under `/hf/…`, text-embeddings-inference's `/predict`.
+
+They differ from our own routes in JSON only; what is asked and how it is limited is the same.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import ConfigDict, Discriminator, Field, Tag
+from starlette.requests import Request
+
+from app.api.answers import scores
+from app.api.door import WorkRoute
+from app.api.openapi import KEY, WORK_ERRORS
+from app.api.problems import invalid_field
+from app.api.schemas import COMMENT, NEWS, Score, SummaryOptions, Texts
+from app.api.schemas import Request as Body
+from app.api.work import answer_texts
+from app.documents import Answer
+from app.planning import OnLong, Question
+from model.checkpoint import Checkpoint
+
+router = APIRouter(route_class=WorkRoute, tags=["compatibility"], dependencies=[KEY])
+
+Classifying = Literal["emotions", "topic"]
+_OWN_FUNCTION = {"emotions": "sigmoid", "topic": "softmax"}  # what each head was trained with
+_ON_LONG: dict[str, OnLong] = {
+    "do_not_truncate": "chunk",
+    "longest_first": "truncate",
+    "only_first": "truncate",
+}
+
+
+class HFSummarizeParameters(Body):
+    """What `InferenceClient.summarization` sends."""
+
+    generate_parameters: SummaryOptions = Field(
+        default_factory=SummaryOptions, description="As the options of /summarize."
+    )
+    truncation: Literal["do_not_truncate", "longest_first", "only_first"] | None = Field(
+        default=None, description="do_not_truncate reads a long text in chunks, as is the default."
+    )
+    clean_up_tokenization_spaces: bool | None = Field(
+        default=None, description="Changes nothing: the vocabulary holds its own spaces, so there are none to clean up."
+    )
+
+
+class HFSummarizeRequest(Body):
+    """`{"inputs": …, "parameters": {…}}`."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"inputs": NEWS, "parameters": {"generate_parameters": {"max_new_tokens": 48}}}]
+        }
+    )
+
+    inputs: Texts
+    parameters: HFSummarizeParameters = Field(default_factory=HFSummarizeParameters)
+
+
+class HFSummary(Body):
+    """One summary."""
+
+    summary_text: str
+
+
+class HFClassifyParameters(Body):
+    """What `InferenceClient.text_classification` sends."""
+
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = Field(
+        default=None, description="Only the head's own: sigmoid for emotions, softmax for topics."
+    )
+    top_k: int | None = Field(default=None, ge=1, description="The k best labels; all by default.")
+
+
+class HFClassifyRequest(Body):
+    """`{"inputs": …, "parameters": {…}}`."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": NEWS, "parameters": {"top_k": 3}}]})
+
+    inputs: Texts
+    parameters: HFClassifyParameters = Field(default_factory=HFClassifyParameters)
+
+
+class PredictRequest(Body):
+    """A string, a list of one string, or a batch `[["a"], ["b"]]`; a pair `["a", "b"]` fits neither head."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": COMMENT}, {"inputs": [[COMMENT], [NEWS]]}]})
+
+    inputs: Annotated[
+        Annotated[str, Tag("<text>")]
+        | Annotated[list[str], Tag("<list>")]
+        | Annotated[list[list[str]], Tag("<batch>")],
+        Discriminator(lambda value: _kind_of_inputs(value)),
+    ]
+    truncate: bool = Field(default=False, description="Cut a long text instead of reading it in chunks.")
+    raw_scores: Literal[False] = Field(default=False, description="Scores are probabilities.")
+
+
+@router.post("/hf/summarize", responses=WORK_ERRORS)
+async def hf_summarize(body: HFSummarizeRequest, request: Request) -> list[HFSummary]:
+    """Summarise, for `InferenceClient(model="…/hf/summarize").summarization(text)`."""
+    parameters = body.parameters
+    on_long = _ON_LONG[parameters.truncation] if parameters.truncation else parameters.generate_parameters.on_long
+    question = Question(("summarize",), parameters.generate_parameters.decoding(), on_long)
+
+    def shape(_: Checkpoint, answer: Answer) -> HFSummary:
+        assert answer.summary is not None
+        return HFSummary(summary_text=answer.summary.text)
+
+    return await answer_texts(request, body.inputs, question, shape, "inputs")
+
+
+@router.post("/hf/emotions", responses=WORK_ERRORS)
+async def hf_emotions(body: HFClassifyRequest, request: Request) -> list[list[Score]]:
+    """Tell emotions, for `InferenceClient(model="…/hf/emotions").text_classification(text)`."""
+    return await _hf_classify("emotions", body, request)
+
+
+@router.post("/hf/topic", responses=WORK_ERRORS)
+async def hf_topic(body: HFClassifyRequest, request: Request) -> list[list[Score]]:
+    """Tell the topic, for `InferenceClient(model="…/hf/topic").text_classification(text)`."""
+    return await _hf_classify("topic", body, request)
+
+
+@router.post("/predict", responses=WORK_ERRORS)
+async def predict(
+    body: PredictRequest, request: Request, task: Annotated[Classifying, Query(description="Which head.")] = "emotions"
+) -> list[Score] | list[list[Score]]:
+    """Classify as text-embeddings-inference does: a flat list for one input, a nested one for a batch."""
+    question = Question((task,), on_long="truncate" if body.truncate else "chunk")
+    texts = _texts_of(body.inputs)
+    answers = await answer_texts(request, texts, question, _ranked(task), "inputs")
+    return answers[0] if isinstance(texts, str) else answers
+
+
+async def _hf_classify(task: Classifying, body: HFClassifyRequest, request: Request) -> list[list[Score]]:
+    asked = body.parameters.function_to_apply
+    if asked not in (None, _OWN_FUNCTION[task]):
+        raise invalid_field(
+            "parameters.function_to_apply",
+            f"{asked!r} is not what this head was trained with; leave it out or send {_OWN_FUNCTION[task]!r}",
+        )
+    return await answer_texts(request, body.inputs, Question((task,)), _ranked(task, body.parameters.top_k), "inputs")
+
+
+def _ranked(task: Classifying, top_k: int | None = None) -> Callable[[Checkpoint, Answer], list[Score]]:
+    def shape(checkpoint: Checkpoint, answer: Answer) -> list[Score]:
+        tasks = checkpoint.tasks
+        labels = tasks.emotion_labels if task == "emotions" else tasks.topic_labels
+        probabilities = answer.emotions if task == "emotions" else answer.topic
+        assert probabilities is not None
+        return scores(labels, probabilities)[:top_k]
+
+    return shape
+
+
+def _kind_of_inputs(value: object) -> str:
+    if not isinstance(value, list):
+        return "<text>"
+    return "<batch>" if value and isinstance(value[0], list) else "<list>"
+
+
+def _texts_of(inputs: str | list[str] | list[list[str]]) -> str | list[str]:
+    if isinstance(inputs, str):
+        return inputs
+    if not inputs or isinstance(inputs[0], str):
+        return _only("inputs", inputs)
+    return [_only(f"inputs[{index}]", one) for index, one in enumerate(inputs)]
+
+
+def _only(place: str, strings: Sequence[object]) -> str:
+    if len(strings) != 1:
+        raise invalid_field(
+            place, f'has {len(strings)} strings, 1 is allowed: these heads read no pairs; a batch is [["a"], ["b"]]'
+        )
+    return str(strings[0])

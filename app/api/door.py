@@ -1,0 +1,125 @@
+"""What every call for work passes before its handler: key, rate, readiness, deadline, JSON; and who left is dropped."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive
+
+from app.api.keys import Gate
+from app.api.problems import CLIENT_LEFT, Problem, invalid_field
+from app.service import Service
+
+_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+
+
+class WorkRoute(APIRoute):
+    """A route behind the door; its handler finds `loaded` and, on the engine's clock, `deadline` in `request.state`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's handler, with the door before it."""
+        handle = super().get_route_handler()
+
+        async def through_the_door(request: Request) -> Response:
+            service: Service = request.app.state.service
+            gate: Gate = request.app.state.gate
+            arrived_at = time.monotonic()
+            gate.admit(request.headers, request.client.host if request.client else "", arrived_at)
+            request.state.loaded = service.loaded
+            timeout_s = _timeout_s(request, service.settings.deadline_s)
+            request.state.deadline = arrived_at + timeout_s
+            _check_content_type(request)
+            json_request = _JsonRequest(request.scope, request.receive)
+            await json_request.load(timeout_s)
+            return await _unless_client_leaves(request.receive, handle(json_request))
+
+        return through_the_door
+
+
+class _JsonRequest(Request):
+    """A request whose JSON is read once, strictly."""
+
+    async def load(self, timeout_s: float) -> None:
+        """Read and parse the body.
+
+        Raises:
+            Problem: 400 not JSON, 408 not here in time, 499 the client left.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                body = await self.body()
+        except TimeoutError:
+            raise Problem(408, f"the body was not complete after {timeout_s:g} s; send it faster") from None
+        except ClientDisconnect:
+            raise _client_left() from None
+        self._value = _parse(body)
+
+    async def json(self) -> Any:
+        """What the body says."""
+        return self._value
+
+
+def _parse(body: bytes) -> Any:
+    if not body:
+        raise Problem(400, 'the body is empty; send a JSON object such as {"text": "…"}')
+    try:
+        return json.loads(body, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise Problem(400, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+    except UnicodeDecodeError as error:
+        raise Problem(400, f"not JSON: byte {error.start} of the body is not UTF-8") from None
+    except RecursionError:
+        raise Problem(400, "not JSON that can be read: nested too deeply; send a flat object") from None
+    except ValueError as error:  # an integer of thousands of digits
+        raise Problem(400, f"not JSON that can be read: {error}") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise Problem(400, f"not JSON: {name} is no JSON number; send a finite one")
+
+
+def _timeout_s(request: Request, longest_s: float) -> float:
+    value = request.headers.get(_TIMEOUT_HEADER)
+    if value is None:
+        return longest_s
+    if not (value.isascii() and value.isdigit() and int(value[:18]) >= 1):
+        raise invalid_field(_TIMEOUT_HEADER, f"{value[:40]!r} is not allowed; it must be a whole number of at least 1")
+    return min(int(value[:18]) / 1000, longest_s)
+
+
+def _check_content_type(request: Request) -> None:
+    given = request.headers.get("content-type", "")
+    media_type = given.partition(";")[0].strip().lower()
+    if media_type != "application/json" and not (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    ):
+        raise Problem(415, f"Content-Type is {given[:80] or 'missing'}; send Content-Type: application/json")
+
+
+async def _unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, Response]) -> Response:
+    """The result of `work`, which is cancelled when the client goes; neither Starlette nor FastAPI does that."""
+    task = asyncio.create_task(work)
+    departure = asyncio.create_task(_departure(receive))
+    try:
+        await asyncio.wait({task, departure}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise _client_left()
+    finally:
+        for one in (task, departure):
+            one.cancel()
+        await asyncio.gather(task, departure, return_exceptions=True)
+
+
+async def _departure(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _client_left() -> Problem:
+    return Problem(CLIENT_LEFT, "the client left before the answer", "cancelled")

@@ -1,0 +1,96 @@
+"""Whether the service lives, whether it is ready, what it serves, and its metrics."""
+
+import time
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from app.api.keys import Gate
+from app.api.openapi import KEY, errors
+from app.api.problems import Problem
+from app.service import Service, dtype_name
+from app.version import VERSION
+from model.tasks import TASKS, Task
+
+router = APIRouter(tags=["health"])
+_HF_ROUTES = ("/hf/summarize", "/hf/emotions", "/hf/topic")
+
+
+class Health(BaseModel):
+    """What a probe is told."""
+
+    status: str = Field(examples=["ready"])
+
+
+class Info(BaseModel):
+    """What is served; the first names are those of Hugging Face's servers."""
+
+    model_id: str = Field(examples=["tiny"])
+    model_dtype: str = Field(examples=["float32"])
+    model_device_type: str = Field(examples=["cpu"])
+    version: str = Field(examples=["0.1.0"])
+    max_input_length: int = Field(description="Tokens read at once; a longer text is read in chunks.", examples=[512])
+    max_client_batch_size: int = Field(description="Most texts in a request.", examples=[32])
+    max_concurrent_requests: int = Field(examples=[512])
+    max_new_tokens: int = Field(examples=[512])
+    tasks: list[Task]
+    emotions: list[str] = Field(description="Labels, in the model's order.", examples=[["joy", "neutral"]])
+    topics: list[str] = Field(description="Labels, in the model's order.", examples=[["World", "Sports"]])
+
+
+@router.get("/health/live")
+async def live() -> Health:
+    """200 while the process works, whatever the model does."""
+    return Health(status="alive")
+
+
+@router.get("/health/ready", responses=errors(503))
+async def ready(request: Request) -> Response:
+    """200 when requests are answered; 503 while loading, draining or failed."""
+    service: Service = request.app.state.service
+    if service.state == "ready":
+        return JSONResponse({"status": "ready"})
+    detail = f"{service.state}: {service.failure}" if service.failure else service.state
+    return Problem(503, detail, "unavailable").response()
+
+
+async def info(request: Request) -> Info:
+    """What is served, and with which limits."""
+    gate: Gate = request.app.state.gate
+    gate.admit(request.headers, request.client.host if request.client else "", time.monotonic())
+    service: Service = request.app.state.service
+    checkpoint, settings = service.loaded.checkpoint, service.settings
+    return Info(
+        model_id=checkpoint.folder.name,
+        model_dtype=dtype_name(checkpoint.model.dtype),
+        model_device_type=checkpoint.model.device.type,
+        version=VERSION,
+        max_input_length=checkpoint.tasks.max_source_tokens,
+        max_client_batch_size=settings.max_items,
+        max_concurrent_requests=settings.max_concurrent_requests,
+        max_new_tokens=settings.max_new_tokens,
+        tasks=[task for task in TASKS if checkpoint.tasks.has(task)],
+        emotions=list(checkpoint.tasks.emotion_labels),
+        topics=list(checkpoint.tasks.topic_labels),
+    )
+
+
+@router.get("/metrics", responses=errors(401, 403), response_class=Response, dependencies=[KEY])
+async def metrics(request: Request) -> Response:
+    """Everything that Prometheus scrapes; with admin keys set, for those who hold one."""
+    gate: Gate = request.app.state.gate
+    gate.admit_admin(request.headers)
+    service: Service = request.app.state.service
+    return Response(service.metrics.render(), media_type=service.metrics.content_type)
+
+
+# Hugging Face's clients take a route's URL for the server's, and ask below it.
+for prefix in ("", *_HF_ROUTES):
+    router.add_api_route(
+        f"{prefix}/health", ready, responses=errors(503), response_model=Health, name=f"health{prefix}"
+    )
+    router.add_api_route(
+        f"{prefix}/info", info, responses=errors(401, 429, 503), dependencies=[KEY], name=f"info{prefix}"
+    )

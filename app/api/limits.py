@@ -1,0 +1,64 @@
+"""The limits of a request that are settings: texts, tokens, cost. Each refusal says value, limit and remedy."""
+
+from collections.abc import Sequence
+
+from app.api.problems import FieldError, invalid, invalid_field
+from app.planning import Plan
+from app.settings import Settings
+from model.decoding.options import DecodingOptions
+
+
+def check_texts(settings: Settings, texts: Sequence[str], place: str, *, is_list: bool) -> None:
+    """What can be said of texts before they are tokenized; `place` is their field's name.
+
+    Raises:
+        Problem: 422, every text that is wrong.
+    """
+    if not texts:
+        raise invalid_field(place, "is an empty list; give it at least one text")
+    if len(texts) > settings.max_items:
+        raise invalid_field(
+            place,
+            f"has {len(texts)} texts, {settings.max_items} are allowed (max_items); send them in several requests",
+        )
+    errors = [
+        FieldError(
+            field_of(place, index, is_list=is_list),
+            f"has {len(text)} characters, {settings.max_text_chars} are allowed (max_text_chars); send it in parts",
+        )
+        for index, text in enumerate(texts)
+        if len(text) > settings.max_text_chars
+    ]
+    if errors:
+        raise invalid(errors)
+
+
+def check_new_tokens(settings: Settings, options: DecodingOptions) -> None:
+    """What may be asked of one summary.
+
+    Raises:
+        Problem: 422 with value and limit.
+    """
+    asked, limit = options.max_new_tokens, settings.max_new_tokens
+    if asked > limit:
+        raise invalid_field("max_new_tokens", f"{asked} is not allowed; it must be at most {limit} (max_new_tokens)")
+
+
+def check_cost(settings: Settings, plans: Sequence[Plan]) -> None:
+    """What may be asked of one request in all.
+
+    Raises:
+        Problem: 422 with value and limit.
+    """
+    cost = sum(plan.cost for plan in plans)
+    if cost > settings.max_cost:
+        raise invalid_field(
+            "max_new_tokens",
+            f"x num_beams, summed over texts and their chunks, is {cost}, {settings.max_cost} are allowed (max_cost); "
+            "ask for fewer tokens, beams or texts, or set on_long to truncate",
+        )
+
+
+def field_of(place: str, index: int, *, is_list: bool) -> str:
+    """`text[3]`, or `text` where it was no list."""
+    return f"{place}[{index}]" if is_list else place

@@ -1,0 +1,58 @@
+"""What the schema says beyond the routes' own types: every error, the stream, the keys."""
+
+from typing import Any
+
+from fastapi import Depends
+from fastapi.security import HTTPBearer
+
+from app.api.problems import MEDIA_TYPE, ProblemSchema
+
+Responses = dict[int | str, dict[str, Any]]
+
+_ERRORS = {
+    400: "Not JSON.",
+    401: "No key, or one that is not valid.",
+    403: "A key that is not for this route.",
+    408: "The body was not complete within the deadline.",
+    409: "The checkpoint has no head for this task; the detail says what to do.",
+    413: "The body is over max_body_bytes.",
+    415: "The Content-Type is not application/json.",
+    422: "A field is wrong, blank or over a limit; each is named with its value, limit and remedy.",
+    429: "The queue is full or the rate is too high; Retry-After says when to come back.",
+    500: "The model failed.",
+    503: "Loading, draining or failed.",
+    504: "The deadline passed first.",
+}
+
+
+def errors(*statuses: int) -> Responses:
+    """The `responses` of a route that can answer with `statuses`."""
+    return {status: {"model": ProblemSchema, "description": _ERRORS[status]} for status in statuses}
+
+
+WORK_ERRORS = errors(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+
+STREAM: Responses = {
+    200: {
+        "description": "The answer; with `stream`, server-sent events: `token`…, then `summary` or `error`.",
+        "content": {
+            "text/event-stream": {
+                "schema": {"type": "string"},
+                "example": 'event: token\ndata: {"text": "Shares"}\n\nevent: summary\ndata: {"summary": "Shares"}\n\n',
+            }
+        },
+    }
+}
+
+# Only told here; the door looks at keys, before the body is read.
+KEY = Depends(HTTPBearer(auto_error=False, description="A key, where the service asks for one."))
+
+
+def with_problem_media_type(schema: dict[str, Any]) -> dict[str, Any]:
+    """`schema` with every error as `application/problem+json`, which a route cannot say together with a model."""
+    for path in schema["paths"].values():
+        for operation in path.values():
+            for status, response in operation["responses"].items():
+                if status >= "400" and "application/json" in response.get("content", {}):
+                    response["content"] = {MEDIA_TYPE: response["content"].pop("application/json")}
+    return schema

@@ -1,0 +1,128 @@
+"""Every error answer: `application/problem+json` (RFC 9457), with the two members that Hugging Face's clients read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import BaseModel, Field
+from starlette.responses import Response
+
+from app.engine.request import DeadlineExceeded, EngineError, EngineStopped, Overloaded
+from app.planning import UnsupportedTask
+from app.service import NotReady
+from app.telemetry import request_id_var
+
+MEDIA_TYPE = "application/problem+json"
+# The client left before the answer; nginx's code, since HTTP has none. Seen in metrics and logs only.
+CLIENT_LEFT = 499
+_RETRY_S = "5"  # about what a small checkpoint takes to load
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """What is wrong with one field of a request; `message` says the value, the limit and the remedy."""
+
+    field: str
+    message: str
+
+
+@dataclass(eq=False)
+class Problem(Exception):
+    """An error answer to be. `error_type` is a word from Hugging Face's set where that has one."""
+
+    status: int
+    detail: str
+    error_type: str = "validation"
+    errors: Sequence[FieldError] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The status in words."""
+        return "Client Closed Request" if self.status == CLIENT_LEFT else HTTPStatus(self.status).phrase
+
+    def body(self) -> dict[str, Any]:
+        """The members of RFC 9457, `error`, `error_type` and, for a bad request, the fields."""
+        members: dict[str, Any] = {
+            "type": f"urn:leximind:problem:{self.error_type}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": f"urn:leximind:request:{request_id_var.get()}",
+            "error": self.detail,
+            "error_type": self.error_type,
+        }
+        if self.errors:
+            members["errors"] = [{"field": error.field, "message": error.message} for error in self.errors]
+        return members
+
+    def response(self) -> Response:
+        """The answer, in ASCII: a message may quote what no encoding has."""
+        return Response(json.dumps(self.body()), self.status, dict(self.headers), MEDIA_TYPE)
+
+
+def invalid(errors: Sequence[FieldError]) -> Problem:
+    """422, field by field."""
+    return Problem(422, "; ".join(f"{error.field}: {error.message}" for error in errors), errors=errors)
+
+
+def invalid_field(name: str, message: str) -> Problem:
+    """422 for one field."""
+    return invalid([FieldError(name, message)])
+
+
+def problem_of(error: EngineError | NotReady | UnsupportedTask) -> Problem:
+    """How an error from below is told to a client."""
+    match error:
+        case Overloaded():
+            return overloaded(str(error), error.retry_after_s)
+        case DeadlineExceeded():
+            return Problem(504, str(error), "deadline")
+        case EngineStopped() | NotReady():
+            return Problem(503, str(error), "unavailable", headers={"Retry-After": _RETRY_S})
+        case UnsupportedTask():
+            return Problem(409, str(error), "unsupported")
+        case _:
+            return Problem(500, str(error), "generation")
+
+
+def overloaded(detail: str, retry_after_s: int) -> Problem:
+    """429 with when to come back."""
+    return Problem(429, detail, "overloaded", headers={"Retry-After": str(retry_after_s)})
+
+
+def failure_reason(status: int) -> str | None:
+    """The `reason` label of the failure metric; None for an answer and for what was never a request for work."""
+    return _REASONS.get(status)
+
+
+_REASONS = {
+    **dict.fromkeys((400, 408, 409, 413, 415, 422), "validation"),
+    429: "overloaded",
+    504: "deadline",
+    CLIENT_LEFT: "cancelled",
+    500: "engine",
+    503: "engine",
+}
+
+
+class FieldErrorSchema(BaseModel):
+    """One field that is wrong."""
+
+    field: str = Field(examples=["num_beams"])
+    message: str = Field(examples=["99 is not allowed; it must be at most 8"])
+
+
+class ProblemSchema(BaseModel):
+    """An error, as RFC 9457 has it; `error` and `error_type` are for Hugging Face's clients."""
+
+    type: str = Field(examples=["urn:leximind:problem:validation"])
+    title: str = Field(examples=["Unprocessable Content"])
+    status: int = Field(examples=[422])
+    detail: str = Field(examples=["num_beams: 99 is not allowed; it must be at most 8"])
+    instance: str = Field(examples=["urn:leximind:request:4f0c…"])
+    error: str = Field(examples=["num_beams: 99 is not allowed; it must be at most 8"])
+    error_type: str = Field(examples=["validation"])
+    errors: list[FieldErrorSchema] | None = None

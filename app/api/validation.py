@@ -1,0 +1,51 @@
+"""What pydantic finds wrong with a request, in a client's words: field, value, limit, remedy; never the text itself."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.api.problems import FieldError
+
+_SHOWN_CHARS = 40
+
+
+def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[FieldError]:
+    """One line for each of pydantic's errors."""
+    return [_field_error(error) for error in errors]
+
+
+def _field_error(error: Mapping[str, Any]) -> FieldError:
+    place = _place(error["loc"])
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "options":  # two fields that exclude each other; the message has values and limits
+            return FieldError(f"{place}.{context['field']}".removeprefix("body."), context["message"])
+        case "extra_forbidden":
+            return FieldError(place, "is not known here; remove it, or see /docs for what is")
+        case "missing":
+            return FieldError(place, "is missing; send it")
+        case "string_unicode":
+            return FieldError(place, "has a lone surrogate, which is no character; remove it")
+        case "model_attributes_type" | "model_type":
+            return FieldError(place, f"is {_shown(error['input'])}; it must be a JSON object")
+    message = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
+    return FieldError(place, f"{_shown(error['input'])} is not allowed; it must be {message}")
+
+
+def _place(loc: Sequence[int | str]) -> str:
+    """`text[3]` of `("body", "text", "<list>", 3)`."""
+    place = ""
+    for part in loc[1:]:
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif not part.startswith("<"):  # the tag of a union in the schemas
+            place += f".{part}"
+    return place.removeprefix(".") or str(loc[0])
+
+
+def _shown(value: object) -> str:
+    """A number or a short word as it is, anything else by its type: it may be someone's text."""
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)[:_SHOWN_CHARS]
+    if isinstance(value, str) and len(value) <= _SHOWN_CHARS:
+        return repr(value)
+    return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"

@@ -1,0 +1,244 @@
+"""`leximind`: serve, answer at the command line, import, inform. Every error is one line and an exit code."""
+
+import asyncio
+import json
+import math
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+
+from app import server
+from app.api.answers import analyze_answer, emotions_answer, summary_answer, topic_answer
+from app.documents import Answer
+from app.engine.request import EngineError
+from app.flags import SettingsError, settings_from, with_flags
+from app.planning import OnLong, Question, TextError, UnsupportedTask
+from app.service import Service, dtype_name
+from app.tables import AnyAnswer, print_answers
+from app.telemetry import configure_logging
+from app.version import VERSION
+from model.checkpoint import Checkpoint
+from model.decoding.options import DecodingOptions
+from model.errors import ModelError, OptionsError
+from model.flan_t5 import import_flan_t5
+from model.tasks import TASKS
+
+BAD_INPUT = 2
+LOAD_FAILED = 1
+
+# What the commands that answer here need of the settings.
+_LOCAL = ("checkpoint", "device", "dtype", "threads")
+_DEFAULT = DecodingOptions()
+T = TypeVar("T")
+
+app = typer.Typer(
+    help="Summaries, emotions and topics of texts.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+
+Texts = Annotated[
+    list[str] | None, typer.Argument(metavar="[TEXT]...", help="A text each; standard input without any.")
+]
+Files = Annotated[list[Path] | None, typer.Option("--file", help="A file that holds one text; may be repeated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON, as the server gives it, instead of a table.")]
+MaxNewTokens = Annotated[int, typer.Option(help="Longest summary, in tokens.")]
+MinNewTokens = Annotated[int, typer.Option(help="Shortest summary, in tokens.")]
+NumBeams = Annotated[int, typer.Option(help="1 is greedy, more is beam search.")]
+OnLongText = Annotated[OnLong, typer.Option(help="What becomes of a long text.")]
+TopK = Annotated[int | None, typer.Option(min=1, help="The k best labels.")]
+
+
+def main() -> None:
+    """The entry point of the installed command."""
+    app()
+
+
+@app.command()
+@with_flags()
+def serve(**flags: Any) -> None:
+    """Serve over HTTP. Every flag is an environment variable too; a flag wins."""
+    try:
+        server.serve(settings_from(flags))
+    except (SettingsError, server.AddressError) as error:
+        _fail(str(error))
+    except server.ServingFailed as error:
+        _fail(str(error), LOAD_FAILED)
+
+
+@app.command()
+@with_flags(_LOCAL)
+def summarize(
+    texts: Texts = None,
+    file: Files = None,
+    as_json: AsJson = False,
+    max_new_tokens: MaxNewTokens = _DEFAULT.max_new_tokens,
+    min_new_tokens: MinNewTokens = _DEFAULT.min_new_tokens,
+    num_beams: NumBeams = _DEFAULT.num_beams,
+    on_long: OnLongText = "chunk",
+    **flags: Any,
+) -> None:
+    """Summarise texts."""
+    question = Question(("summarize",), _options(max_new_tokens, min_new_tokens, num_beams), on_long)
+
+    def shape(checkpoint: Checkpoint, answer: Answer) -> AnyAnswer:
+        assert answer.summary is not None
+        return summary_answer(checkpoint, answer.summary)
+
+    _answer(_read(texts, file), question, shape, as_json, flags)
+
+
+@app.command()
+@with_flags(_LOCAL)
+def emotions(
+    texts: Texts = None,
+    file: Files = None,
+    as_json: AsJson = False,
+    top_k: TopK = None,
+    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Least score of every label.")] = None,
+    **flags: Any,
+) -> None:
+    """Tell the emotions in texts."""
+
+    def shape(checkpoint: Checkpoint, answer: Answer) -> AnyAnswer:
+        assert answer.emotions is not None
+        return emotions_answer(checkpoint, answer.emotions, top_k, threshold)
+
+    _answer(_read(texts, file), Question(("emotions",)), shape, as_json, flags)
+
+
+@app.command()
+@with_flags(_LOCAL)
+def topic(texts: Texts = None, file: Files = None, as_json: AsJson = False, top_k: TopK = None, **flags: Any) -> None:
+    """Tell the topic of texts."""
+
+    def shape(checkpoint: Checkpoint, answer: Answer) -> AnyAnswer:
+        assert answer.topic is not None
+        return topic_answer(checkpoint, answer.topic, top_k)
+
+    _answer(_read(texts, file), Question(("topic",)), shape, as_json, flags)
+
+
+@app.command()
+@with_flags(_LOCAL)
+def analyze(
+    texts: Texts = None,
+    file: Files = None,
+    as_json: AsJson = False,
+    max_new_tokens: MaxNewTokens = _DEFAULT.max_new_tokens,
+    num_beams: NumBeams = _DEFAULT.num_beams,
+    on_long: OnLongText = "chunk",
+    **flags: Any,
+) -> None:
+    """All that the checkpoint can tell about texts, from one encoder pass."""
+    options = _options(max_new_tokens, _DEFAULT.min_new_tokens, num_beams)
+    _answer(_read(texts, file), Question(TASKS, options, on_long), analyze_answer, as_json, flags)
+
+
+@app.command(name="import")
+def import_checkpoint(
+    source: Annotated[str, typer.Argument(help="A FLAN-T5 folder in the published layout, or a hub id.")],
+    target: Annotated[Path, typer.Argument(help="Where the checkpoint folder goes.")],
+) -> None:
+    """Turn a published FLAN-T5 into a checkpoint folder that `serve` takes."""
+    try:
+        import_flan_t5(source, target)
+    except ModelError as error:
+        _fail(str(error))
+    typer.echo(f"{target}: serve it with leximind serve --checkpoint {target}")
+
+
+@app.command()
+@with_flags(_LOCAL)
+def info(as_json: AsJson = False, **flags: Any) -> None:
+    """What the checkpoint is and can do."""
+    facts = asyncio.run(_with_service(flags, _facts))
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        typer.echo("\n".join(f"{name}: {value}" for name, value in facts.items()))
+
+
+async def _facts(service: Service) -> dict[str, Any]:
+    checkpoint = service.loaded.checkpoint
+    return {
+        "version": VERSION,
+        "checkpoint": str(checkpoint.folder),
+        "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        "device": str(checkpoint.model.device),
+        "dtype": dtype_name(checkpoint.model.dtype),
+        "max_source_tokens": checkpoint.tasks.max_source_tokens,
+        "tasks": [task for task in TASKS if checkpoint.tasks.has(task)],
+        "emotions": list(checkpoint.tasks.emotion_labels),
+        "topics": list(checkpoint.tasks.topic_labels),
+    }
+
+
+def _answer(
+    texts: Sequence[str],
+    question: Question,
+    shape: Callable[[Checkpoint, Answer], AnyAnswer],
+    as_json: bool,
+    flags: dict[str, Any],
+) -> None:
+    async def ask(service: Service) -> list[AnyAnswer]:
+        loaded = service.loaded
+        plans = await loaded.documents.plan(texts, question, deadline=math.inf)
+        return [shape(loaded.checkpoint, answer) for answer in await loaded.documents.answer(plans)]
+
+    answers = asyncio.run(_with_service(flags, ask))
+    if not as_json:
+        print_answers(answers)
+        return
+    objects = [answer.model_dump(mode="json", exclude_none=True) for answer in answers]
+    typer.echo(json.dumps(objects[0] if len(objects) == 1 else objects, indent=2, ensure_ascii=False))
+
+
+async def _with_service(flags: dict[str, Any], ask: Callable[[Service], Awaitable[T]]) -> T:
+    try:
+        settings = settings_from(flags)
+    except SettingsError as error:
+        _fail(str(error))
+    configure_logging("critical", as_json=False)  # failures are told as one line, by `_fail`
+    service = Service(settings)
+    await service.load()
+    if service.failure is not None:
+        _fail(service.failure, LOAD_FAILED)
+    try:
+        return await ask(service)
+    except (TextError, UnsupportedTask, EngineError) as error:
+        _fail(f"text {error.index + 1} {error}" if isinstance(error, TextError) else str(error))
+    finally:
+        await service.drain(0.0)
+
+
+def _options(max_new_tokens: int, min_new_tokens: int, num_beams: int) -> DecodingOptions:
+    try:
+        return DecodingOptions(max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams)
+    except OptionsError as error:
+        _fail(f"--{error.field.replace('_', '-')}: {error.message}")
+
+
+def _read(texts: list[str] | None, files: list[Path] | None) -> list[str]:
+    """Arguments, then files; standard input when there is neither."""
+    try:
+        given = [*(texts or []), *(path.read_text("utf-8") for path in files or [])]
+        if given:
+            return given
+        if sys.stdin.isatty():
+            _fail("no text: give TEXT, --file FILE, or pipe one in")
+        return [sys.stdin.buffer.read().decode("utf-8")]
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}; give a file that can be read")
+    except UnicodeDecodeError as error:
+        _fail(f"byte {error.start} is not UTF-8; convert the text to UTF-8")
+
+
+def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
+    typer.echo(f"leximind: {message}", err=True)
+    raise typer.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What the engine is asked and what it answers: token ids in, numbers and token ids out. No text, no HTTP."""
+
+from dataclasses import dataclass
+
+from model.decoding.options import DecodingOptions, DecodingResult
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """One source that is encoded once and serves every task asked of it.
+
+    `input_ids` hold prompt, text and end token. `options` is None when no summary is wanted. `deadline` is in
+    seconds on the engine's clock; a request that is not answered by then is dropped.
+    """
+
+    input_ids: tuple[int, ...]
+    deadline: float
+    emotions: bool = False
+    topic: bool = False
+    options: DecodingOptions | None = None
+
+
+@dataclass(frozen=True)
+class EngineAnswer:
+    """The answer to one `EngineRequest`; what was not asked is None.
+
+    `emotions` holds one independent probability a label, `topic` one probability a label that sum to 1.
+    """
+
+    emotions: tuple[float, ...] | None = None
+    topic: tuple[float, ...] | None = None
+    summary: DecodingResult | None = None
+
+
+@dataclass(frozen=True)
+class News:
+    """What has become of the request `key`: tokens made since the last news, and its one answer when there is one.
+
+    The tokens of all news of a request are its summary's. Any news says that the request has left the queue.
+    """
+
+    key: int
+    token_ids: tuple[int, ...] = ()
+    answer: "EngineAnswer | EngineError | None" = None
+
+
+class EngineError(Exception):
+    """The engine did not answer an accepted or offered request."""
+
+
+class Overloaded(EngineError):
+    """The queue is full: the request was refused, nothing was started. `retry_after_s` is a whole number of seconds."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(EngineError):
+    """The request's deadline passed before its answer was complete."""
+
+
+class EngineStopped(EngineError):
+    """The engine is not started, is draining, or failed."""

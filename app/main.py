@@ -1,0 +1,117 @@
+"""The ASGI app: routes, middleware and errors put together around one service, which it loads and drains."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api import compatibility, health, routes
+from app.api.keys import Gate, KeyRing, RateLimit
+from app.api.middleware import BodyLimit, ConcurrencyLimit, Observe
+from app.api.openapi import with_problem_media_type
+from app.api.problems import Problem, invalid, problem_of
+from app.api.validation import field_errors
+from app.engine.request import EngineError
+from app.planning import UnsupportedTask
+from app.service import NotReady, Service
+from app.settings import Settings
+from app.version import VERSION
+
+_DESCRIPTION = "Summaries, emotions and topics of texts, from one encoder-decoder model."
+_HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms")
+
+
+def create_app(settings: Settings, on_failure: Callable[[], None] | None = None) -> FastAPI:
+    """The service over HTTP, for any ASGI server that speaks lifespan.
+
+    Starts at once and loads beside; `/health/ready` tells when it answers. `on_failure` is called when it never
+    will; without it the app lives on and says so.
+    """
+    service = Service(settings)
+    app = FastAPI(
+        title="LexiMind",
+        version=VERSION,
+        description=_DESCRIPTION,
+        lifespan=_lifespan(service, on_failure),
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.state.gate = Gate(
+        KeyRing(settings.api_keys), KeyRing(settings.admin_keys), RateLimit(settings.requests_per_second)
+    )
+    for module in (routes, compatibility, health):
+        app.include_router(module.router)
+    _tell_errors(app)
+    schema = with_problem_media_type(app.openapi())
+    app.openapi = lambda: schema  # type: ignore[method-assign]
+    _surround(app, service, paths={*schema["paths"], "/docs", "/openapi.json"})
+    return app
+
+
+def _lifespan(service: Service, on_failure: Callable[[], None] | None) -> Callable[[FastAPI], Any]:
+    async def load() -> None:
+        await service.load()
+        if service.state == "failed" and on_failure is not None:
+            on_failure()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(load())
+        yield
+        service.begin_drain()
+        await loading  # a thread that loads cannot be stopped, only awaited
+        await service.drain(service.settings.drain_timeout_s)
+
+    return lifespan
+
+
+def _tell_errors(app: FastAPI) -> None:
+    """Every error as a problem; what nobody foresaw is `Observe`'s."""
+
+    async def tell(_: Request, error: Exception) -> Response:
+        match error:
+            case Problem():
+                return error.response()
+            case RequestValidationError():
+                return invalid(field_errors(error.errors())).response()
+            case HTTPException():
+                return _of_http(error).response()
+            case EngineError() | NotReady() | UnsupportedTask():
+                return problem_of(error).response()
+        raise error
+
+    for kind in (Problem, RequestValidationError, HTTPException, EngineError, NotReady, UnsupportedTask):
+        app.add_exception_handler(kind, tell)
+
+
+def _of_http(error: HTTPException) -> Problem:
+    headers = dict(error.headers or {})
+    if error.status_code == 404:
+        return Problem(404, "there is nothing at this path; /docs shows what there is", "not_found", headers=headers)
+    if error.status_code == 405:
+        detail = f"this path does not take this method; it takes {headers.get('Allow', 'another')}"
+        return Problem(405, detail, "method_not_allowed", headers=headers)
+    return Problem(error.status_code, str(error.detail), headers=headers)
+
+
+def _surround(app: FastAPI, service: Service, paths: set[str]) -> None:
+    settings = service.settings
+    app.add_middleware(ConcurrencyLimit, max_requests=settings.max_concurrent_requests, metrics=service.metrics)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=_HEADERS,
+            expose_headers=("X-Request-Id", "Retry-After"),
+        )
+    app.add_middleware(Observe, metrics=service.metrics, paths=paths)  # added last, hence outermost

@@ -1,0 +1,105 @@
+"""Every Prometheus metric of the service, in one table; knows neither the engine nor HTTP.
+
+Who writes what: the HTTP layer counts requests, failures, durations and `active_requests`, because one of its
+requests can be many of the engine's; the engine writes all the rest. Label values come from fixed sets, never
+from a client.
+"""
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+_PREFIX = "leximind_"
+# A decode step takes 0.1 ms on a GPU and 50 ms on a CPU, an encoder batch ten times as long, a request 1 ms to 60 s.
+_STEP_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
+_ENCODE_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_REQUEST_TOKENS = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+_BATCH_TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SHARE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)
+
+
+class Metrics:
+    """The metrics of one app, each an attribute named without the prefix, in a registry of its own by default."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = CollectorRegistry() if registry is None else registry
+        self._define_requests()
+        self._define_work()
+        self._define_facts()
+
+    def render(self) -> bytes:
+        """All metrics in the text format that Prometheus scrapes; its type is `content_type`."""
+        return generate_latest(self.registry)
+
+    def _define_requests(self) -> None:
+        self.requests_total = self._counter("requests_total", "Answered HTTP requests.", "route", "status")
+        # reason: validation, overloaded, deadline, cancelled or engine
+        self.request_failures_total = self._counter("request_failures_total", "Requests without an answer.", "reason")
+        self.request_duration_seconds = self._histogram(
+            "request_duration_seconds", "From the request's first byte to the answer's last.", _REQUEST_S, "route"
+        )
+        self.active_requests = self._gauge("active_requests", "HTTP requests in progress.")
+        self.queue_requests = self._gauge("queue_requests", "Accepted sources that wait for the encoder.")
+        self.queue_tokens = self._gauge("queue_tokens", "Tokens of the sources that wait for the encoder.")
+        # task: summarize, emotions, topic or several
+        self.queue_wait_seconds = self._histogram(
+            "queue_wait_seconds", "From acceptance to the encoder.", _REQUEST_S, "task"
+        )
+        self.time_to_first_token_seconds = self._histogram(
+            "time_to_first_token_seconds", "From acceptance to a summary's first token.", _REQUEST_S
+        )
+        self.time_per_output_token_seconds = self._histogram(
+            "time_per_output_token_seconds", "Mean gap between a summary's tokens after the first.", _STEP_S
+        )
+        self.input_tokens = self._histogram("input_tokens", "Tokens of a source.", _REQUEST_TOKENS)
+        self.output_tokens = self._histogram("output_tokens", "Tokens of a summary.", _REQUEST_TOKENS)
+
+    def _define_work(self) -> None:
+        self.encode_seconds = self._histogram("encode_seconds", "One encoder batch, with its heads.", _ENCODE_S)
+        self.encode_batch_tokens = self._histogram(
+            "encode_batch_tokens", "Tokens of an encoder batch, padding included.", _BATCH_TOKENS
+        )
+        self.padding_ratio = self._histogram("padding_ratio", "Share of an encoder batch that is padding.", _SHARE)
+        self.decode_step_seconds = self._histogram("decode_step_seconds", "One decode step over all rows.", _STEP_S)
+        self.decode_batch_rows = self._histogram("decode_batch_rows", "Decoder rows in a step.", _ROWS)
+        self.kv_slots_used = self._gauge("kv_slots_used", "Decoder rows in flight.")
+        self.kv_slots_total = self._gauge("kv_slots_total", "Decoder rows that may be in flight.")
+
+    def _define_facts(self) -> None:
+        # kind: allocated, reserved or total; no series where there is no GPU
+        self.gpu_memory_bytes = self._gauge("gpu_memory_bytes", "Memory of the model's GPU.", "kind")
+        self.model_info = self._gauge(
+            "model_info", "The model that answers; always 1.", "checkpoint", "dtype", "device"
+        )
+        self.build_info = self._gauge("build_info", "What is running; always 1.", "version", "python")
+        self.build_info.labels(version=_package_version(), python=platform.python_version()).set(1)
+        ProcessCollector(registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(_PREFIX + name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(_PREFIX + name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(_PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
+
+
+def _package_version() -> str:
+    try:
+        return version("leximind")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "unknown"

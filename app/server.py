@@ -1,0 +1,88 @@
+"""The app under uvicorn: the socket, signals, and how a process ends."""
+
+import asyncio
+import logging
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.main import create_app
+from app.service import Service
+from app.settings import Settings
+from app.telemetry import configure_logging
+
+logger = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+_GRACE_S = 5.0  # for telling those that were cut off at the drain's end that they were
+
+
+class AddressError(Exception):
+    """The address cannot be listened on."""
+
+
+class ServingFailed(Exception):
+    """The checkpoint could not be loaded; the message says why."""
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal comes, then let requests in progress finish.
+
+    Raises:
+        AddressError: before anything is loaded.
+        ServingFailed: the checkpoint could not be loaded.
+    """
+    configure_logging(settings.log_level, as_json=settings.log_json)
+    listener = _listen(settings.host, settings.port)
+    with listener:
+        app = create_app(settings, on_failure=lambda: server.handle_failure())
+        server = _Server(app, settings)
+        host, port = listener.getsockname()[:2]
+        logger.info("listening", extra={"url": f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"})
+        server.run(sockets=[listener])
+    service: Service = app.state.service
+    if service.failure is not None:
+        raise ServingFailed(service.failure)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, whose shutdown first lets requests in progress finish within `drain_timeout_s`, then tells the rest."""
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        grace_s = settings.drain_timeout_s + _GRACE_S
+        super().__init__(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=int(grace_s) + 1
+            )
+        )
+        self._service: Service = app.state.service
+        self._drain_timeout_s = settings.drain_timeout_s
+
+    def handle_failure(self) -> None:
+        """End the process: there is nothing to serve."""
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening; wait; cut off what is left; then the app's own shutdown."""
+        self._service.begin_drain()
+        cut_off = asyncio.create_task(self._cut_off())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cut_off.cancel()
+
+    async def _cut_off(self) -> None:
+        await asyncio.sleep(self._drain_timeout_s)
+        logger.warning("requests are still in progress after drain_timeout_s; they are told so")
+        await self._service.drain(0.0)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise AddressError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port or --host"
+        ) from None

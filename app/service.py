@@ -1,0 +1,137 @@
+"""The life of what answers: load a checkpoint onto its device, start the engine, drain. Knows nothing of HTTP."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass
+
+import torch
+
+from app.documents import Documents
+from app.engine.engine import Engine, EngineLimits, State
+from app.engine.request import EngineError
+from app.metrics import Metrics
+from app.settings import Settings
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.errors import ModelError
+
+logger = logging.getLogger(__name__)
+
+
+class DeviceError(Exception):
+    """The device that was asked for is not there."""
+
+
+class NotReady(Exception):
+    """Nothing can be answered now; the message says why."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is there once loading has succeeded."""
+
+    checkpoint: Checkpoint
+    engine: Engine
+    documents: Documents
+
+
+class Service:
+    """One checkpoint's engine from loading to draining.
+
+    `failure` says in words for a client why `state` is `failed`; paths and tracebacks are in the log only.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.failure: str | None = None
+        self._is_draining = False
+        self._loaded: Loaded | None = None
+
+    @property
+    def state(self) -> State:
+        """What a health check is told."""
+        if self.failure is not None:
+            return "failed"
+        if self._is_draining:
+            return "draining"
+        return "loading" if self._loaded is None else self._loaded.engine.state
+
+    @property
+    def loaded(self) -> Loaded:
+        """What answers.
+
+        Raises:
+            NotReady: it is loading, draining or failed.
+        """
+        if self._loaded is None or self.state != "ready":
+            raise NotReady(self.failure or f"the service is {self.state}; ask again when /health/ready says ready")
+        return self._loaded
+
+    async def load(self) -> None:
+        """Load, start and warm up. Never raises: a failure is told by `state` and `failure`."""
+        started_at = time.monotonic()
+        try:
+            checkpoint = await asyncio.to_thread(_load, self.settings)
+            engine = Engine(checkpoint, _engine_limits(self.settings), self.metrics)
+            documents = Documents(checkpoint, engine)
+            await engine.start()
+        except (ModelError, DeviceError, EngineError) as error:
+            logger.error("cannot serve: %s", error)
+            self.failure = str(error).replace(f"{self.settings.checkpoint.parent}/", "")
+            return
+        except Exception:
+            logger.exception("cannot serve %s", self.settings.checkpoint)
+            self.failure = "loading failed in an unforeseen way; the log has the traceback"
+            return
+        self._loaded = Loaded(checkpoint, engine, documents)
+        facts = {"device": str(checkpoint.model.device), "dtype": dtype_name(checkpoint.model.dtype)}
+        seconds = round(time.monotonic() - started_at, 2)
+        logger.info("ready", extra={"checkpoint": checkpoint.folder.name, **facts, "seconds": seconds})
+
+    def begin_drain(self) -> None:
+        """Take nothing new; what is accepted goes on."""
+        self._is_draining = True
+
+    async def drain(self, timeout_s: float) -> None:
+        """Finish what is accepted within `timeout_s`, fail the rest, stop the engine."""
+        self.begin_drain()
+        if self._loaded is not None:
+            await self._loaded.engine.drain(timeout_s)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` of `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _load(settings: Settings) -> Checkpoint:
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = _device(settings.device)
+    if settings.dtype == "auto":
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    else:
+        dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
+    return load_checkpoint(settings.checkpoint, device, dtype)
+
+
+def _device(name: str) -> torch.device:
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if num_gpus else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise DeviceError(
+            f"device is {name}; this machine offers {num_gpus} CUDA devices: use cpu, auto or a lower number"
+        )
+    return device
+
+
+def _engine_limits(settings: Settings) -> EngineLimits:
+    return EngineLimits(
+        max_queued_requests=settings.max_queued_requests,
+        max_queued_tokens=settings.max_queued_tokens,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_decode_rows=settings.max_decode_rows,
+    )

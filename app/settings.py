@@ -1,0 +1,109 @@
+"""Every setting of the service, once; the only reader of the environment (`LEXIMIND_*`)."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from model.checkpoint import BUNDLED
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """What `leximind serve` can be told: an environment variable `LEXIMIND_<NAME>` or a flag `--<name>` each.
+
+    Raises:
+        pydantic.ValidationError: a value outside its range.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="LEXIMIND_", frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    checkpoint: Path = Field(default=BUNDLED, description="Checkpoint folder to serve; the bundled one by default.")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="auto is float32 on a CPU and bfloat16 on a GPU."
+    )
+    threads: int = Field(default=0, ge=0, description="Threads of the model on a CPU; 0 leaves the choice to torch.")
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least level that is logged."
+    )
+    log_json: bool = Field(default=False, description="Log JSON objects instead of plain lines.")
+    cors_origins: CommaSeparated = Field(
+        default=(), description="Origins that browsers may call from, by commas; none by default."
+    )
+
+    api_keys: CommaSeparated = Field(
+        default=(),
+        repr=False,
+        description="Accepted keys, by commas, each plain or as sha256:<hex>; none means open to all.",
+    )
+    admin_keys: CommaSeparated = Field(
+        default=(), repr=False, description="Keys for /metrics, in the same form; none means that /metrics is open."
+    )
+    requests_per_second: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Requests a second per key, or per address without keys; 0: any.",
+    )
+
+    max_body_bytes: int = Field(default=2 * 2**20, ge=1, description="Longest request body in bytes.")
+    max_text_chars: int = Field(default=200_000, ge=1, description="Longest text in characters.")
+    max_items: int = Field(default=32, ge=1, description="Most texts in a request.")
+    max_new_tokens: int = Field(default=512, ge=1, description="Most new tokens that a request may ask of a summary.")
+    max_cost: int = Field(
+        default=65_536,
+        ge=1,
+        description="Most decoding a request may ask: new tokens x beams, summed over texts and their chunks.",
+    )
+    max_concurrent_requests: int = Field(
+        default=512, ge=1, description="Most requests in progress; more are told to come back."
+    )
+    max_queued_requests: int = Field(default=1024, ge=1, description="Most sources that wait for the model.")
+    max_queued_tokens: int = Field(default=262_144, ge=1, description="Most tokens that wait for the model.")
+    max_batch_tokens: int = Field(default=8192, ge=1, description="Most tokens in an encoder batch, padding included.")
+    max_decode_rows: int = Field(default=64, ge=1, description="Most rows (documents x beams) that decode at once.")
+    deadline_s: float = Field(
+        default=60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds a request may take; X-Request-Timeout-Ms may shorten it.",
+    )
+    drain_timeout_s: float = Field(
+        default=30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that requests in progress may take to finish after SIGTERM.",
+    )
+
+    @field_validator("cors_origins", "api_keys", "admin_keys", mode="before")
+    @classmethod
+    def _split_at_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("api_keys", "admin_keys")
+    @classmethod
+    def _hash_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(key_digest(key) for key in keys)
+
+
+def key_digest(key: str) -> str:
+    """A key as it is kept: `sha256:<hex>`. What already has that form stays.
+
+    Raises:
+        ValueError: `sha256:` and something that is no such digest.
+    """
+    if not key.startswith("sha256:"):
+        return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
+    if not re.fullmatch("sha256:[0-9a-fA-F]{64}", key):
+        raise ValueError("a key that starts with sha256: must go on with 64 hexadecimal digits")
+    return key.lower()

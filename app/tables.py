@@ -1,0 +1,43 @@
+"""Answers for a person at a terminal."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from app.api.schemas import AnalyzeAnswer, EmotionsAnswer, Score, SummaryAnswer, TopicAnswer
+
+AnyAnswer = SummaryAnswer | EmotionsAnswer | TopicAnswer | AnalyzeAnswer
+
+
+def print_answers(answers: Sequence[AnyAnswer]) -> None:
+    """One table, a row for each text and task."""
+    table = Table(show_lines=True)
+    if len(answers) > 1:
+        table.add_column("text", justify="right")
+    table.add_column("task")
+    table.add_column("answer", overflow="fold")
+    for index, answer in enumerate(answers, 1):
+        for task, cell in _rows(answer):
+            table.add_row(*([str(index)] if len(answers) > 1 else []), task, Text(cell))  # Text: no markup in texts
+    Console().print(table)
+
+
+def _rows(answer: AnyAnswer) -> Iterable[tuple[str, str]]:
+    match answer:
+        case SummaryAnswer():
+            note = "" if answer.finish_reason == "stop" else " …"
+            yield "summary", answer.summary + note
+        case EmotionsAnswer():
+            yield "emotions", _scores(answer.emotions) or "none passes its threshold"
+        case TopicAnswer():
+            yield "topic", _scores(answer.scores)
+        case AnalyzeAnswer():
+            for part in (answer.summary, answer.emotions, answer.topic):
+                if part is not None:
+                    yield from _rows(part)
+
+
+def _scores(scores: Sequence[Score]) -> str:
+    return "\n".join(f"{one.score:.3f}  {one.label}" for one in scores)

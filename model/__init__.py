@@ -1,0 +1,7 @@
+"""LexiMind's network and its decoding: torch and the tokenizer, no HTTP, no config framework, no tracking.
+
+Shape legend, used in every trailing comment of this package:
+
+    B batch   S source   T target   D model width   H heads   K head width
+    V vocabulary   R decoder rows   N beams   L layers   C documents in flight
+"""

@@ -1,0 +1,93 @@
+"""Multi-head attention without bias and without 1/√K: whole sequences by SDPA, one new token by matmul on a cache."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import ModelConfig
+from model.kv_cache import KVCache
+
+
+class SelfAttention(nn.Module):
+    """Queries, keys and values of one sequence from one fused projection."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.qkv = nn.Linear(config.d_model, 3 * config.inner_width, bias=False)  # rows: q, then k, then v
+        self.out = nn.Linear(config.inner_width, config.d_model, bias=False)
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        """`x` (B, S, D); `bias` broadcasts to (B, H, S, S), -inf where a key is hidden. Returns (B, S, D)."""
+        q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
+        out: Tensor = self.out(merge_heads(attend(q, k, v, bias)))
+        return out
+
+    def step(self, x: Tensor, caches: list[KVCache], biases: list[Tensor], layer: int) -> Tensor:
+        """One new token a row: `x` (R, D), the rows of all `caches` in order; writes the cache. Returns (R, D)."""
+        outputs = []
+        for rows, cache, bias in zip(self.qkv(x).split([c.num_rows for c in caches]), caches, biases, strict=True):
+            q, k, v = rows.view(cache.num_rows, 3, self.num_heads, -1).unbind(1)  # (R, H, K)
+            keys, values = cache.append(layer, k, v)  # (R, H, T, K)
+            outputs.append(_attend_by_matmul(q[:, :, None], keys, values, bias).flatten(1))
+        out: Tensor = self.out(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Queries from the decoder, keys and values from the encoder; the latter are projected once a document."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.q = nn.Linear(config.d_model, config.inner_width, bias=False)
+        self.kv = nn.Linear(config.d_model, 2 * config.inner_width, bias=False)  # rows: k, then v
+        self.out = nn.Linear(config.inner_width, config.d_model, bias=False)
+
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of encoder states (B, S, D): two of (B, H, S, K)."""
+        k, v = self.kv(hidden).chunk(2, dim=-1)
+        return split_heads(k, self.num_heads), split_heads(v, self.num_heads)
+
+    def forward(self, x: Tensor, hidden: Tensor, bias: Tensor) -> Tensor:
+        """`x` (B, T, D), `hidden` (B, S, D), `bias` broadcasts to (B, H, T, S). Returns (B, T, D)."""
+        q = split_heads(self.q(x), self.num_heads)
+        out: Tensor = self.out(merge_heads(attend(q, *self.project(hidden), bias)))
+        return out
+
+    def step(self, x: Tensor, caches: list[KVCache], layer: int) -> Tensor:
+        """One new token a row, `x` (R, D); the beams of a document read its one copy of keys and values."""
+        outputs = []
+        for rows, cache in zip(self.q(x).split([c.num_rows for c in caches]), caches, strict=True):
+            q = rows.view(cache.num_documents, cache.num_beams, self.num_heads, -1).transpose(1, 2)  # (C, H, N, K)
+            keys, values, bias = cache.source(layer)
+            context = _attend_by_matmul(q, keys, values, bias)  # (C, H, N, K)
+            outputs.append(context.transpose(1, 2).reshape(cache.num_rows, -1))
+        out: Tensor = self.out(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
+        return out
+
+
+def hide(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive form of a boolean mask: 0 where True, -inf where False."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, S, H·K) to (B, H, S, K)."""
+    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """(B, H, S, K) to (B, S, H·K)."""
+    return x.transpose(1, 2).flatten(2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """softmax(q kᵀ + bias) v over whole sequences; scale 1, since T5's initialisation absorbs 1/√K."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
+
+
+def _attend_by_matmul(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    # With a single query SDPA on CPU takes 4.2 ms a layer where this takes 0.6 (bf16, 32 rows, 256 keys).
+    scores = (q @ k.transpose(-1, -2)).float() + bias
+    return torch.softmax(scores, dim=-1).to(v.dtype) @ v

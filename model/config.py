@@ -1,0 +1,102 @@
+"""The architecture as data: everything that decides the shape and arithmetic of a network, to and from JSON."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from model.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Architecture of one LexiMind network; the defaults are google/flan-t5-base's.
+
+    `vocab_size` counts the rows of the embedding, `num_tokens` the ids that mean something: ids from
+    `num_tokens` on pad the matrix and are never emitted. The inner width of attention is
+    `num_heads * d_kv`, which need not be `d_model`. `num_positions` is the length of the learned position
+    tables (0: none); later positions rely on the relative bias alone. `tie_lm_head` shares the output
+    matrix with the embedding; `scale_lm_head` multiplies its input by `d_model ** -0.5`, as the original T5
+    (tied) does and T5 v1.1 / FLAN-T5 (untied) do not. A head with 0 labels does not exist.
+
+    Raises:
+        ConfigError: a value that no network can have.
+    """
+
+    vocab_size: int = 32128
+    num_tokens: int = 32100
+    d_model: int = 768
+    num_heads: int = 12
+    d_kv: int = 64
+    d_ff: int = 2048
+    num_encoder_layers: int = 12
+    num_decoder_layers: int = 12
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    num_positions: int = 512
+    layer_norm_epsilon: float = 1e-6
+    dropout: float = 0.1
+    tie_lm_head: bool = False
+    scale_lm_head: bool = False
+    num_emotions: int = 0
+    num_topics: int = 0
+    pad_id: int = 0
+    eos_id: int = 1
+    unk_id: int = 2
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("num_positions", "num_emotions", "num_topics"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 (none) or more")
+        if self.num_tokens > self.vocab_size:
+            raise ConfigError(f"num_tokens is {self.num_tokens}, more than vocab_size {self.vocab_size}")
+        buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if buckets % 4 or distance <= buckets // 2:
+            raise ConfigError(
+                f"relative_attention_num_buckets is {buckets} and relative_attention_max_distance {distance}; "
+                "the buckets must be a multiple of 4 and the distance more than half of them"
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(f"dropout is {self.dropout}; it must lie in [0, 1)")
+
+    @property
+    def inner_width(self) -> int:
+        """Width of queries, keys and values together: H * K."""
+        return self.num_heads * self.d_kv
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON object."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
+        """The inverse of `to_json`.
+
+        Raises:
+            ConfigError: a field that this version does not know, lacks, or cannot have.
+        """
+        types = {field.name: field.type for field in dataclasses.fields(cls)}
+        if unknown := sorted(fields.keys() - types.keys()):
+            raise ConfigError(f"unknown fields {unknown}; this version knows {sorted(types)}")
+        if missing := sorted(types.keys() - fields.keys()):
+            raise ConfigError(f"missing fields {missing}")
+        for name, value in fields.items():
+            if type(value) is not types[name] and not (types[name] is float and type(value) is int):
+                raise ConfigError(f"{name} is {value!r}; it must be of type {types[name].__name__}")  # type: ignore[union-attr]
+        return cls(**fields)
+
+
+_POSITIVE = (
+    "vocab_size",
+    "num_tokens",
+    "d_model",
+    "num_heads",
+    "d_kv",
+    "d_ff",
+    "num_encoder_layers",
+    "num_decoder_layers",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+)

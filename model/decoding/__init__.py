@@ -1,0 +1,1 @@
+"""Text out of logits: options and results, the rows in flight, greedy, sampling and beam search on one step."""

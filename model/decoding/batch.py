@@ -1,0 +1,83 @@
+"""The documents in flight: they join and leave between steps; greedy, sampled and beam rows share every step."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from model.decoding.beam import BeamRows
+from model.decoding.greedy import GreedyRows
+from model.decoding.options import DecodingOptions, DecodingResult
+from model.decoding.rows import Rows, Step
+from model.leximind import LexiMind
+
+
+class DecodingBatch:
+    """Decoding of many documents on one model; a document's tokens do not depend on what else is in flight."""
+
+    def __init__(self, model: LexiMind) -> None:
+        self._model = model
+        self._groups: dict[int, Rows] = {}  # by beam width
+
+    @property
+    def num_rows(self) -> int:
+        """Decoder rows in flight: a document has as many as beams."""
+        return sum(group.cache.num_rows for group in self._groups.values())
+
+    @torch.inference_mode()
+    def add(
+        self, keys: Sequence[int], hidden: Tensor, encoder_mask: Tensor, options: Sequence[DecodingOptions]
+    ) -> None:
+        """Let documents join.
+
+        Args:
+            keys: for each document a number that no document in flight has.
+            hidden: (B, S, D) encoder states, one row a document.
+            encoder_mask: (B, S) bool, True at real tokens.
+            options: for each document how it is decoded.
+        """
+        cross = self._model.decoder.project_source(hidden)
+        for num_beams in sorted({option.num_beams for option in options}):
+            chosen = [number for number, option in enumerate(options) if option.num_beams == num_beams]
+            rows = torch.tensor(chosen, device=hidden.device)
+            self._group(num_beams).add(
+                [keys[number] for number in chosen],
+                [(k[rows], v[rows]) for k, v in cross],
+                encoder_mask[rows],
+                [options[number] for number in chosen],
+            )
+
+    @torch.inference_mode()
+    def step(self) -> list[Step]:
+        """One token for every row in flight; documents that finish with it leave."""
+        groups = [group for group in self._groups.values() if group.keys]
+        if not groups:
+            return []
+        token_ids = torch.cat([group.newest_tokens() for group in groups])
+        caches = [group.cache for group in groups]
+        sizes = [cache.num_rows for cache in caches]
+        logits = self._model.step(token_ids, caches).split(sizes)
+        return [news for group, rows in zip(groups, logits, strict=True) for news in group.advance(rows)]
+
+    @torch.inference_mode()
+    def remove(self, keys: Collection[int]) -> None:
+        """Let documents leave unfinished; keys that are not in flight are ignored."""
+        for group in self._groups.values():
+            group.remove(keys)
+
+    def _group(self, num_beams: int) -> Rows:
+        if num_beams not in self._groups:
+            self._groups[num_beams] = GreedyRows(self._model) if num_beams == 1 else BeamRows(self._model, num_beams)
+        return self._groups[num_beams]
+
+
+def decode(
+    model: LexiMind, hidden: Tensor, encoder_mask: Tensor, options: Sequence[DecodingOptions]
+) -> list[DecodingResult]:
+    """Decode encoder states (B, S, D) to the end, in order."""
+    batch = DecodingBatch(model)
+    batch.add(range(len(options)), hidden, encoder_mask, options)
+    results: dict[int, DecodingResult] = {}
+    while batch.num_rows:
+        results |= {news.key: news.result for news in batch.step() if news.result is not None}
+    return [results[number] for number in range(len(options))]

@@ -1,0 +1,109 @@
+"""What every way of decoding shares: the documents in flight with one beam width, their tokens and their cache.
+
+Documents are dense; one that leaves is replaced by the last (as in the cache), so that no step sees a finished row.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.decoding.options import DecodingOptions, DecodingResult
+from model.decoding.rules import Rules
+from model.kv_cache import KVCache
+from model.leximind import LexiMind
+
+
+@dataclass(frozen=True)
+class Step:
+    """News of one document after a step: its new token (None with beams), and its result once it has finished."""
+
+    key: int
+    token_id: int | None
+    result: DecodingResult | None
+
+
+class Rows(ABC):
+    """Documents that are decoded with `num_beams` rows each.
+
+    `state` holds every tensor that follows the documents (first dimension C); `tokens` (C, N, T + 1) is one of
+    them, the start token (padding) first.
+    """
+
+    def __init__(self, model: LexiMind, num_beams: int) -> None:
+        self.num_beams = num_beams
+        self.cache = KVCache(model.config, num_beams, model.device, model.dtype)
+        self.keys: list[int] = []
+        self.options: list[DecodingOptions] = []
+        self.state: dict[str, Tensor] = {}
+        self.config = model.config
+        self.device = model.device
+        self._rules: Rules | None = None
+
+    def add(
+        self,
+        keys: Sequence[int],
+        cross: Sequence[tuple[Tensor, Tensor]],
+        source_mask: Tensor,
+        options: Sequence[DecodingOptions],
+    ) -> None:
+        """Let documents join; `cross` and `source_mask` as for `KVCache.add`."""
+        self.cache.add(cross, source_mask, [o.max_new_tokens for o in options])
+        self.keys += keys
+        self.options += options
+        joining = self.start(options)
+        self.state = {name: _joined(self.state.get(name), rows.to(self.device)) for name, rows in joining.items()}
+        self._rules = None
+
+    def remove(self, keys: Collection[int]) -> None:
+        """Let documents leave; the last ones take the places of those in between."""
+        leaving = sorted((self.keys.index(key) for key in keys if key in self.keys), reverse=True)
+        for index in leaving:
+            last = len(self.keys) - 1
+            if index != last:
+                self.cache.move(last, index)
+                self.keys[index], self.options[index] = self.keys[last], self.options[last]
+                for rows in self.state.values():
+                    rows[index] = rows[last]
+            self.cache.truncate(last)
+            del self.keys[last], self.options[last]
+        if leaving:
+            self.state = {name: rows[: len(self.keys)] for name, rows in self.state.items()}
+            self._rules = None
+
+    def newest_tokens(self) -> Tensor:
+        """Input of the coming step: (R,)."""
+        newest = self.cache.positions[: self.cache.num_rows].view(-1, self.num_beams, 1)
+        return self.state["tokens"].gather(2, newest).flatten()
+
+    def allowed(self, scores: Tensor) -> Tensor:
+        """`scores` (R, V) under every row's rules; to be called after the model's step."""
+        if self._rules is None:
+            self._rules = Rules(self.config, self.options, self.num_beams, self.device)
+        newest = self.cache.positions[: self.cache.num_rows] - 1  # the model has advanced the cache already
+        held = self.state["tokens"][:, :, : self.cache.target_length - 1].flatten(0, 1)
+        return self._rules.apply(scores, held, newest)
+
+    @abstractmethod
+    def start(self, options: Sequence[DecodingOptions]) -> dict[str, Tensor]:
+        """The state of documents that join."""
+
+    @abstractmethod
+    def advance(self, logits: Tensor) -> list[Step]:
+        """Take the step that `logits` (R, V) decide; finished documents leave."""
+
+
+def empty_tokens(options: Sequence[DecodingOptions], num_beams: int) -> Tensor:
+    """Room for the start token and the longest of the new ones: (C, N, T + 1)."""
+    return torch.zeros(len(options), num_beams, max(o.max_new_tokens for o in options) + 1, dtype=torch.int64)
+
+
+def _joined(old: Tensor | None, new: Tensor) -> Tensor:
+    # Rows may have room for different numbers of tokens; the last dimension is widened to the longer.
+    if old is None:
+        return new
+    width = max(old.shape[-1], new.shape[-1])
+    return torch.cat([F.pad(rows, (0, width - rows.shape[-1])) for rows in (old, new)])

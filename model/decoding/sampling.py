@@ -1,0 +1,37 @@
+"""Drawing a token: temperature, top-k and top-p as in `transformers`, one uniform number a row and position."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from model.decoding.options import DecodingOptions
+
+
+def uniforms(options: DecodingOptions) -> Tensor:
+    """The random numbers of one document, (max_new_tokens,): its seed's own, whatever it is batched with."""
+    generator = torch.Generator().manual_seed(options.seed)
+    return torch.rand(options.max_new_tokens, generator=generator, dtype=torch.float64).float()
+
+
+def sample(scores: Tensor, options: Sequence[DecodingOptions], draws: Tensor) -> Tensor:
+    """One token a row: `scores` (R, V) float32, `draws` (R,) in [0, 1). Returns (R,) int64.
+
+    Temperature, then top-k, then top-p (Holtzman et al. 2020), then the inverse of the cumulative distribution.
+    """
+    device = scores.device
+
+    def column(values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, device=device)[:, None]
+
+    vocabulary = scores.shape[1]
+    limits = [min(o.top_k or vocabulary, vocabulary) for o in options]
+    values, token_ids = torch.topk(scores / column([o.temperature for o in options]), max(limits))
+    rank = torch.arange(values.shape[1], device=device)
+    probabilities = torch.softmax(values.masked_fill(rank >= column(limits), float("-inf")), dim=-1)
+    before = probabilities.cumsum(-1) - probabilities
+    probabilities = probabilities.masked_fill((before >= column([o.top_p for o in options])) & (rank > 0), 0.0)
+    cumulative = probabilities.cumsum(-1)
+    chosen = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1)
+    last = (probabilities > 0).sum(-1) - 1  # rounding must not fall off the end
+    return token_ids.gather(1, torch.minimum(chosen, last)[:, None])[:, 0]

@@ -1,0 +1,146 @@
+"""The decoder's memory: keys and values of the documents in flight with one beam width, in preallocated arrays.
+
+Passed in, never hidden in a module. Documents are dense, 0 to `num_documents`; a document that leaves is replaced
+by the last one, so a step reads contiguous slices and never a finished row.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+
+_ROUND = 16  # capacities of the source and target axes are multiples of this
+
+
+class KVCache:
+    """Self- and cross-attention keys and values.
+
+    Self: (L, documents·N, H, target, K), one row a beam. Cross: (L, documents, H, source, K), shared by the
+    beams of a document. Sizes are capacities; `reserve` enlarges them, `append` and `source` return what is in use.
+    """
+
+    def __init__(self, config: ModelConfig, num_beams: int, device: torch.device, dtype: torch.dtype) -> None:
+        self.num_beams = num_beams
+        self.num_documents = 0
+        self._shape = (config.num_decoder_layers, config.num_heads, config.d_kv)
+        self._device, self._dtype = device, dtype
+        self._self_k = self._self_v = self._array(0, 0)
+        self._cross_k = self._cross_v = self._array(0, 0)
+        self._source_bias = torch.empty(0, 0, device=device)  # (documents, source), float32, -inf at padding
+        self.positions = torch.empty(0, dtype=torch.int64, device=device)  # (documents·N,) of the token to come
+        self._source_lengths: list[int] = []
+        self._ages: list[int] = []  # the same positions, known without asking the device
+
+    @property
+    def num_rows(self) -> int:
+        """Decoder rows in use: documents times beams."""
+        return self.num_documents * self.num_beams
+
+    @property
+    def target_length(self) -> int:
+        """Keys in the longest row once the coming token is written."""
+        return max(self._ages) + 1
+
+    def age(self, document: int) -> int:
+        """Tokens that a document has decoded, known without asking the device."""
+        return self._ages[document]
+
+    def add(self, cross: Sequence[tuple[Tensor, Tensor]], source_mask: Tensor, target_lengths: Sequence[int]) -> None:
+        """Let documents join.
+
+        Args:
+            cross: for each layer the keys and values of the source, two of (B, H, S, K).
+            source_mask: (B, S) bool, True at real tokens.
+            target_lengths: for each document the most tokens that it may hold.
+        """
+        batch, length = source_mask.shape
+        first, last = self.num_documents, self.num_documents + batch
+        self._reserve(last, length, max(target_lengths))
+        for layer, (k, v) in enumerate(cross):
+            self._cross_k[layer, first:last, :, :length] = k
+            self._cross_v[layer, first:last, :, :length] = v
+        self._source_bias[first:last] = float("-inf")
+        self._source_bias[first:last, :length].masked_fill_(source_mask, 0.0)
+        self.positions[first * self.num_beams : last * self.num_beams] = 0
+        self._source_lengths += [length] * batch
+        self._ages += [0] * batch
+        self.num_documents = last
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write the coming token's (R, H, K) and return what each row holds with it: two of (R, H, T, K)."""
+        rows = torch.arange(self.num_rows, device=self._device)
+        positions = self.positions[: self.num_rows]
+        self._self_k[layer, rows, :, positions] = k
+        self._self_v[layer, rows, :, positions] = v
+        used = slice(self.num_rows), slice(None), slice(self.target_length)
+        return self._self_k[layer][used], self._self_v[layer][used]
+
+    def source(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Cross keys and values, two of (C, H, S, K), and the additive padding mask (C, 1, 1, S)."""
+        longest = max(self._source_lengths)
+        used = slice(self.num_documents), slice(None), slice(longest)
+        bias = self._source_bias[: self.num_documents, None, None, :longest]
+        return self._cross_k[layer][used], self._cross_v[layer][used], bias
+
+    def advance(self) -> None:
+        """The token that every row wrote is now part of the past."""
+        self.positions[: self.num_rows] += 1
+        self._ages = [age + 1 for age in self._ages]
+
+    def reorder(self, parents: Tensor) -> None:
+        """Give each row the past of another: `parents` (R,) are row numbers (beam search)."""
+        for array in (self._self_k, self._self_v):
+            held = array[:, : self.num_rows, :, : max(self._ages)]
+            held.copy_(held.index_select(1, parents))
+
+    def move(self, source: int, target: int) -> None:
+        """Overwrite document `target` with document `source`."""
+        n = self.num_beams
+        rows = slice(source * n, (source + 1) * n), slice(target * n, (target + 1) * n)
+        length, age = self._source_lengths[source], self._ages[source]
+        for array in (self._self_k, self._self_v):
+            array[:, rows[1], :, :age] = array[:, rows[0], :, :age]
+        for array in (self._cross_k, self._cross_v):
+            array[:, target, :, :length] = array[:, source, :, :length]
+        self._source_bias[target] = self._source_bias[source]
+        self.positions[rows[1]] = self.positions[rows[0]]
+        self._source_lengths[target], self._ages[target] = length, age
+
+    def truncate(self, num_documents: int) -> None:
+        """Forget the documents from `num_documents` on."""
+        self.num_documents = num_documents
+        del self._source_lengths[num_documents:], self._ages[num_documents:]
+
+    def _reserve(self, documents: int, source: int, target: int) -> None:
+        capacity = self._cross_k.shape[1]
+        if documents > capacity:
+            documents = max(documents, 2 * capacity)
+        documents = max(documents, capacity)
+        source = max(_round_up(source), self._cross_k.shape[3])
+        target = max(_round_up(target), self._self_k.shape[3])
+        rows = documents * self.num_beams
+        self._self_k = _enlarge(self._self_k, self._array(rows, target))
+        self._self_v = _enlarge(self._self_v, self._array(rows, target))
+        self._cross_k = _enlarge(self._cross_k, self._array(documents, source))
+        self._cross_v = _enlarge(self._cross_v, self._array(documents, source))
+        bias = torch.full((documents, source), float("-inf"), device=self._device)
+        self._source_bias = _enlarge(self._source_bias, bias)
+        self.positions = _enlarge(self.positions, torch.zeros(rows, dtype=torch.int64, device=self._device))
+
+    def _array(self, rows: int, length: int) -> Tensor:
+        # Zeros, not empty: a masked key's value is multiplied by 0, and 0 times a stray NaN is NaN.
+        layers, heads, width = self._shape
+        return torch.zeros(layers, rows, heads, length, width, device=self._device, dtype=self._dtype)
+
+
+def _round_up(length: int) -> int:
+    return -(-length // _ROUND) * _ROUND
+
+
+def _enlarge(old: Tensor, new: Tensor) -> Tensor:
+    if old.shape == new.shape:
+        return old
+    new[tuple(slice(size) for size in old.shape)] = old
+    return new

@@ -1,0 +1,99 @@
+"""The network: one embedding, one encoder, one decoder, three answers."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from model.config import ModelConfig
+from model.decoder import Decoder
+from model.encoder import Encoder
+from model.heads import ClassificationHead
+from model.kv_cache import KVCache
+
+
+class LexiMind(nn.Module):
+    """T5 v1.1 / FLAN-T5's function, plus learned positions and two classification heads.
+
+    With the position tables at zero, as imported, encoder states and logits are FLAN-T5's.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        if config.num_positions:
+            self.encoder_positions = nn.Parameter(torch.zeros(config.num_positions, config.d_model))
+            self.decoder_positions = nn.Parameter(torch.zeros(config.num_positions, config.d_model))
+        if not config.tie_lm_head:
+            self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        if config.num_emotions:
+            self.emotion_head = ClassificationHead(config.d_model, config.num_emotions, config.dropout)
+        if config.num_topics:
+            self.topic_head = ClassificationHead(config.d_model, config.num_topics, config.dropout)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the parameters are."""
+        return self.embedding.weight.dtype
+
+    def forward(self, input_ids: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """Teacher-forced logits: (B, S), (B, S), (B, T) to (B, T, V)."""
+        return self.decode(self.encode(input_ids, encoder_mask), encoder_mask, decoder_input_ids)
+
+    def encode(self, input_ids: Tensor, encoder_mask: Tensor) -> Tensor:
+        """`input_ids` (B, S) int64, `encoder_mask` (B, S) bool, True at real tokens. Returns states (B, S, D)."""
+        x = self.embedding(input_ids)
+        if self.config.num_positions:
+            x = _add_positions(x, self.encoder_positions)
+        hidden: Tensor = self.encoder(x, encoder_mask)
+        return hidden
+
+    def decode(self, hidden: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """Teacher-forced logits on given states: (B, S, D), (B, S), (B, T) to (B, T, V)."""
+        x = self.embedding(decoder_input_ids)
+        if self.config.num_positions:
+            x = _add_positions(x, self.decoder_positions)
+        return self._logits(self.decoder(x, hidden, encoder_mask))
+
+    def step(self, token_ids: Tensor, caches: list[KVCache]) -> Tensor:
+        """Logits of the next token of every row of `caches`, in order: (R,) to (R, V) float32.
+
+        Writes the tokens' keys and values and advances the caches' positions.
+        """
+        x = self.embedding(token_ids)
+        if self.config.num_positions:
+            positions = torch.cat([cache.positions[: cache.num_rows] for cache in caches])
+            known = (positions < self.config.num_positions)[:, None]
+            x = x + F.embedding(positions.clamp(max=self.config.num_positions - 1), self.decoder_positions) * known
+        logits = self._logits(self.decoder.step(x, caches))
+        for cache in caches:
+            cache.advance()
+        return logits.float()
+
+    def emotion_logits(self, hidden: Tensor, encoder_mask: Tensor) -> Tensor:
+        """One independent logit a label: (B, S, D), (B, S) to (B, num_emotions)."""
+        logits: Tensor = self.emotion_head(hidden, encoder_mask)
+        return logits
+
+    def topic_logits(self, hidden: Tensor, encoder_mask: Tensor) -> Tensor:
+        """One logit a label, for a softmax: (B, S, D), (B, S) to (B, num_topics)."""
+        logits: Tensor = self.topic_head(hidden, encoder_mask)
+        return logits
+
+    def _logits(self, states: Tensor) -> Tensor:
+        if self.config.scale_lm_head:
+            states = states * self.config.d_model**-0.5
+        return F.linear(states, self.embedding.weight if self.config.tie_lm_head else self.lm_head.weight)
+
+
+def _add_positions(x: Tensor, table: Tensor) -> Tensor:
+    # Positions past the table get no embedding; the relative bias still tells them apart.
+    length = min(x.shape[1], table.shape[0])
+    return x + F.pad(table[:length], (0, 0, 0, x.shape[1] - length))

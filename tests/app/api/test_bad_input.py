@@ -1,0 +1,214 @@
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import httpx
+import pytest
+
+Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+JSON = {"content-type": "application/json"}
+
+# path, body, the field that is named, what its message says
+INVALID = [
+    ("/summarize", {}, "text", "missing"),
+    ("/summarize", {"text": ""}, "text", "is blank (0 characters)"),
+    ("/summarize", {"text": " \n\t\u3000"}, "text", "is blank"),
+    ("/emotions", {"text": ["fine", " "]}, "text[1]", "is blank"),
+    ("/topic", {"text": "\x01\x1b\u200b"}, "text", "control or invisible"),
+    ("/topic", {"text": []}, "text", "at least one"),
+    ("/topic", {"text": ["a"] * 33}, "text", "has 33 texts, 32 are allowed (max_items)"),
+    ("/topic", {"text": ["a", "b" * 200_001]}, "text[1]", "has 200001 characters, 200000 are allowed"),
+    ("/topic", {"text": 3}, "text", "3 is not allowed; it must be a valid string"),
+    ("/topic", {"text": None}, "text", "None is not allowed"),
+    ("/topic", {"text": {"a": 1}}, "text", "an object is not allowed"),
+    ("/topic", {"text": ["a", 3]}, "text[1]", "3 is not allowed; it must be a valid string"),
+    ("/topic", {"text": [["a"]]}, "text[0]", "a list is not allowed"),
+    ("/topic", {"text": "a", "topk": 3}, "topk", "not known here"),
+    ("/topic", {"text": "a", "top_k": 0}, "top_k", "0 is not allowed; it must be greater than or equal to 1"),
+    ("/topic", {"text": "a", "top_k": "3"}, "top_k", "'3' is not allowed; it must be a valid integer"),
+    ("/topic", {"text": "a", "top_k": True}, "top_k", "True is not allowed"),
+    ("/topic", {"text": "a", "top_k": 1.5}, "top_k", "1.5 is not allowed"),
+    ("/emotions", {"text": "a", "threshold": 1.5}, "threshold", "it must be less than or equal to 1"),
+    ("/emotions", {"text": "a", "threshold": -0.1}, "threshold", "-0.1 is not allowed"),
+    ("/summarize", {"text": "a", "num_beams": 9}, "num_beams", "9 is not allowed; it must be less than or equal to 8"),
+    ("/summarize", {"text": "a", "num_beams": 0}, "num_beams", "0 is not allowed"),
+    ("/summarize", {"text": "a", "max_new_tokens": 0}, "max_new_tokens", "0 is not allowed"),
+    ("/summarize", {"text": "a", "max_new_tokens": 513}, "max_new_tokens", "513 is not allowed; it must be at most 5"),
+    ("/summarize", {"text": "a", "max_new_tokens": 5, "min_new_tokens": 6}, "min_new_tokens", "6 is not allowed"),
+    ("/summarize", {"text": "a", "do_sample": True, "num_beams": 2}, "do_sample", "sampling takes num_beams 1"),
+    ("/summarize", {"text": "a", "temperature": 0}, "temperature", "0 is not allowed; it must be greater than 0"),
+    ("/summarize", {"text": "a", "top_p": 0}, "top_p", "0 is not allowed"),
+    ("/summarize", {"text": "a", "top_p": 1.1}, "top_p", "1.1 is not allowed"),
+    ("/summarize", {"text": "a", "top_k": -1}, "top_k", "-1 is not allowed"),
+    ("/summarize", {"text": "a", "seed": 2**63}, "seed", "is not allowed; it must be less than"),
+    ("/summarize", {"text": "a", "repetition_penalty": 0}, "repetition_penalty", "0 is not allowed"),
+    ("/summarize", {"text": "a", "early_stopping": "x"}, "early_stopping", "'x' is not allowed; it must be 'never'"),
+    ("/summarize", {"text": "a", "early_stopping": 1}, "early_stopping", "1 is not allowed"),
+    ("/summarize", {"text": "a", "on_long": "cut"}, "on_long", "'chunk', 'truncate' or 'error'"),
+    ("/summarize", {"text": ["a"], "stream": True}, "stream", "one text at a time"),
+    ("/summarize", {"text": "a", "stream": True, "num_beams": 2}, "stream", "num_beams 2"),
+    ("/summarize", {"text": "a", "stream": "yes"}, "stream", "must be a valid boolean"),
+    ("/summarize", [1], "body", "must be a JSON object"),
+    ("/summarize", "text", "body", "must be a JSON object"),
+    ("/analyze", {"text": "a", "tasks": ["sentiment"]}, "tasks[0]", "'summarize', 'emotions' or 'topic'"),
+    ("/analyze", {"text": "a", "tasks": []}, "tasks", "at least 1"),
+    ("/analyze", {"text": "a", "summary": {"beams": 2}}, "summary.beams", "not known here"),
+    ("/analyze", {"text": "a", "summary": {"num_beams": 2, "do_sample": True}}, "summary.do_sample", "num_beams 1"),
+    ("/hf/summarize", {"inputs": " "}, "inputs", "is blank"),
+    ("/hf/summarize", {"inputs": "a", "parameters": {"generate_parameters": {"x": 1}}},
+     "parameters.generate_parameters.x", "not known here"),
+    ("/hf/summarize", {"inputs": "a", "parameters": {"truncation": "only_second"}}, "parameters.truncation", "first"),
+    ("/hf/topic", {"inputs": "a", "parameters": {"function_to_apply": "sigmoid"}},
+     "parameters.function_to_apply", "send 'softmax'"),
+    ("/hf/emotions", {"inputs": "a", "parameters": {"top_k": 0}}, "parameters.top_k", "0 is not allowed"),
+    ("/predict", {"inputs": ["a", "b"]}, "inputs", "has 2 strings, 1 is allowed"),
+    ("/predict", {"inputs": [["a"], ["b", "c"]]}, "inputs[1]", "has 2 strings, 1 is allowed"),
+    ("/predict", {"inputs": [["a"], [" "]]}, "inputs[1]", "is blank"),
+    ("/predict", {"inputs": []}, "inputs", "has 0 strings"),
+    ("/predict", {"inputs": "a", "raw_scores": True}, "raw_scores", "True is not allowed"),
+    ("/predict?task=summarize", {"inputs": "a"}, "task", "'emotions' or 'topic'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "body", "field", "message"), INVALID)
+async def test_invalid_field_is_named_with_value_and_limit(
+    client: httpx.AsyncClient, path: str, body: Any, field: str, message: str
+) -> None:
+    response = await client.post(path, json=body)
+    problem = response.json()
+    assert response.status_code == 422, problem
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (problem["status"], problem["error_type"], problem["error"]) == (422, "validation", problem["detail"])
+    [error] = problem["errors"]
+    assert error["field"] == field
+    assert message in error["message"]
+
+
+async def test_every_wrong_field_is_named(client: httpx.AsyncClient) -> None:
+    response = await client.post("/summarize", json={"text": 1, "num_beams": 99, "beams": 2})
+    assert {error["field"] for error in response.json()["errors"]} == {"text", "num_beams", "beams"}
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "the body is empty"),
+        (b"hello", "not JSON: Expecting value at line 1, column 1"),
+        (b'{"text": "a"', "not JSON: Expecting"),
+        (b'{"text": "\xff"}', "byte 10 of the body is not UTF-8"),
+        (b'{"text": "a", "temperature": NaN}', "NaN is no JSON number"),
+        (b'{"text": "a", "temperature": -Infinity}', "-Infinity is no JSON number"),
+        (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"text": "a", "seed": ' + b"1" * 5000 + b"}", "integer string conversion"),
+    ],
+)
+async def test_what_is_not_json_is_400(client: httpx.AsyncClient, body: bytes, message: str) -> None:
+    response = await client.post("/summarize", content=body, headers=JSON)
+    assert response.status_code == 400
+    assert message in response.json()["detail"]
+
+
+async def test_number_beyond_floats_is_422(client: httpx.AsyncClient) -> None:
+    response = await client.post("/summarize", content=b'{"text": "a", "temperature": 1e999}', headers=JSON)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "temperature"
+
+
+@pytest.mark.parametrize("text", ["lone \ud800 here", "\udc00", "a" * 50 + "\ud83d"])
+async def test_lone_surrogate_is_422(client: httpx.AsyncClient, text: str) -> None:
+    response = await client.post("/summarize", content=json.dumps({"text": ["a", text]}), headers=JSON)
+    assert response.status_code == 422
+    [error] = response.json()["errors"]
+    assert error["field"] == "text[1]"
+    assert "surrogate" in error["message"]
+    paired = await client.post("/topic", content=b'{"text": "fine \\ud83d\\ude00"}', headers=JSON)
+    assert paired.status_code == 200
+
+
+async def test_control_characters_among_words_are_text(client: httpx.AsyncClient) -> None:
+    response = await client.post("/topic", json={"text": "a\x00b \x1b[31mred\x07 \u202e words\r\n"})
+    assert response.status_code == 200
+
+
+async def test_duplicate_keys_take_the_last(client: httpx.AsyncClient) -> None:
+    response = await client.post("/topic", content=b'{"text": 1, "text": "a"}', headers=JSON)
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
+async def test_other_content_type_is_415_with_the_remedy(client: httpx.AsyncClient, content_type: str) -> None:
+    response = await client.post("/topic", content=b'{"text": "a"}', headers={"content-type": content_type})
+    assert response.status_code == 415
+    assert "send Content-Type: application/json" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/x+json"])
+async def test_spellings_of_the_content_type_are_taken(client: httpx.AsyncClient, content_type: str) -> None:
+    response = await client.post("/topic", content=b'{"text": "a"}', headers={"content-type": content_type})
+    assert response.status_code == 200
+
+
+async def test_announced_body_over_the_limit_is_413(client: httpx.AsyncClient) -> None:
+    response = await client.post("/topic", json={"text": "a" * 10_000_000})
+    assert response.status_code == 413
+    assert "2097152 are allowed (max_body_bytes)" in response.json()["detail"]
+
+
+async def test_streamed_body_over_the_limit_is_413(serving: Serving) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"text": "'
+        for _ in range(100):
+            yield b"a" * 1000
+
+    async with serving(max_body_bytes=50_000) as client:
+        response = await client.post("/topic", content=body(), headers=JSON)
+        assert response.status_code == 413
+        assert "more than 50000" in response.json()["detail"]
+
+
+async def test_hundred_thousand_words_are_refused_with_value_and_limit(client: httpx.AsyncClient) -> None:
+    response = await client.post("/topic", json={"text": "word " * 100_000})
+    assert response.status_code == 422
+    assert "has 500000 characters, 200000 are allowed (max_text_chars)" in response.json()["detail"]
+
+
+async def test_hundred_thousand_words_are_read_in_chunks_where_they_are_allowed(serving: Serving) -> None:
+    async with serving(max_text_chars=1_000_000, max_batch_tokens=65_536) as client:
+        response = await client.post("/topic", json={"text": " ".join(map(str, range(100_000)))})
+        assert response.status_code == 200, response.text
+
+
+async def test_cost_over_all_chunks_and_texts_is_limited(serving: Serving) -> None:
+    async with serving(max_cost=1000) as client:
+        fits = {"text": ["a"] * 10, "max_new_tokens": 50, "num_beams": 2}
+        assert (await client.post("/summarize", json=fits)).status_code == 200
+        response = await client.post("/summarize", json={**fits, "max_new_tokens": 51})
+        assert response.status_code == 422
+        assert "is 1020, 1000 are allowed (max_cost)" in response.json()["detail"]
+        long = {"text": "words. " * 1000, "max_new_tokens": 50}
+        assert (await client.post("/summarize", json=long)).status_code == 422
+        assert (await client.post("/summarize", json={**long, "on_long": "truncate"})).status_code == 200
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "abc", "", "²", " "])
+async def test_timeout_header_must_be_a_whole_number(client: httpx.AsyncClient, value: str) -> None:
+    headers = {"X-Request-Timeout-Ms": value.encode("latin-1")}
+    response = await client.post("/topic", json={"text": "a"}, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "X-Request-Timeout-Ms"
+
+
+async def test_no_error_repeats_a_text(client: httpx.AsyncClient) -> None:
+    secret = "the patient said that nobody must know about this at all"
+    for body in ({"text": secret, "x": 1}, {"text": {"inner": secret}}, {"text": "a", "on_long": secret}, secret):
+        response = await client.post("/summarize", json=body)
+        assert response.status_code == 422
+        assert "patient" not in response.text
+
+
+async def test_service_answers_after_all_that(client: httpx.AsyncClient) -> None:
+    for path, body, _, _ in INVALID:
+        await client.post(path, json=body)
+    assert (await client.post("/topic", json={"text": "a"})).status_code == 200

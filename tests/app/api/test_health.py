@@ -1,0 +1,87 @@
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from model.tasks import EMOTIONS, TOPICS
+
+HF_PREFIXES = ("", "/hf/summarize", "/hf/emotions", "/hf/topic")
+
+
+@pytest.mark.parametrize("path", ["/health/ready", *(f"{prefix}/health" for prefix in HF_PREFIXES)])
+async def test_ready_is_200(client: httpx.AsyncClient, path: str) -> None:
+    response = await client.get(path)
+    assert (response.status_code, response.json()) == (200, {"status": "ready"})
+
+
+async def test_loading_is_alive_but_not_ready_until_loaded(checkpoint_folder: Path) -> None:
+    app = create_app(Settings(checkpoint=checkpoint_folder))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leximind") as client:
+        loading = asyncio.create_task(app.state.service.load())
+        await asyncio.sleep(0)
+        assert (await client.get("/health/live")).status_code == 200
+        waiting = await client.get("/health/ready")
+        assert (waiting.status_code, waiting.json()["detail"]) == (503, "loading")
+        await loading
+        assert (await client.get("/health/ready")).status_code == 200
+        await app.state.service.drain(1.0)
+        assert (await client.get("/health/ready")).json()["detail"] == "draining"
+
+
+async def test_failed_load_is_told_with_its_reason_and_without_paths(checkpoint_folder: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "secret-place" / "damaged"
+    damaged.mkdir(parents=True)
+    for file in checkpoint_folder.iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes())
+    (damaged / "model.safetensors").write_bytes(b"\x00" * 64)
+    app = create_app(Settings(checkpoint=damaged))
+    await app.state.service.load()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leximind") as client:
+        response = await client.get("/health/ready")
+        assert response.status_code == 503
+        assert "failed: damaged" in response.json()["detail"]
+        assert "model.safetensors" in response.json()["detail"]
+        assert "secret-place" not in response.text
+        assert (await client.get("/health/live")).status_code == 200
+        assert (await client.post("/topic", json={"text": "a"})).status_code == 503
+
+
+async def test_lifespan_loads_and_drains(checkpoint_folder: Path) -> None:
+    app = create_app(Settings(checkpoint=checkpoint_folder))
+    async with app.router.lifespan_context(app):
+        while app.state.service.state == "loading":
+            await asyncio.sleep(0.01)
+        assert app.state.service.state == "ready"
+        thread = app.state.service.loaded.engine._thread
+    assert app.state.service.state == "draining"
+    assert not thread.is_alive()
+
+
+async def test_leaving_while_loading_leaves_nothing_running(checkpoint_folder: Path) -> None:
+    app = create_app(Settings(checkpoint=checkpoint_folder))
+    async with app.router.lifespan_context(app):
+        pass
+    assert app.state.service.state == "draining"
+
+
+@pytest.mark.parametrize("prefix", HF_PREFIXES)
+async def test_info_says_what_is_served(client: httpx.AsyncClient, prefix: str) -> None:
+    info = (await client.get(f"{prefix}/info")).json()
+    assert info["model_id"] == "random"
+    assert (info["model_dtype"], info["model_device_type"]) == ("float32", "cpu")
+    assert (info["max_input_length"], info["max_client_batch_size"]) == (64, 32)
+    assert info["tasks"] == ["summarize", "emotions", "topic"]
+    assert (tuple(info["emotions"]), tuple(info["topics"])) == (EMOTIONS, TOPICS)
+
+
+async def test_metrics_are_prometheus_text_and_idle_gauges_are_zero(client: httpx.AsyncClient) -> None:
+    await client.post("/analyze", json={"text": "a"})
+    response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    lines = response.text.splitlines()
+    for gauge in ("active_requests", "queue_requests", "queue_tokens", "kv_slots_used"):
+        assert f"leximind_{gauge} 0.0" in lines
+    assert any(line.startswith('leximind_model_info{checkpoint="random"') for line in lines)

@@ -1,0 +1,151 @@
+import hashlib
+import hmac
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import httpx
+import pytest
+
+from app.api.keys import Gate, KeyRing, RateLimit
+from app.api.problems import Problem
+from app.settings import key_digest
+
+Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+BODY = {"json": {"text": "a"}}
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def test_without_keys_everyone_may_call(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/topic", **BODY)).status_code == 200
+    assert (await client.post("/topic", **BODY, headers=bearer("whatever"))).status_code == 200
+
+
+async def test_work_and_info_need_one_of_the_keys(serving: Serving) -> None:
+    async with serving(api_keys="first, second") as client:
+        for headers in (bearer("first"), bearer("second"), {"X-API-Key": "first"}, {"Authorization": "bearer first"}):
+            assert (await client.post("/topic", **BODY, headers=headers)).status_code == 200
+            assert (await client.get("/info", headers=headers)).status_code == 200
+        for headers in ({}, bearer("third"), bearer(""), bearer("firs"), {"Authorization": "Basic first"}):
+            work, info = (
+                await client.post("/topic", **BODY, headers=headers),
+                await client.get("/info", headers=headers),
+            )
+            for refused in (work, info):
+                assert refused.status_code == 401
+                assert refused.headers["WWW-Authenticate"] == "Bearer"
+                assert refused.json()["error_type"] == "authentication"
+
+
+async def test_probes_need_no_key(serving: Serving) -> None:
+    async with serving(api_keys="k", admin_keys="a") as client:
+        for path in ("/health", "/health/live", "/health/ready", "/docs", "/openapi.json"):
+            assert (await client.get(path)).status_code == 200
+
+
+async def test_metrics_need_an_admin_key_where_there_are_any(serving: Serving) -> None:
+    async with serving(api_keys="work", admin_keys="operator") as client:
+        assert (await client.get("/metrics", headers=bearer("operator"))).status_code == 200
+        assert (await client.get("/metrics", headers=bearer("work"))).status_code == 403
+        assert (await client.get("/metrics", headers=bearer("none"))).status_code == 401
+        assert (await client.get("/metrics")).status_code == 401
+        assert (await client.post("/topic", **BODY, headers=bearer("operator"))).status_code == 401
+
+
+async def test_key_is_asked_for_before_the_body_is_looked_at(serving: Serving) -> None:
+    async with serving(api_keys="k") as client:
+        assert (await client.post("/topic", content=b"{")).status_code == 401
+
+
+async def test_a_digest_opens_to_its_key_and_not_to_itself(serving: Serving) -> None:
+    digest = "sha256:" + hashlib.sha256(b"k").hexdigest()
+    async with serving(api_keys=digest) as client:
+        assert client.service.settings.api_keys == (digest,)  # type: ignore[attr-defined]
+        assert (await client.post("/topic", **BODY, headers=bearer("k"))).status_code == 200
+        assert (await client.post("/topic", **BODY, headers=bearer(digest))).status_code == 401
+
+
+def test_every_key_is_compared_whatever_the_first_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[bool] = []
+    compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(True) or compare(a, b))
+    ring = KeyRing([key_digest(key) for key in "abc"])
+    assert "a" in ring
+    assert "z" not in ring
+    assert len(compared) == 6
+
+
+def test_rate_allows_a_seconds_worth_at_once_then_the_average() -> None:
+    rate = RateLimit(per_second=4)
+    assert [rate.take("me", 0.0) for _ in range(5)] == [0, 0, 0, 0, 0.25]
+    assert rate.take("me", 0.2) == pytest.approx(0.05)
+    assert rate.take("me", 0.25) == 0
+    assert rate.take("me", 0.25) > 0
+    assert rate.take("you", 0.25) == 0
+    assert [rate.take("me", 100.0) == 0 for _ in range(5)] == [True] * 4 + [False]
+
+
+def test_rate_below_one_a_second_lets_one_through() -> None:
+    rate = RateLimit(per_second=0.1)
+    assert rate.take("me", 0.0) == 0
+    assert rate.take("me", 0.0) == pytest.approx(10)
+    assert rate.take("me", 10.0) == 0
+
+
+def test_rate_remembers_a_bounded_number_of_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.api.keys._MAX_CALLERS", 2)
+    rate = RateLimit(per_second=1)
+    for caller in ("a", "b", "c"):
+        rate.take(caller, 0.0)
+    assert rate.take("c", 0.0) > 0
+    assert rate.take("a", 0.0) == 0  # forgotten
+
+
+def test_rate_is_per_key_and_without_keys_per_address() -> None:
+    keyed = Gate(KeyRing([key_digest("k"), key_digest("l")]), KeyRing([]), RateLimit(1))
+    keyed.admit({"x-api-key": "k"}, "1.1.1.1", 0.0)
+    keyed.admit({"x-api-key": "l"}, "1.1.1.1", 0.0)
+    with pytest.raises(Problem):
+        keyed.admit({"x-api-key": "k"}, "2.2.2.2", 0.0)
+    open_to_all = Gate(KeyRing([]), KeyRing([]), RateLimit(1))
+    open_to_all.admit({"x-api-key": "k"}, "1.1.1.1", 0.0)
+    open_to_all.admit({"x-api-key": "k"}, "2.2.2.2", 0.0)
+    with pytest.raises(Problem):  # another made-up key is no other caller
+        open_to_all.admit({"x-api-key": "l"}, "1.1.1.1", 0.0)
+
+
+async def test_too_often_is_429_with_an_integer_retry_after(serving: Serving) -> None:
+    async with serving(requests_per_second=0.01) as client:
+        assert (await client.post("/topic", **BODY)).status_code == 200
+        refused = await client.post("/topic", **BODY)
+        assert refused.status_code == 429
+        assert 1 <= int(refused.headers["Retry-After"]) <= 100
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_keys_are_in_no_log_and_no_metric(serving: Serving, caplog: Any) -> None:
+    caplog.set_level("DEBUG")
+    async with serving(api_keys="open-sesame") as client:
+        await client.post("/topic", **BODY, headers=bearer("open-sesame"))
+        await client.post("/topic", **BODY, headers=bearer("shut-sesame"))
+        assert "sesame" not in caplog.text + (await client.get("/metrics")).text
+        assert "sesame" not in repr(client.service.settings)  # type: ignore[attr-defined]
+
+
+async def test_cors_is_off_unless_set(serving: Serving) -> None:
+    ask = {"Origin": "https://site.example", "Access-Control-Request-Method": "POST"}
+    async with serving() as client:
+        assert "access-control-allow-origin" not in (await client.post("/topic", **BODY, headers=ask)).headers
+        assert (await client.options("/topic", headers=ask)).status_code == 405
+    async with serving(cors_origins="https://site.example,https://two.example") as client:
+        assert (await client.options("/topic", headers=ask)).status_code == 200
+        answered = await client.post("/topic", **BODY, headers=ask)
+        assert answered.headers["access-control-allow-origin"] == "https://site.example"
+        too_large = await client.post("/topic", json={"text": "a" * 3_000_000}, headers=ask)
+        assert too_large.status_code == 413
+        assert too_large.headers["access-control-allow-origin"] == "https://site.example"
+        stranger = await client.post("/topic", **BODY, headers={"Origin": "https://other.example"})
+        assert "access-control-allow-origin" not in stranger.headers

@@ -1,0 +1,117 @@
+"""The app over a real checkpoint, asked in-process."""
+
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.main import create_app
+from app.settings import Settings
+from model.leximind import LexiMind
+
+Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+
+
+@asynccontextmanager
+async def _serving(folder: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(Settings(**{"checkpoint": folder, "threads": 1, **settings}))
+    service = app.state.service
+    await service.load()
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://leximind", timeout=60) as client:
+        client.service = service  # type: ignore[attr-defined]  # for tests that look behind the answer
+        yield client
+    await service.drain(5.0)
+
+
+@pytest.fixture
+def serving(checkpoint_folder: Path) -> Serving:
+    """`async with serving(max_items=2) as client`: an app with these settings, loaded."""
+
+    def serve(**settings: Any) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+        return _serving(checkpoint_folder, **settings)
+
+    return serve
+
+
+@pytest.fixture
+async def client(serving: Serving) -> AsyncIterator[httpx.AsyncClient]:
+    """An app with default settings, loaded."""
+    async with serving() as client:
+        yield client
+
+
+def _flat(value: Any, place: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value.keys() == {"label", "score"}:
+        return {place.rpartition("/")[0] + "/" + value["label"]: value["score"]}
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return {key: one for name, part in items for key, one in _flat(part, f"{place}/{name}").items()}
+    return {place: value}
+
+
+@pytest.fixture
+def same() -> Callable[[Any, Any], bool]:
+    """Whether two answers are equal but for the last digits of scores, which batching may change in float32."""
+    return lambda one, other: _flat(one) == pytest.approx(_flat(other), abs=2e-6)
+
+
+@pytest.fixture
+def root_logger() -> Iterator[logging.Logger]:
+    """The root of all loggers, as it was again afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield root
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+class Hold:
+    """Stops the model's thread at its next encoder pass until released."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.released = threading.Event()
+        self.released.set()
+
+    def __enter__(self) -> "Hold":
+        self.released.clear()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.released.set()
+
+
+@pytest.fixture
+def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
+    """`with hold:` the model answers nothing."""
+    hold = Hold()
+    encode = LexiMind.encode
+
+    def held_encode(self: LexiMind, *args: Any) -> Any:
+        hold.reached.set()
+        assert hold.released.wait(30)
+        return encode(self, *args)
+
+    monkeypatch.setattr(LexiMind, "encode", held_encode)
+    yield hold
+    hold.released.set()
+
+
+@pytest.fixture
+def num_encodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of sources of every encoder pass, as they happen."""
+    passes: list[int] = []
+    encode = LexiMind.encode
+
+    def counted(self: LexiMind, input_ids: Any, encoder_mask: Any) -> Any:
+        passes.append(input_ids.shape[0])
+        return encode(self, input_ids, encoder_mask)
+
+    monkeypatch.setattr(LexiMind, "encode", counted)
+    return passes

@@ -1,0 +1,181 @@
+"""A real, tiny, randomly initialised LexiMind and an engine on it."""
+
+import asyncio
+import dataclasses
+import math
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from app.engine.engine import Engine, EngineLimits
+from app.engine.request import EngineAnswer, EngineRequest
+from app.engine.runner import Runner
+from app.metrics import Metrics
+from model.config import ModelConfig
+from model.leximind import LexiMind
+
+TINY = ModelConfig(
+    vocab_size=96,
+    num_tokens=90,
+    d_model=32,
+    num_heads=3,
+    d_kv=8,
+    d_ff=48,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    num_positions=64,
+    num_emotions=5,
+    num_topics=4,
+    tie_lm_head=True,
+    scale_lm_head=True,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def model() -> LexiMind:
+    torch.manual_seed(0)
+    return LexiMind(TINY).eval()
+
+
+class FakeClock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@dataclasses.dataclass
+class Rig:
+    """An engine that is ready, and what a test looks at."""
+
+    engine: Engine
+    metrics: Metrics
+    model: LexiMind
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"leximind_{name}", labels) or 0.0
+
+    async def is_quiet(self) -> bool:
+        """Whether nothing of earlier requests is left, once the model's thread has seen all orders."""
+        await self.engine.answer(EngineRequest((5, TINY.eos_id), math.inf, topic=True))
+        gauges = [self.value(name) for name in ("queue_requests", "queue_tokens", "kv_slots_used")]
+        return gauges == [0, 0, 0] and self.engine._runner.num_rows == 0
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def start(model: LexiMind, clock: FakeClock) -> AsyncIterator[Start]:
+    """Starts engines on `model` with the given limits; they stop when the test ends, and no callback has raised."""
+    engines: list[Engine] = []
+    raised: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: raised.append(context))
+
+    async def begin(**limits: Any) -> Rig:
+        metrics = Metrics()
+        checkpoint = SimpleNamespace(model=model, folder=Path("tiny"))
+        engine = Engine(checkpoint, EngineLimits(**limits), metrics, clock)
+        engines.append(engine)
+        await engine.start()
+        return Rig(engine, metrics, model)
+
+    yield begin
+    for engine in engines:
+        await engine.drain(0)
+    assert raised == []
+
+
+class Gate:
+    """Holds a module up before its forward pass, from the next pass on, until it is opened."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._entered = threading.Event()
+        self._open = threading.Event()
+        self._hook = module.register_forward_pre_hook(self._wait)
+
+    def _wait(self, _module: nn.Module, _args: Any) -> None:
+        self._entered.set()
+        assert self._open.wait(30), "nobody opened the gate"
+
+    async def entered(self) -> None:
+        """Until the model's thread stands at the gate."""
+        assert await asyncio.to_thread(self._entered.wait, 30)
+
+    def open(self) -> None:
+        self._hook.remove()
+        self._open.set()
+
+
+@pytest.fixture
+def gate() -> Iterator[Callable[[nn.Module], Gate]]:
+    """Makes gates; those that a failed test left shut are opened, so that its engine can stop."""
+    gates: list[Gate] = []
+
+    def shut(module: nn.Module) -> Gate:
+        gates.append(Gate(module))
+        return gates[-1]
+
+    yield shut
+    for one in gates:
+        one.open()
+
+
+@pytest.fixture
+def source() -> Callable[[int, int], tuple[int, ...]]:
+    """Makes sources: some `num_tokens` ids that `seed` decides, the end token included."""
+
+    def make(seed: int, num_tokens: int) -> tuple[int, ...]:
+        generator = torch.Generator().manual_seed(seed)
+        return (*torch.randint(3, TINY.num_tokens, (num_tokens - 1,), generator=generator).tolist(), TINY.eos_id)
+
+    return make
+
+
+@pytest.fixture
+def alone(model: LexiMind) -> Callable[[EngineRequest], EngineAnswer]:
+    """The answer to a request with nothing beside it."""
+
+    def run(request: EngineRequest) -> EngineAnswer:
+        runner = Runner(model)
+        news = runner.join(runner.encode({0: request}))
+        while runner.num_rows:
+            news = runner.step()
+        assert isinstance(news[-1].answer, EngineAnswer)
+        return news[-1].answer
+
+    return run
+
+
+@pytest.fixture
+def encoded_shapes(model: LexiMind) -> list[tuple[int, int]]:
+    """Grows by the (rows, longest source) of everything that the encoder encodes."""
+    shapes: list[tuple[int, int]] = []
+
+    def see(_module: nn.Module, args: tuple[Tensor, Tensor]) -> None:
+        shapes.append((args[1].shape[0], args[1].shape[1]))
+
+    model.encoder.register_forward_pre_hook(see)
+    return shapes

@@ -1,0 +1,383 @@
+"""The engine under concurrent callers: right answers, and nothing left behind whatever callers do."""
+
+import asyncio
+import math
+import random
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from torch import nn
+
+from app.engine.request import (
+    DeadlineExceeded,
+    EngineAnswer,
+    EngineError,
+    EngineRequest,
+    EngineStopped,
+    Overloaded,
+)
+from model.decoding.options import DecodingOptions
+from model.leximind import LexiMind
+
+Source = Callable[[int, int], tuple[int, ...]]
+Alone = Callable[[EngineRequest], EngineAnswer]
+LONG = DecodingOptions(max_new_tokens=400, min_new_tokens=400, no_repeat_ngram_size=0)
+
+
+def mixed_request(seed: int, source: Source) -> EngineRequest:
+    """Any length, tasks and options."""
+    choose = random.Random(seed)
+    length = choose.choice((3, 7, 20, 45, 90))
+    options = choose.choice(
+        (
+            None,
+            DecodingOptions(max_new_tokens=choose.randint(1, 16)),
+            DecodingOptions(max_new_tokens=choose.randint(4, 12), num_beams=choose.randint(2, 4), length_penalty=0.7),
+            DecodingOptions(max_new_tokens=choose.randint(1, 16), do_sample=True, top_p=0.9, seed=seed),
+            DecodingOptions(max_new_tokens=16, min_new_tokens=9, repetition_penalty=1.3),
+        )
+    )
+    emotions = choose.random() < 0.5
+    topic = options is None or choose.random() < 0.3
+    return EngineRequest(source(seed % 150, length), math.inf, emotions, topic, options)
+
+
+def assert_same(answer: EngineAnswer, expected: EngineAnswer) -> None:
+    assert (answer.summary is None) == (expected.summary is None)
+    if answer.summary is not None and expected.summary is not None:
+        assert answer.summary.token_ids == expected.summary.token_ids
+        assert answer.summary.finish_reason == expected.summary.finish_reason
+        assert answer.summary.score == pytest.approx(expected.summary.score, abs=1e-4)
+    # float32, and padding changes the order of summation
+    assert answer.emotions == pytest.approx(expected.emotions, abs=1e-5)
+    assert answer.topic == pytest.approx(expected.topic, abs=1e-5)
+
+
+async def test_200_concurrent_requests_get_the_answers_that_each_gets_alone(
+    start: Any, source: Source, alone: Alone
+) -> None:
+    rig = await start(max_batch_tokens=512, max_decode_rows=16)
+    requests = [mixed_request(seed, source) for seed in range(200)]
+    answers = await asyncio.gather(*(rig.engine.answer(request) for request in requests))
+    for request, answer in zip(requests, answers, strict=True):
+        assert_same(answer, alone(request))
+    assert await rig.is_quiet()
+
+
+@pytest.mark.parametrize("kind", ["greedy", "sampled", "beams"])
+async def test_streamed_tokens_are_those_of_the_final_answer(start: Any, source: Source, kind: str) -> None:
+    rig = await start()
+    options = DecodingOptions(max_new_tokens=12, do_sample=kind == "sampled", num_beams=2 if kind == "beams" else 1)
+    *token_ids, answer = [
+        item async for item in rig.engine.stream(EngineRequest(source(1, 9), math.inf, options=options))
+    ]
+    assert tuple(token_ids) == answer.summary.token_ids
+    assert len(token_ids) > 1
+
+
+async def test_slow_reader_holds_nobody_up(start: Any, source: Source, alone: Alone) -> None:
+    rig = await start()
+    options = DecodingOptions(max_new_tokens=20)
+    unread = rig.engine.stream(EngineRequest(source(1, 9), math.inf, options=options))
+    request = EngineRequest(source(2, 9), math.inf, options=DecodingOptions(max_new_tokens=40))
+    assert_same(await rig.engine.answer(request), alone(request))
+    *token_ids, answer = [item async for item in unread]
+    assert tuple(token_ids) == answer.summary.token_ids
+
+
+async def test_list_is_answered_in_its_order(start: Any, source: Source, alone: Alone) -> None:
+    rig = await start()
+    requests = [mixed_request(seed, source) for seed in range(12)]
+    for request, answer in zip(requests, await rig.engine.answer_all(requests), strict=True):
+        assert_same(answer, alone(request))
+
+
+async def test_equal_sources_that_wait_together_are_encoded_once(
+    start: Any, source: Source, gate: Any, encoded_shapes: list[tuple[int, int]]
+) -> None:
+    rig = await start()
+    shut = gate(rig.model.encoder)
+    first = asyncio.create_task(rig.engine.answer(EngineRequest(source(1, 5), math.inf, topic=True)))
+    await shut.entered()
+    encoded_shapes.clear()
+    same = [EngineRequest(source(2, 30), math.inf, topic=True) for _ in range(5)]
+    waiting = [asyncio.create_task(rig.engine.answer(request)) for request in same]
+    await asyncio.sleep(0)
+    assert rig.value("queue_requests") == 5
+    assert rig.value("queue_tokens") == 150
+    shut.open()
+    answers = await asyncio.gather(first, *waiting)
+    assert encoded_shapes == [(1, 30)]
+    assert len(set(answers[1:])) == 1
+
+
+async def test_cancelled_in_the_queue_is_never_encoded(
+    start: Any, source: Source, gate: Any, encoded_shapes: list[tuple[int, int]]
+) -> None:
+    rig = await start()
+    shut = gate(rig.model.encoder)
+    first = asyncio.create_task(rig.engine.answer(EngineRequest(source(1, 5), math.inf, topic=True)))
+    await shut.entered()
+    cancelled = asyncio.create_task(rig.engine.answer(EngineRequest(source(2, 40), math.inf, options=LONG)))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    assert rig.value("queue_requests") == 0
+    shut.open()
+    await first
+    assert await rig.is_quiet()
+    assert (1, 40) not in encoded_shapes
+
+
+async def test_cancelled_while_decoding_frees_its_rows(start: Any, source: Source) -> None:
+    rig = await start()
+    beams = DecodingOptions(max_new_tokens=400, min_new_tokens=400, num_beams=4)
+    task = asyncio.create_task(rig.engine.answer(EngineRequest(source(1, 9), math.inf, options=beams)))
+    await asyncio.sleep(0)
+    async with aclosing(rig.engine.stream(EngineRequest(source(2, 9), math.inf, options=LONG))) as stream:
+        await anext(stream)
+        await anext(stream)  # so the earlier request decodes too
+        assert rig.value("kv_slots_used") == 5
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert await rig.is_quiet()
+    assert rig.value("decode_step_seconds_count") < 400, "it was left, not finished"
+
+
+async def test_abandoned_stream_frees_its_row(start: Any, source: Source) -> None:
+    rig = await start()
+
+    async def read() -> None:
+        async for _ in rig.engine.stream(EngineRequest(source(1, 9), math.inf, options=LONG)):
+            reading.set()
+
+    reading = asyncio.Event()
+    task = asyncio.create_task(read())
+    await reading.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await rig.is_quiet()
+    assert rig.value("decode_step_seconds_count") < 400
+
+
+async def test_those_who_stay_get_their_answers_whoever_leaves(start: Any, source: Source, alone: Alone) -> None:
+    rig = await start(max_batch_tokens=300, max_decode_rows=8)
+    requests = [mixed_request(1000 + seed, source) for seed in range(100)]
+
+    async def ask(seed: int) -> EngineAnswer:
+        for _ in range(seed):  # arrivals are spread over the work
+            await asyncio.sleep(0)
+        return await rig.engine.answer(requests[seed])
+
+    async def leave(task: asyncio.Task[EngineAnswer], patience: int) -> None:
+        for _ in range(patience):
+            await asyncio.sleep(0)
+        task.cancel()
+
+    tasks = [asyncio.create_task(ask(seed)) for seed in range(len(requests))]
+    leaving = [leave(task, 10 * number) for number, task in enumerate(tasks) if number % 3 == 0]
+    answers, _ = await asyncio.gather(
+        asyncio.gather(*tasks, return_exceptions=True),
+        asyncio.gather(*leaving),
+    )
+    for number, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+        if isinstance(answer, asyncio.CancelledError):
+            assert number % 3 == 0
+        else:
+            assert_same(answer, alone(request))
+    assert await rig.is_quiet()
+
+
+async def test_deadline_passes_in_the_queue(start: Any, source: Source, gate: Any, clock: Any) -> None:
+    rig = await start()
+    shut = gate(rig.model.encoder)
+    first = asyncio.create_task(rig.engine.answer(EngineRequest(source(1, 5), math.inf, topic=True)))
+    await shut.entered()
+    late = asyncio.create_task(rig.engine.answer(EngineRequest(source(2, 5), clock.now + 5, topic=True)))
+    await asyncio.sleep(0)
+    clock.now += 5
+    shut.open()
+    with pytest.raises(DeadlineExceeded):
+        await late
+    await first
+    assert await rig.is_quiet()
+
+
+async def test_deadline_passes_while_decoding(start: Any, source: Source, clock: Any) -> None:
+    rig = await start()
+    stream = rig.engine.stream(EngineRequest(source(1, 9), clock.now + 5, options=LONG))
+    await anext(stream)
+    clock.now += 6
+    with pytest.raises(DeadlineExceeded):
+        async for _ in stream:
+            pass
+    assert await rig.is_quiet()
+    assert rig.value("decode_step_seconds_count") < 400
+
+
+async def test_full_queue_is_refused_and_a_list_is_taken_whole_or_not_at_all(
+    start: Any, source: Source, gate: Any
+) -> None:
+    rig = await start(max_queued_requests=3)
+    shut = gate(rig.model.encoder)
+    requests = [EngineRequest(source(seed, 5), math.inf, topic=True) for seed in range(5)]
+    tasks = [asyncio.create_task(rig.engine.answer(requests[0]))]
+    await shut.entered()
+    await asyncio.sleep(0)
+    tasks += [asyncio.create_task(rig.engine.answer(request)) for request in requests[1:3]]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as refused:
+        await rig.engine.answer_all(requests[3:])
+    assert refused.value.retry_after_s >= 1
+    assert rig.value("queue_requests") == 2, "nothing of the list was taken"
+    tasks.append(asyncio.create_task(rig.engine.answer(requests[3])))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        rig.engine.stream(EngineRequest(source(9, 5), math.inf, options=LONG))
+    shut.open()
+    assert len(await asyncio.gather(*tasks)) == 4
+    assert await rig.is_quiet()
+
+
+async def test_drain_finishes_what_is_accepted_and_refuses_what_is_new(
+    start: Any, source: Source, gate: Any, alone: Alone
+) -> None:
+    rig = await start()
+    shut = gate(rig.model.encoder)
+    requests = [mixed_request(seed, source) for seed in range(8)]
+    tasks = [asyncio.create_task(rig.engine.answer(request)) for request in requests]
+    await shut.entered()
+    draining = asyncio.create_task(rig.engine.drain(30))
+    await asyncio.sleep(0)
+    assert rig.engine.state == "draining"
+    with pytest.raises(EngineStopped):
+        await rig.engine.answer(requests[0])
+    shut.open()
+    await draining
+    for request, task in zip(requests, tasks, strict=True):
+        assert_same(await task, alone(request))
+
+
+async def test_drain_fails_what_it_has_no_time_for(start: Any, source: Source) -> None:
+    rig = await start()
+    stream = rig.engine.stream(EngineRequest(source(1, 9), math.inf, options=LONG))
+    await anext(stream)
+    waiting = asyncio.create_task(rig.engine.answer(EngineRequest(source(2, 9), math.inf, options=LONG)))
+    await asyncio.sleep(0)
+    await rig.engine.drain(0)
+    with pytest.raises(EngineStopped):
+        await waiting
+    with pytest.raises(EngineStopped):
+        async for _ in stream:
+            pass
+    assert [rig.value(name) for name in ("queue_requests", "queue_tokens", "kv_slots_used")] == [0, 0, 0]
+
+
+async def test_stopped_engine_refuses(start: Any, source: Source) -> None:
+    rig = await start()
+    await rig.engine.drain(0)
+    with pytest.raises(EngineStopped):
+        await rig.engine.answer(EngineRequest(source(1, 5), math.inf, topic=True))
+
+
+def fail(module: nn.Module, times: int) -> None:
+    """Makes the next `times` forward passes of `module` raise."""
+    left = times
+
+    def fault(_module: nn.Module, _args: Any) -> None:
+        nonlocal left
+        if left:
+            left -= 1
+            raise RuntimeError("injected")
+
+    module.register_forward_pre_hook(fault)
+
+
+async def test_failed_encoder_batch_fails_its_requests_and_no_others(
+    start: Any, source: Source, alone: Alone, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = await start()
+    running = EngineRequest(source(1, 9), math.inf, options=DecodingOptions(max_new_tokens=100, min_new_tokens=90))
+    stream = rig.engine.stream(running)
+    token_ids = [await anext(stream)]
+    fail(rig.model.encoder, times=1)
+    with pytest.raises(EngineError, match="encoding"):
+        await rig.engine.answer(EngineRequest(source(2, 9), math.inf, topic=True))
+    *more, answer = [item async for item in stream]
+    assert_same(answer, alone(running))
+    assert (*token_ids, *more) == answer.summary.token_ids
+    assert "injected" in caplog.text
+    assert rig.engine.state == "ready"
+    assert await rig.is_quiet()
+
+
+async def test_failed_step_fails_what_decodes_and_the_engine_lives_on(start: Any, source: Source, alone: Alone) -> None:
+    rig = await start()
+    options = DecodingOptions(max_new_tokens=6)
+    requests = [EngineRequest(source(seed, 9), math.inf, options=options) for seed in range(3)]
+    fail(rig.model.decoder.norm, times=1)
+    answers = await asyncio.gather(*(rig.engine.answer(request) for request in requests), return_exceptions=True)
+    assert any(isinstance(answer, EngineError) for answer in answers)
+    for request in requests:
+        assert_same(await rig.engine.answer(request), alone(request))
+    assert await rig.is_quiet()
+
+
+async def test_model_that_goes_on_failing_marks_the_engine_failed(start: Any, source: Source) -> None:
+    rig = await start()
+    fail(rig.model.decoder.norm, times=1000)
+    options = DecodingOptions(max_new_tokens=6)
+    requests = [EngineRequest(source(seed, 9), math.inf, options=options) for seed in range(3)]
+    answers = await asyncio.gather(*(rig.engine.answer(request) for request in requests), return_exceptions=True)
+    assert all(isinstance(answer, EngineError) for answer in answers)
+    with pytest.raises(EngineError):
+        await rig.engine.answer(requests[0])
+    assert rig.engine.state == "failed"
+    assert [rig.value(name) for name in ("queue_requests", "queue_tokens", "kv_slots_used")] == [0, 0, 0]
+
+
+async def test_model_that_cannot_answer_at_all_does_not_start(start: Any, model: LexiMind) -> None:
+    fail(model.encoder, times=1000)
+    with pytest.raises(EngineError, match="minimal request"):
+        await start()
+
+
+async def test_start_can_be_cancelled_while_the_model_warms_up(start: Any, model: LexiMind, gate: Any) -> None:
+    shut = gate(model.encoder)
+    starting = asyncio.create_task(start())
+    await shut.entered()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    shut.open()  # the fixture stops the engine and sees that nothing raised
+
+
+async def test_metrics_tell_what_was_done(start: Any, source: Source) -> None:
+    rig = await start(max_decode_rows=32)
+    options = DecodingOptions(max_new_tokens=10, min_new_tokens=10)
+    await rig.engine.answer_all(
+        [
+            EngineRequest(source(1, 40), math.inf, options=options),
+            EngineRequest(source(2, 30), math.inf, emotions=True),
+            EngineRequest(source(3, 40), math.inf, emotions=True, topic=True),
+        ]
+    )
+    assert rig.value("input_tokens_sum") == 110
+    assert rig.value("output_tokens_count") == 1
+    assert rig.value("time_to_first_token_seconds_count") == 1
+    assert rig.value("time_per_output_token_seconds_count") == 1
+    assert [rig.value("queue_wait_seconds_count", task=task) for task in ("summarize", "emotions", "several")] == [
+        1,
+        1,
+        1,
+    ]
+    assert rig.value("encode_batch_tokens_sum") == 120
+    assert rig.value("padding_ratio_sum") == pytest.approx(10 / 120)
+    assert rig.value("decode_batch_rows_sum") == rig.value("decode_step_seconds_count")
+    assert rig.value("kv_slots_total") == 32
+    assert rig.value("model_info", checkpoint="tiny", dtype="float32", device="cpu") == 1

@@ -1,0 +1,291 @@
+"""The scheduler's promises, one by one and as properties over random arrivals; no torch, no threads, no clock."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.engine.scheduler import Encode, Idle, Job, Scheduler, Step
+
+
+def job(key: int, num_tokens: int = 10, num_rows: int = 0, *, source: int | None = None, deadline: float = 1e9) -> Job:
+    return Job(key, key if source is None else source, num_tokens, num_rows, deadline)
+
+
+def scheduler(*jobs: Job, batch_tokens: int = 100, rows: int = 4, stall_s: float = 1.0) -> Scheduler:
+    made = Scheduler(max_batch_tokens=batch_tokens, max_decode_rows=rows, max_stall_s=stall_s)
+    for one in jobs:
+        made.add(one)
+    return made
+
+
+def test_nothing_queued_is_idle() -> None:
+    assert scheduler().decide() == Idle()
+
+
+def test_whatever_is_queued_goes_in_together() -> None:
+    policy = scheduler(job(1), job(2, num_rows=1), job(3))
+    assert policy.decide() == Encode((1, 2, 3))
+
+
+def test_padded_batch_keeps_the_token_budget() -> None:
+    policy = scheduler(*(job(key, num_tokens=30) for key in range(5)))
+    assert [policy.decide(), policy.decide()] == [Encode((0, 1, 2)), Encode((3, 4))]
+
+
+def test_padding_counts_against_the_budget() -> None:
+    policy = scheduler(job(1, num_tokens=30), job(2, num_tokens=50), job(3, num_tokens=30), batch_tokens=80)
+    assert policy.decide() == Encode((1, 3)), "30 x 2 fits, 50 x 3 would not"
+
+
+def test_oldest_leads_and_takes_its_like_along() -> None:
+    policy = scheduler(job(1, 500), job(2, 80), job(3, 510), job(4, 90), batch_tokens=4000)
+    assert [policy.decide(), policy.decide()] == [Encode((1, 3)), Encode((2, 4))]
+
+
+def test_short_sources_share_a_batch_whatever_their_ratio() -> None:
+    assert scheduler(job(1, 60), job(2, 3), batch_tokens=4000).decide() == Encode((1, 2))
+
+
+def test_source_over_the_budget_goes_alone() -> None:
+    policy = scheduler(job(1, num_tokens=1000), job(2, num_tokens=900))
+    assert [policy.decide(), policy.decide(), policy.decide()] == [Encode((1,)), Encode((2,)), Idle()]
+
+
+@pytest.mark.parametrize("num_tokens", [90, 900])
+def test_equal_sources_cost_the_budget_once_even_over_it(num_tokens: int) -> None:
+    policy = scheduler(*(job(key, num_tokens, source=7) for key in range(5)))
+    assert policy.decide() == Encode((0, 1, 2, 3, 4))
+
+
+def test_rows_are_limited() -> None:
+    policy = scheduler(*(job(key, num_rows=1) for key in range(6)), rows=4)
+    assert policy.decide() == Encode((0, 1, 2, 3))
+    assert [policy.decide(), policy.decide()] == [Step(), Step()]
+    policy.remove(2)
+    assert policy.decide() == Encode((4,))
+
+
+def test_more_rows_than_there_are_go_alone() -> None:
+    policy = scheduler(job(1, num_rows=1), job(2, num_rows=8), rows=4)
+    assert [policy.decide(), policy.decide()] == [Encode((1,)), Step()]
+    policy.remove(1)
+    assert policy.decide() == Encode((2,))
+    assert policy.num_rows == 8
+
+
+def test_classification_passes_those_that_wait_for_rows() -> None:
+    policy = scheduler(job(1, num_rows=4), job(2, num_rows=1), job(3))
+    assert policy.decide() == Encode((1, 3))
+    policy.add(job(4))
+    assert [policy.decide(), policy.decide()] == [Step(), Encode((4,))]
+
+
+def test_wide_beams_are_not_passed_by_narrow_ones() -> None:
+    policy = scheduler(job(1, num_rows=2))
+    policy.decide()
+    policy.add(job(2, num_rows=4))
+    policy.add(job(3, num_rows=1))
+    assert [policy.decide(), policy.decide()] == [Step(), Step()]
+    policy.remove(1)
+    assert policy.decide() == Encode((2,))
+
+
+def test_each_encoder_batch_is_followed_by_a_step_while_rows_decode() -> None:
+    policy = scheduler(job(1, num_rows=1))
+    policy.decide()
+    for key in range(2, 5):
+        policy.add(job(key))
+        assert [policy.decide(), policy.decide()] == [Step(), Encode((key,))]
+
+
+def test_encoding_holds_up_decoding_no_longer_than_the_limit() -> None:
+    policy = scheduler(job(0, num_rows=1), batch_tokens=1000, stall_s=0.5)
+    policy.decide()
+    policy.encoded(padded_tokens=100, seconds=1.0)  # so 50 tokens take half a second
+    policy.decide()
+    for key in range(1, 10):
+        policy.add(job(key))
+    assert policy.decide() == Encode((1, 2, 3, 4, 5))
+
+
+def test_stall_limit_does_not_bind_when_nothing_decodes() -> None:
+    policy = scheduler(*(job(key) for key in range(8)), stall_s=0.0)
+    policy.encoded(padded_tokens=100, seconds=1.0)
+    assert policy.decide() == Encode(tuple(range(8)))
+
+
+def test_expired_jobs_are_told_once_whether_queued_or_decoding() -> None:
+    policy = scheduler(job(1, num_rows=4, deadline=5.0))
+    policy.decide()
+    policy.add(job(2, num_rows=1, deadline=4.0))
+    policy.add(job(3, deadline=6.0))
+    assert policy.expired(3.9) == []
+    assert policy.expired(5.0) == [2, 1]
+    assert policy.expired(5.0) == []
+
+
+def test_removed_job_frees_its_rows_and_never_expires() -> None:
+    policy = scheduler(job(1, num_rows=4, deadline=1.0), job(2, deadline=1.0))
+    policy.decide()
+    policy.remove(1)
+    policy.remove(99)
+    assert policy.num_rows == 0
+    assert policy.expired(2.0) == []
+    assert policy.decide() == Idle()
+
+
+@dataclass(frozen=True)
+class Arrival:
+    at: int
+    num_tokens: int
+    num_rows: int
+    steps: int
+    source: int
+    cancelled_at: int | None
+
+
+arrivals = st.lists(
+    st.builds(
+        Arrival,
+        at=st.integers(0, 40),
+        num_tokens=st.integers(1, 250),
+        num_rows=st.sampled_from([0, 0, 1, 1, 1, 4, 8]),
+        steps=st.integers(1, 12),
+        source=st.integers(0, 20),
+        cancelled_at=st.none() | st.integers(0, 60),
+    ),
+    max_size=40,
+)
+
+
+class Replay:
+    """Plays arrivals against a scheduler in a world where a decision takes one tick; keeps what it saw."""
+
+    def __init__(self, trace: list[Arrival], policy: Scheduler) -> None:
+        self.policy = policy
+        self.jobs = {
+            key: (Job(key, one.source * 1000 + one.num_tokens, one.num_tokens, one.num_rows, 1e9), one)
+            for key, one in enumerate(sorted(trace, key=lambda one: one.at))
+        }
+        self.queued: dict[int, Job] = {}
+        self.decoding: dict[int, int] = {}  # key -> steps left
+        self.encoded: list[int] = []
+        self.batches: list[tuple[tuple[Job, ...], bool]] = []  # jobs of a batch, whether rows were in flight
+        self.decisions: list[Encode | Step | Idle] = []
+
+    def rows(self) -> int:
+        return sum(self.jobs[key][0].num_rows for key in self.decoding)
+
+    def run(self) -> "Replay":
+        pending = dict(self.jobs)
+        for tick in range(10_000):
+            for key in [key for key, (_, one) in pending.items() if one.at <= tick]:
+                self.queued[key] = pending.pop(key)[0]
+                self.policy.add(self.queued[key])
+            self.cancel(tick)
+            if not pending and not self.queued and not self.decoding:
+                assert self.policy.decide() == Idle()
+                return self
+            self.obey(self.policy.decide())
+        raise AssertionError("some job never ended")
+
+    def cancel(self, tick: int) -> None:
+        for key in [*self.queued, *self.decoding]:
+            if self.jobs[key][1].cancelled_at == tick:
+                self.queued.pop(key, None)
+                self.decoding.pop(key, None)
+                self.policy.remove(key)
+
+    def obey(self, decision: Encode | Step | Idle) -> None:
+        self.decisions.append(decision)
+        if isinstance(decision, Encode):
+            jobs = tuple(self.queued.pop(key) for key in decision.keys)  # a KeyError: twice, or unknown
+            self.batches.append((jobs, bool(self.decoding)))
+            self.encoded += decision.keys
+            self.decoding |= {one.key: self.jobs[one.key][1].steps for one in jobs if one.num_rows}
+        elif isinstance(decision, Step):
+            assert self.decoding, "a step with nothing in flight"
+            self.decoding = {key: left - 1 for key, left in self.decoding.items()}
+            for key in [key for key, left in self.decoding.items() if left == 0]:
+                del self.decoding[key]
+                self.policy.remove(key)
+        else:
+            assert not self.queued | self.decoding, "idle with work at hand"
+        assert self.policy.num_rows == self.rows()
+        assert self.rows() <= 6 or len([key for key in self.decoding if self.jobs[key][0].num_rows]) == 1
+
+
+def replay(trace: list[Arrival], tokens_per_s: float | None = None) -> Replay:
+    policy = scheduler(batch_tokens=300, rows=6, stall_s=1.0)
+    if tokens_per_s is not None:
+        policy.encoded(padded_tokens=int(tokens_per_s), seconds=1.0)
+    return Replay(trace, policy).run()
+
+
+@given(arrivals)
+@settings(max_examples=200, deadline=None)
+def test_nothing_is_lost_nothing_goes_twice_and_rows_stay_in_bounds(trace: list[Arrival]) -> None:
+    seen = replay(trace)  # asserts the bounds as it goes
+    assert len(seen.encoded) == len(set(seen.encoded))
+    assert {key for key, (_, one) in seen.jobs.items() if one.cancelled_at is None} <= set(seen.encoded)
+
+
+@given(arrivals, st.sampled_from([None, 120.0]))
+@settings(max_examples=200, deadline=None)
+def test_batches_keep_their_budget_unless_one_source_alone_exceeds_it(
+    trace: list[Arrival], tokens_per_s: float | None
+) -> None:
+    for jobs, was_decoding in replay(trace, tokens_per_s).batches:
+        sources = {one.source for one in jobs}
+        budget = min(300, tokens_per_s) if was_decoding and tokens_per_s else 300
+        assert len(sources) == 1 or max(one.num_tokens for one in jobs) * len(sources) <= budget
+
+
+@given(arrivals)
+@settings(max_examples=200, deadline=None)
+def test_running_rows_never_wait_for_two_encoder_batches(trace: list[Arrival]) -> None:
+    policy = scheduler(batch_tokens=300, rows=6)
+    seen = Replay(trace, policy)
+    decode_before: list[bool] = []
+    obey = seen.obey
+
+    def watched(decision: Encode | Step | Idle) -> None:
+        decode_before.append(bool(seen.decoding))
+        obey(decision)
+
+    seen.obey = watched  # type: ignore[method-assign]
+    seen.run()
+    for first, second, running in zip(seen.decisions, seen.decisions[1:], decode_before[1:], strict=False):
+        assert not (isinstance(first, Encode) and running) or isinstance(second, Step)
+
+
+@given(arrivals)
+@settings(max_examples=200, deadline=None)
+def test_oldest_that_may_go_is_in_every_batch(trace: list[Arrival]) -> None:
+    policy = scheduler(batch_tokens=300, rows=6)
+    seen = Replay(trace, policy)
+    obey = seen.obey
+
+    def watched(decision: Encode | Step | Idle) -> None:
+        if isinstance(decision, Encode):
+            queued, rows = sorted(seen.queued), seen.rows()
+            oldest_summary = next((key for key in queued if seen.queued[key].num_rows), None)
+            free = oldest_summary is not None and (rows == 0 or rows + seen.queued[oldest_summary].num_rows <= 6)
+            may_go = [key for key in queued if not seen.queued[key].num_rows or free]
+            assert may_go[0] in decision.keys
+            assert free or all(not seen.queued[key].num_rows for key in decision.keys)
+        obey(decision)
+
+    seen.obey = watched  # type: ignore[method-assign]
+    seen.run()
+
+
+@pytest.mark.parametrize("num_rows", [0, 1])
+def test_one_decision_over_a_long_queue_leaves_the_rest_queued(num_rows: int) -> None:
+    policy = scheduler(*(job(key, 10, num_rows) for key in range(2000)), batch_tokens=50_000, rows=5000)
+    seen: list[int] = []
+    while isinstance(decision := policy.decide(), Encode) or (num_rows and len(seen) < 2000):
+        seen += decision.keys if isinstance(decision, Encode) else ()
+    assert seen == list(range(2000))

@@ -1,0 +1,129 @@
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from app.cli import app
+from app.settings import Settings
+from model.tasks import EMOTIONS, TOPICS
+
+pytestmark = pytest.mark.usefixtures("root_logger")  # every command configures it
+
+NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
+THANKS = "Thank you for the flowers!"
+
+
+@pytest.fixture
+def leximind(checkpoint_folder: Path) -> Any:
+    """Runs a command on the checkpoint of the tests."""
+
+    def run(command: str, *arguments: str, stdin: str | bytes = b"") -> Result:
+        local = [] if command == "import" else ["--checkpoint", str(checkpoint_folder), "--threads", "1"]
+        result = CliRunner().invoke(app, [command, *arguments, *local], input=stdin)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result
+
+    return run
+
+
+def test_arguments_files_and_standard_input_are_texts(leximind: Any, tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_text(NEWS)
+    as_argument = leximind("topic", NEWS, "--json")
+    assert json.loads(as_argument.stdout)["topic"] in TOPICS
+    assert leximind("topic", "--file", str(file), "--json").stdout == as_argument.stdout
+    assert leximind("topic", "--json", stdin=NEWS).stdout == as_argument.stdout
+    both = json.loads(leximind("topic", THANKS, "--file", str(file), "--json").stdout)
+    assert [one["topic"] for one in both][1] == json.loads(as_argument.stdout)["topic"]
+
+
+async def test_json_is_what_the_server_gives(leximind: Any, client: Any) -> None:
+    for task, arguments, body in (
+        ("summarize", ["--max-new-tokens", "5", "--num-beams", "2"], {"max_new_tokens": 5, "num_beams": 2}),
+        ("emotions", ["--top-k", "3"], {"top_k": 3}),
+        ("emotions", ["--threshold", "0"], {"threshold": 0}),
+        ("topic", ["--top-k", "2"], {"top_k": 2}),
+        ("analyze", ["--max-new-tokens", "5"], {"summary": {"max_new_tokens": 5}}),
+    ):
+        result = await asyncio.to_thread(leximind, task, NEWS, "--json", *arguments)
+        assert json.loads(result.stdout) == (await client.post(f"/{task}", json={"text": NEWS, **body})).json()
+
+
+def test_several_texts_give_a_list(leximind: Any) -> None:
+    assert len(json.loads(leximind("emotions", NEWS, THANKS, "--json").stdout)) == 2
+
+
+def test_table_is_for_people(leximind: Any) -> None:
+    table = leximind("analyze", "[bold]" + NEWS, "--max-new-tokens", "4").stdout
+    assert "{" not in table
+    assert all(topic in table for topic in TOPICS)
+    numbered = leximind("topic", NEWS, THANKS).stdout
+    assert "│    1 │" in numbered
+    assert "│    2 │" in numbered
+
+
+def test_info_says_what_the_checkpoint_is(leximind: Any, checkpoint_folder: Path) -> None:
+    facts = json.loads(leximind("info", "--json").stdout)
+    assert facts["checkpoint"] == str(checkpoint_folder)
+    assert tuple(facts["emotions"]) == EMOTIONS
+    assert (facts["dtype"], facts["device"], facts["max_source_tokens"]) == ("float32", "cpu", 64)
+    assert "parameters: " in leximind("info").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        (["topic", " "], b"", "text 1 is blank"),
+        (["topic", "a", ""], b"", "text 2 is blank"),
+        (["topic"], b"", "text 1 is blank (0 characters)"),
+        (["topic"], b"\xff\xfe", "byte 0 is not UTF-8"),
+        (["topic", "--file", "/no/such/file"], b"", "/no/such/file: No such file"),
+        (["topic", "--file", "/"], b"", "/: Is a directory"),
+        (["summarize", "a", "--num-beams", "9"], b"", "--num-beams: 9 is not allowed; it must be between 1 and 8"),
+        (["summarize", "a", "--max-new-tokens", "0"], b"", "--max-new-tokens: 0 is not allowed"),
+        (["summarize", "word " * 200, "--on-long", "error"], b"", "64 are allowed"),
+        (["topic", "a", "--dtype", "int8"], b"", "--dtype (LEXIMIND_DTYPE) is 'int8'"),
+        (["import", "/no/such/folder", "target"], b"", "/no/such/folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(leximind: Any, arguments: list[str], stdin: bytes, message: str) -> None:
+    result = leximind(*arguments, stdin=stdin)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
+    assert line.startswith("leximind: ")
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--checkpoint", "/no/such/checkpoint"], "no such folder"), (["--device", "cuda:7"], "CUDA devices")],
+)
+def test_failed_load_is_one_line_and_exit_code_1(arguments: list[str], message: str, checkpoint_folder: Path) -> None:
+    given = arguments if "--checkpoint" in arguments else ["--checkpoint", str(checkpoint_folder), *arguments]
+    result = CliRunner().invoke(app, ["topic", "a", *given])
+    assert result.exit_code == 1
+    [line] = result.stderr.splitlines()
+    assert line.startswith("leximind: ")
+    assert message in line
+
+
+def test_every_setting_is_a_flag_of_serve_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = CliRunner().invoke(app, ["serve", "--help"]).stdout
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')} " in text
+        assert f"LEXIMIND_{name.upper()}]" in text
+
+
+def test_serve_passes_its_flags_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Settings] = []
+    monkeypatch.setattr("app.server.serve", given.append)
+    flags = ["--port", "1", "--log-json", "--requests-per-second", "2.5", "--api-keys", "a,b", "--max-items", "7"]
+    assert CliRunner().invoke(app, ["serve", *flags]).exit_code == 0
+    [settings] = given
+    assert (settings.port, settings.log_json, settings.requests_per_second, settings.max_items) == (1, True, 2.5, 7)
+    assert len(settings.api_keys) == 2

@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import pytest
+
+from app.planning import Planner, Question, TextError, UnsupportedTask
+from model.checkpoint import Checkpoint
+from model.decoding.options import DecodingOptions
+from model.errors import CheckpointError
+from model.tasks import TASKS, Tasks
+
+NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
+LONG = " ".join(f"{NEWS} That was number {number}." for number in range(12))
+
+
+@pytest.fixture
+def planner(checkpoint: Checkpoint) -> Planner:
+    return Planner(checkpoint)
+
+
+def with_prompts(checkpoint: Checkpoint, **prompts: str) -> Checkpoint:
+    return replace(checkpoint, tasks=replace(checkpoint.tasks, prompts=prompts))
+
+
+def test_tasks_with_one_prompt_are_one_request(planner: Planner, checkpoint: Checkpoint) -> None:
+    options = DecodingOptions(num_beams=2)
+    [plan] = planner.plan([NEWS], Question(TASKS, options), deadline=3.0)
+    [request] = plan.requests
+    assert request.input_ids == tuple(checkpoint.tokenizer.encode_source(NEWS, "summarize: "))
+    assert (request.emotions, request.topic, request.options, request.deadline) == (True, True, options, 3.0)
+
+
+def test_tasks_with_distinct_prompts_are_a_request_each(checkpoint: Checkpoint) -> None:
+    planner = Planner(with_prompts(checkpoint, summarize="summarize: ", emotions="", topic=""))
+    [plan] = planner.plan([NEWS], Question(TASKS), deadline=0.0)
+    summarize, classify = plan.requests
+    assert (summarize.options is not None, summarize.emotions, summarize.topic) == (True, False, False)
+    assert (classify.options, classify.emotions, classify.topic) == (None, True, True)
+    assert classify.input_ids == tuple(checkpoint.tokenizer.encode_source(NEWS))
+
+
+def test_what_is_not_asked_is_not_requested(planner: Planner) -> None:
+    [plan] = planner.plan([NEWS], Question(("topic",)), deadline=0.0)
+    [request] = plan.requests
+    assert (request.emotions, request.topic, request.options) == (False, True, None)
+    assert plan.cost == 0
+
+
+def test_every_chunk_has_prompt_and_end_and_fits(planner: Planner, checkpoint: Checkpoint) -> None:
+    [plan] = planner.plan([LONG], Question(("summarize",)), deadline=0.0)
+    prompt = tuple(checkpoint.tokenizer.encode("summarize: "))
+    assert len(plan.requests) > 3
+    for request in plan.requests:
+        assert request.input_ids[: len(prompt)] == prompt
+        assert request.input_ids[-1] == checkpoint.tokenizer.eos_id
+        assert len(request.input_ids) <= checkpoint.tasks.max_source_tokens
+
+
+def test_chunk_is_written_as_a_text_of_its_own_would_be(planner: Planner, checkpoint: Checkpoint) -> None:
+    [plan] = planner.plan([LONG], Question(("topic",)), deadline=0.0)
+    for request in plan.requests:
+        text = checkpoint.tokenizer.decode(request.input_ids).removeprefix("summarize: ")
+        assert request.input_ids == tuple(checkpoint.tokenizer.encode_source(text, "summarize: "))
+
+
+def test_text_that_fits_to_the_token_is_not_cut(planner: Planner, checkpoint: Checkpoint) -> None:
+    words = "a"
+    while len(checkpoint.tokenizer.encode_source(words, "summarize: ")) < checkpoint.tasks.max_source_tokens:
+        words += " a"
+    assert len(planner.plan([words], Question(("topic",), on_long="error"), 0.0)[0].requests) == 1
+    assert len(planner.plan([words + " a"], Question(("topic",)), 0.0)[0].requests) == 2
+
+
+def test_cost_is_new_tokens_times_beams_over_chunks(planner: Planner) -> None:
+    [plan] = planner.plan([LONG], Question(TASKS, DecodingOptions(max_new_tokens=10, num_beams=3)), deadline=0.0)
+    assert plan.cost == 30 * len(plan.requests)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\u200b", "\ud800"])
+def test_bad_text_is_told_with_its_index(planner: Planner, text: str) -> None:
+    with pytest.raises(TextError) as caught:
+        planner.plan(["a", "b", text], Question(("topic",)), deadline=0.0)
+    assert caught.value.index == 2
+
+
+def test_task_without_a_head_is_told_with_the_remedy(checkpoint: Checkpoint) -> None:
+    planner = Planner(replace(checkpoint, tasks=Tasks()))
+    with pytest.raises(UnsupportedTask, match=r"no head for topic.*train"):
+        planner.plan(["a"], Question(("summarize", "topic")), deadline=0.0)
+
+
+def test_prompt_that_leaves_no_room_is_a_bad_checkpoint(checkpoint: Checkpoint) -> None:
+    with pytest.raises(CheckpointError, match="prompt of topic"):
+        Planner(with_prompts(checkpoint, summarize="", emotions="", topic="a word " * 64))

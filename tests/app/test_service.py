@@ -1,0 +1,81 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from app.service import NotReady, Service
+from app.settings import Settings
+from model.leximind import LexiMind
+
+
+async def test_service_loads_answers_and_drains(checkpoint_folder: Path) -> None:
+    service = Service(Settings(checkpoint=checkpoint_folder))
+    assert service.state == "loading"
+    with pytest.raises(NotReady, match="loading"):
+        _ = service.loaded
+    await service.load()
+    assert service.state == "ready"
+    assert service.loaded.checkpoint.model.dtype == torch.float32
+    await service.drain(1.0)
+    assert service.state == "draining"
+    with pytest.raises(NotReady, match="draining"):
+        _ = service.loaded
+
+
+async def test_drain_may_come_twice_and_before_loading(checkpoint_folder: Path) -> None:
+    service = Service(Settings(checkpoint=checkpoint_folder))
+    await service.drain(0.0)
+    await service.load()
+    await service.drain(0.0)
+    await service.drain(0.0)
+    assert service.state == "draining"
+
+
+async def test_dtype_and_threads_are_those_of_the_settings(checkpoint_folder: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        service = Service(Settings(checkpoint=checkpoint_folder, dtype="bfloat16", threads=1))
+        await service.load()
+        assert service.loaded.checkpoint.model.dtype == torch.bfloat16
+        assert torch.get_num_threads() == 1
+        await service.drain(1.0)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("settings", [{"checkpoint": "/no/such/folder"}, {"device": "cuda:99"}])
+async def test_failed_load_is_a_state_with_a_reason(checkpoint_folder: Path, settings: dict[str, Any]) -> None:
+    service = Service(Settings(**{"checkpoint": checkpoint_folder, **settings}))
+    await service.load()
+    assert service.state == "failed"
+    assert service.failure
+    with pytest.raises(NotReady):
+        _ = service.loaded
+    await service.drain(0.0)
+
+
+async def test_model_that_cannot_answer_is_a_failed_load(
+    checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret internals")
+
+    monkeypatch.setattr(LexiMind, "encode", broken)
+    service = Service(Settings(checkpoint=checkpoint_folder))
+    await service.load()
+    assert service.state == "failed"
+    assert "secret" not in (service.failure or "")
+
+
+async def test_unforeseen_failure_is_told_without_internals(
+    checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret internals")
+
+    monkeypatch.setattr("app.service.load_checkpoint", broken)
+    service = Service(Settings(checkpoint=checkpoint_folder))
+    await service.load()
+    assert service.failure == "loading failed in an unforeseen way; the log has the traceback"
+    assert "secret internals" in caplog.text

@@ -1,0 +1,82 @@
+"""A real checkpoint, small and random, for every test that needs one."""
+
+import io
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+
+from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.config import ModelConfig
+from model.leximind import LexiMind
+from model.tasks import EMOTIONS, TOPICS, Tasks
+
+MAX_SOURCE_TOKENS = 64
+_PARAGRAPHS = (
+    "The city council voted on Tuesday to build a new bridge over the river. Engineers said the old one could not "
+    "carry the traffic of another winter, and that repairs would cost as much as a new bridge.",
+    "Shares of the chip maker rose twelve percent after it reported record profits. Analysts had expected less, and "
+    "several of them raised their targets before the market closed.",
+    "The home side won the final by two goals to one, with both goals late in the second half. Their captain, who "
+    "had been injured for most of the season, scored the last of them.",
+    "Astronomers have found water vapour in the air of a planet far beyond our own system. The planet is larger "
+    "than ours and circles its star in ten days, so nobody expects to find life there.",
+    "#Person1#: I'm so sorry that I forgot your birthday! #Person2#: That's fine, really. Thank you for the flowers.",
+    "We propose a simple method for summarizing long documents with a small model. On three data sets it is better "
+    "than larger ones, and it needs one tenth of the time.",
+)
+
+
+@pytest.fixture(scope="session")
+def spiece(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SentencePiece model with T5's conventions, trained on a few paragraphs."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(_PARAGRAPHS),
+        model_writer=model,
+        vocab_size=400,
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    path = tmp_path_factory.mktemp("tokenizer") / "spiece.model"
+    path.write_bytes(model.getvalue())
+    return path
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory, spiece: Path) -> Path:
+    """A two-layer LexiMind with both heads and random weights, saved."""
+    torch.manual_seed(0)
+    config = ModelConfig(
+        vocab_size=448,
+        num_tokens=400,
+        d_model=32,
+        num_heads=2,
+        d_kv=16,
+        d_ff=48,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        num_positions=MAX_SOURCE_TOKENS,
+        num_emotions=len(EMOTIONS),
+        num_topics=len(TOPICS),
+    )
+    tasks = Tasks(
+        emotion_labels=EMOTIONS,
+        emotion_thresholds=tuple(0.3 + 0.01 * index for index in range(len(EMOTIONS))),
+        topic_labels=TOPICS,
+        max_source_tokens=MAX_SOURCE_TOKENS,
+    )
+    folder = tmp_path_factory.mktemp("checkpoints") / "random"
+    save_checkpoint(folder, LexiMind(config), spiece, tasks, card="# Random weights, for tests\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(checkpoint_folder: Path) -> Checkpoint:
+    """The checkpoint, loaded in float32 on the CPU."""
+    return load_checkpoint(checkpoint_folder, torch.device("cpu"))

@@ -1,0 +1,67 @@
+"""The command in its own process, on loopback."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_READY_WITHIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `leximind serve`; its log so far is in `log`."""
+
+    url: str
+    port: int
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@pytest.fixture
+def start(tmp_path: Path, checkpoint_folder: Path) -> Iterator[Callable[..., Server]]:
+    """`start("--max-items", "2")`: a server with these flags, not awaited; ended with the test."""
+    servers: list[Server] = []
+
+    def run(*flags: str) -> Server:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        log = tmp_path / f"{len(servers)}.log"
+        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--threads", "1", "--device", "cpu"]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, "--checkpoint", str(checkpoint_folder), *flags], stdout=output, stderr=output
+            )
+        servers.append(Server(f"http://127.0.0.1:{port}", port, process, log))
+        return servers[-1]
+
+    yield run
+    for server in servers:
+        if server.process.poll() is None:
+            server.process.kill()
+        server.process.wait(10)
+
+
+@pytest.fixture
+def serve(start: Callable[..., Server]) -> Callable[..., Server]:
+    """As `start`, and ready."""
+
+    def run(*flags: str) -> Server:
+        server = start(*flags)
+        give_up = time.monotonic() + _READY_WITHIN_S
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{server.url}/health/ready", timeout=2):
+                return server
+            assert server.process.poll() is None, server.log.read_text()
+            assert time.monotonic() < give_up, server.log.read_text()
+            time.sleep(0.1)
+
+    return run

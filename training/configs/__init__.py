@@ -1,0 +1,1 @@
+"""Hydra groups: `model`, `data`, `training`; checked against `training.config.TrainConfig`."""

@@ -1,0 +1,153 @@
+"""Examples to batches of ids: tokenized once, bucketed by shape, shuffled by epoch, resumable at any batch.
+
+Every batch of a bucket has the same shape, so that a compiled model meets few shapes and padding stays small.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from model.tokenizer import Tokenizer
+from training.data.examples import Example
+from training.errors import DataError
+
+IGNORED = -100  # the label that `cross_entropy` leaves out
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tokenized example: source with its end token, target with its end token (empty without a summary)."""
+
+    source: tuple[int, ...]
+    target: tuple[int, ...]
+    emotions: tuple[int, ...] | None
+    topic: int | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tensors of one step; T is 0 when no row has a summary.
+
+    `input_ids` (B, S), `encoder_mask` (B, S) bool, `decoder_input_ids` and `labels` (B, T), `emotions`
+    (B, E) float with rows of -1 where unknown, `topics` (B,). Unknown labels are `IGNORED`.
+    """
+
+    input_ids: Tensor
+    encoder_mask: Tensor
+    decoder_input_ids: Tensor
+    labels: Tensor
+    emotions: Tensor
+    topics: Tensor
+
+
+def encode_examples(
+    examples: Sequence[Example], tokenizer: Tokenizer, prompt: str, max_source: int, max_target: int
+) -> list[Encoded]:
+    """Tokenize; sources and targets are cut to `max_source` and `max_target` tokens, end token included."""
+    return [
+        Encoded(
+            source=tuple(tokenizer.encode_source(example.source, prompt, max_source)),
+            target=() if example.summary is None else tuple(tokenizer.encode_source(example.summary, "", max_target)),
+            emotions=example.emotions,
+            topic=example.topic,
+        )
+        for example in examples
+    ]
+
+
+def collate(rows: Sequence[Encoded], num_emotions: int, shape: tuple[int, int] | None = None) -> Batch:
+    """Pad to `shape` (S, T), or to the longest row of each when None."""
+    source, target = shape or (max(len(r.source) for r in rows), max(len(r.target) for r in rows))
+    labels = _padded([r.target[:target] for r in rows], target, IGNORED)
+    starts = _padded([(0, *r.target[: target - 1]) if r.target else () for r in rows], target, 0)
+    input_ids = _padded([r.source[:source] for r in rows], source, 0)
+    emotions = torch.full((len(rows), num_emotions), -1.0)
+    for number, row in enumerate(rows):
+        if row.emotions is not None:
+            emotions[number] = 0.0
+            emotions[number, list(row.emotions)] = 1.0
+    return Batch(
+        input_ids=input_ids,
+        encoder_mask=input_ids != 0,
+        decoder_input_ids=starts,
+        labels=labels,
+        emotions=emotions,
+        topics=torch.tensor([IGNORED if r.topic is None else r.topic for r in rows]),
+    )
+
+
+@dataclass
+class Stream:
+    """An endless sequence of batches over one group of examples.
+
+    `buckets` are shapes (S, T) in growing order: a row goes to the first that holds it, the last one cuts it. A
+    batch of a bucket has `tokens // (S + T)` rows. What does not fill a batch moves on to the next bucket and at
+    last is completed from the epoch's own rows. `epoch` and `position` are the whole state: the order of an epoch
+    depends on `seed` and `epoch` alone.
+
+    Raises:
+        DataError: no rows, or a budget below one row of the largest bucket.
+    """
+
+    rows: Sequence[Encoded]
+    buckets: Sequence[tuple[int, int]]
+    tokens: int
+    num_emotions: int
+    seed: int
+    epoch: int = 0
+    position: int = 0
+    _order: list[tuple[tuple[int, int], list[int]]] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.rows:
+            raise DataError("a group of training data is empty; check data.root and the group's readers")
+        if self.tokens < sum(self.buckets[-1]):
+            raise DataError(
+                f"a batch of {self.tokens} tokens cannot hold one row of {self.buckets[-1]}; raise the group's tokens"
+            )
+
+    def next(self) -> Batch:
+        """The batch at `position`, which moves on by one."""
+        if not self._order:
+            self._order = self._shuffled()
+        shape, numbers = self._order[self.position]
+        self.position += 1
+        if self.position == len(self._order):
+            self.epoch, self.position, self._order = self.epoch + 1, 0, []
+        return collate([self.rows[number] for number in numbers], self.num_emotions, shape)
+
+    def _shuffled(self) -> list[tuple[tuple[int, int], list[int]]]:
+        rng = random.Random(f"{self.seed}:{self.epoch}")
+        numbers = list(range(len(self.rows)))
+        rng.shuffle(numbers)
+        waiting: dict[tuple[int, int], list[int]] = {shape: [] for shape in self.buckets}
+        for number in numbers:
+            waiting[self._bucket(self.rows[number])].append(number)
+        batches, carried = [], []
+        for shape in self.buckets:
+            queue = carried + waiting[shape]
+            size = self.tokens // sum(shape)
+            full = len(queue) - len(queue) % size
+            batches += [(shape, queue[start : start + size]) for start in range(0, full, size)]
+            carried = queue[full:]
+        if carried:
+            fill = size - len(carried)
+            batches.append((shape, carried + [numbers[i % len(numbers)] for i in range(fill)]))
+        rng.shuffle(batches)
+        return batches
+
+    def _bucket(self, row: Encoded) -> tuple[int, int]:
+        for source, target in self.buckets[:-1]:
+            if len(row.source) <= source and len(row.target) <= target:
+                return source, target
+        return self.buckets[-1]
+
+
+def _padded(rows: Sequence[Sequence[int]], length: int, fill: int) -> Tensor:
+    out = torch.full((len(rows), length), fill, dtype=torch.int64)
+    for number, row in enumerate(rows):
+        out[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return out

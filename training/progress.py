@@ -1,0 +1,48 @@
+"""What a person sees while training: a bar with losses, tokens a second and time left; plain lines in a log file."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+
+class Progress:
+    """A bar on a terminal; where the output is not one, a line an update."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._console = Console()
+        self._total, self._done, self._start = total, done, time.monotonic()
+        self._bar = RichProgress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID = self._bar.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> "Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, step: int, figures: dict[str, float]) -> None:
+        """Show `figures` at `step`."""
+        text = "  ".join(f"{name} {value:,.0f}" if value >= 100 else f"{name} {value:.3f}" for name, value in figures.items())
+        self._bar.update(self._task, completed=step, description=text)
+        if not self._console.is_terminal:
+            left = (time.monotonic() - self._start) / max(1, step - self._done) * (self._total - step)
+            self.say(f"step {step}/{self._total}  {text}  left {left / 60:.0f} min")
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._console.print(line, highlight=False, soft_wrap=True)
