@@ -86,6 +86,7 @@ def _generate(pair: Pair, sources: tuple[Tensor, Tensor], options: DecodingOptio
         repetition_penalty=options.repetition_penalty,
         suppress_tokens=[0, 2, *range(NUM_TOKENS, VOCAB_SIZE)],
         do_sample=False,
+        use_cache=False,  # transformers sizes its cache by the encoder's depth and fails on a deeper decoder
         return_dict_in_generate=True,
         output_scores=True,
         **(beams if options.num_beams > 1 else {}),
