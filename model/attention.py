@@ -74,7 +74,8 @@ def hide(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, S, H·K) to (B, H, S, K)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    heads: Tensor = x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return heads
 
 
 def merge_heads(x: Tensor) -> Tensor:

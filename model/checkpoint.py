@@ -1,11 +1,11 @@
 """A checkpoint is one folder that describes itself; saving is atomic, loading trusts nothing that it has not hashed.
 
-    config.json        architecture and format version
-    model.safetensors  weights
-    spiece.model       tokenizer
-    tasks.json         prompts, label sets, thresholds, lengths
-    MODEL_CARD.md      for people
-    manifest.json      sha256 of each of the above, package version, and whatever the writer wants remembered
+config.json        architecture and format version
+model.safetensors  weights
+spiece.model       tokenizer
+tasks.json         prompts, label sets, thresholds, lengths
+MODEL_CARD.md      for people
+manifest.json      sha256 of each of the above, package version, and whatever the writer wants remembered
 """
 
 import hashlib
@@ -148,7 +148,7 @@ def read_tensors(paths: list[Path]) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         try:
-            with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+            with safe_open(path, framework="pt") as file:
                 tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(

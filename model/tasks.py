@@ -38,7 +38,9 @@ class Tasks:
 
     def __post_init__(self) -> None:
         if set(self.prompts) != set(TASKS):
-            raise CheckpointError(f"tasks.json: prompts are given for {sorted(self.prompts)}; it must be {sorted(TASKS)}")
+            raise CheckpointError(
+                f"tasks.json: prompts are given for {sorted(self.prompts)}; it must be {sorted(TASKS)}"
+            )
         if len(self.emotion_thresholds) != len(self.emotion_labels):
             raise CheckpointError(
                 f"tasks.json: {len(self.emotion_thresholds)} emotion thresholds for {len(self.emotion_labels)} labels"

@@ -81,9 +81,7 @@ class Evaluation:
 
     def _batches(self, examples: Sequence[Example]) -> list[Batch]:
         data = self._config.data
-        rows = encode_examples(
-            examples, self._tokenizer, data.prompt, data.max_source_tokens, data.max_target_tokens
-        )
+        rows = encode_examples(examples, self._tokenizer, data.prompt, data.max_source_tokens, data.max_target_tokens)
         return [collate(rows[i : i + _ROWS_A_BATCH], len(EMOTIONS)) for i in range(0, len(rows), _ROWS_A_BATCH)]
 
     def _card(self, metrics: dict[str, float]) -> str:

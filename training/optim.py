@@ -42,9 +42,10 @@ class Optimizers:
 
     def __init__(self, model: LexiMind, config: OptimizerConfig) -> None:
         matrices, decayed, plain = _split(model, config.name)
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(
-                [{"params": decayed}, {"params": plain, "weight_decay": 0.0}],
+                groups,
                 lr=config.lr,
                 betas=config.betas,
                 eps=config.eps,
@@ -92,7 +93,9 @@ def learning_rate_scale(config: ScheduleConfig, step: int, total_steps: int) -> 
 
 def _split(model: LexiMind, name: str) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     # No decay on norms, biases, embeddings and position tables; Muon is for the matrices between them.
-    matrices, decayed, plain = [], [], []
+    matrices: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     hidden = {id(parameter) for parameter in _hidden_matrices(model)}
     for parameter in model.parameters():
         if not parameter.requires_grad:

@@ -37,7 +37,9 @@ class Progress:
 
     def update(self, step: int, figures: dict[str, float]) -> None:
         """Show `figures` at `step`."""
-        text = "  ".join(f"{name} {value:,.0f}" if value >= 100 else f"{name} {value:.3f}" for name, value in figures.items())
+        text = "  ".join(
+            f"{name} {value:,.0f}" if value >= 100 else f"{name} {value:.3f}" for name, value in figures.items()
+        )
         self._bar.update(self._task, completed=step, description=text)
         if not self._console.is_terminal:
             left = (time.monotonic() - self._start) / max(1, step - self._done) * (self._total - step)

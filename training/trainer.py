@@ -75,7 +75,9 @@ class Trainer:
         """
         state: dict[str, Any] = load_state(folder)
         if state["streams"].keys() != self.streams.keys():
-            raise ResumeError(f"{folder}: saved with data groups {sorted(state['streams'])}, not {sorted(self.streams)}")
+            raise ResumeError(
+                f"{folder}: saved with data groups {sorted(state['streams'])}, not {sorted(self.streams)}"
+            )
         try:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:

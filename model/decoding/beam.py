@@ -109,7 +109,9 @@ class BeamRows(Rows):
                 tokens = self.state["finished_tokens"][number, 0, 1 : length + 1].tolist()
                 stopped = tokens[-1] == self.config.eos_id
                 score = float(self.state["finished_scores"][number, 0])
-                result = DecodingResult(tuple(tokens[:-1] if stopped else tokens), "stop" if stopped else "length", score)
+                result = DecodingResult(
+                    tuple(tokens[:-1] if stopped else tokens), "stop" if stopped else "length", score
+                )
                 steps.append(Step(key, None, result))
         self.remove([step.key for step in steps])
         return steps

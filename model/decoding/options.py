@@ -44,7 +44,12 @@ class DecodingOptions:
         )
         _check("num_beams", self.num_beams, 1 <= self.num_beams <= MAX_BEAMS, f"between 1 and {MAX_BEAMS}")
         _check("length_penalty", self.length_penalty, math.isfinite(self.length_penalty), "a finite number")
-        _check("early_stopping", self.early_stopping, self.early_stopping in (True, False, "never"), "true, false or \"never\"")
+        _check(
+            "early_stopping",
+            self.early_stopping,
+            self.early_stopping in (True, False, "never"),
+            'true, false or "never"',
+        )
         _check("no_repeat_ngram_size", self.no_repeat_ngram_size, self.no_repeat_ngram_size >= 0, "0 (off) or more")
         _check(
             "repetition_penalty",

@@ -126,7 +126,8 @@ class Stream:
         waiting: dict[tuple[int, int], list[int]] = {shape: [] for shape in self.buckets}
         for number in numbers:
             waiting[self._bucket(self.rows[number])].append(number)
-        batches, carried = [], []
+        batches: list[tuple[tuple[int, int], list[int]]] = []
+        carried: list[int] = []
         for shape in self.buckets:
             queue = carried + waiting[shape]
             size = self.tokens // sum(shape)
