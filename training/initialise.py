@@ -1,8 +1,9 @@
 """How a network that starts from nothing is initialised, and how its queries are scaled while it learns.
 
 T5's initialisation and its unscaled attention were made for Adafactor's relative steps. From scratch with AdamW or
-Muon they stall: matrices start by fan-in here, and queries carry 1/√K as a parametrization that `fold_queries`
-multiplies into the weights at the end, so that the architecture stays T5's.
+Muon they stall: matrices start by fan-in here, queries 1/√K smaller, and that factor can be taken out of the weights
+that the optimizer sees (`scale_queries`) and multiplied in again at the end (`fold_queries`): the architecture stays
+T5's.
 """
 
 import copy
@@ -38,14 +39,17 @@ def initialise(model: LexiMind) -> None:
         if hasattr(model, name):
             nn.init.normal_(getattr(model, name), std=EMBEDDING_STD / 5)
     for module in model.modules():
-        if isinstance(module, CrossAttention):
+        if isinstance(module, SelfAttention):
+            _shrink(module.qkv.weight.chunk(3)[0], module.num_heads)
+        elif isinstance(module, CrossAttention):
+            _shrink(module.q.weight, module.num_heads)
             _copy_source(module)
         elif isinstance(module, Encoder):
             _look_at_neighbours(module)
 
 
 def scale_queries(model: LexiMind) -> None:
-    """Attach 1/√K to the query rows of every attention; their stored weights stay at the scale of the others."""
+    """Take 1/√K out of the query rows of every attention: what they compute stays, what is stored grows by √K."""
     for module in model.modules():
         if isinstance(module, SelfAttention):
             parametrize.register_parametrization(module.qkv, "weight", _QueryScale(module.qkv, module.num_heads, 3))
@@ -76,7 +80,12 @@ class _QueryScale(nn.Module):
         return weight * self.scale
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight  # the weight as initialised is the unscaled one
+        return weight / self.scale  # what the layer computes stays the same when the scale is attached
+
+
+def _shrink(queries: Tensor, num_heads: int) -> None:
+    with torch.no_grad():
+        queries.mul_((queries.shape[0] // num_heads) ** -0.5)
 
 
 def _copy_source(attention: CrossAttention) -> None:

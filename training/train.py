@@ -16,7 +16,8 @@ from model.tasks import EMOTIONS, TASKS, TOPICS, Tasks
 from model.tokenizer import Tokenizer
 from training.config import DataConfig, TrainConfig, parse_config
 from training.data.batches import Stream, encode_examples
-from training.data.examples import READERS, Example
+from training.data.examples import Example
+from training.data.readers import READERS
 from training.errors import TrainingError
 from training.evaluate import Evaluation
 from training.initialise import initialise, scale_queries

@@ -5,10 +5,7 @@ Layout of the data folder (UTF-8, `.jsonl.gz`): `emotion/`, `topic/` and `summar
 
 import gzip
 import json
-import random
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,6 @@ from typing import Any
 from model.tasks import EMOTIONS, TOPICS
 from training.errors import DataError
 
-_SENTENCE_END = re.compile(r"(?<=[.!?][\"”’')]) +(?=[A-Z\"“‘'(])|(?<=[.!?]) +(?=[A-Z\"“‘'(])")
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ def read_emotions(root: Path, split: str) -> list[Example]:
             "goemotions",
             emotions=tuple(_number(EMOTIONS, name, where) for name in row["labels"]),
         )
-        for row, where in _rows(root / "emotion" / f"{split}.jsonl.gz", "text", "labels")
+        for row, where in rows(root / "emotion" / f"{split}.jsonl.gz", "text", "labels")
     ]
 
 
@@ -50,7 +46,7 @@ def read_topics(root: Path, split: str) -> list[Example]:
             "ag_news",
             topic=_number(TOPICS, row["label"], where),
         )
-        for row, where in _rows(root / "topic" / f"{split}.jsonl.gz", "description", "label")
+        for row, where in rows(root / "topic" / f"{split}.jsonl.gz", "description", "label")
     ]
 
 
@@ -58,7 +54,7 @@ def read_headlines(root: Path, split: str) -> list[Example]:
     """AG News rows that have a title: the description is the source, the title its summary; the topic as well."""
     return [
         Example(row["description"], "ag_headline", summary=row["title"], topic=_number(TOPICS, row["label"], where))
-        for row, where in _rows(root / "topic" / f"{split}.jsonl.gz", "description", "label")
+        for row, where in rows(root / "topic" / f"{split}.jsonl.gz", "description", "label")
         if row.get("title") and len(row["description"].split()) >= 12
     ]
 
@@ -67,61 +63,11 @@ def read_summaries(root: Path, split: str) -> list[Example]:
     """Document and summary pairs of every source in `summarization/`."""
     return [
         Example(row["document"], row["source"], summary=row["summary"])
-        for row, _ in _rows(root / "summarization" / f"{split}.jsonl.gz", "document", "summary", "source")
+        for row, _ in rows(root / "summarization" / f"{split}.jsonl.gz", "document", "summary", "source")
     ]
 
 
-def read_gap_sentences(root: Path, split: str) -> list[Example]:
-    """Passages of news whose summary is their own most central sentence (PEGASUS, Zhang et al. 2020, "Ind-Orig").
-
-    The sentence stays in the source, so that what is learnt is to find and to copy. Train split only.
-    """
-    if split != "train":
-        return []
-    documents = [row["document"] for row, _ in _rows(root / "summarization" / "bbc_extractive.jsonl.gz", "document")]
-    documents += [example.source for example in read_summaries(root, split) if example.origin == "cnn_dailymail"]
-    return [example for number, text in enumerate(documents) for example in _gap_sentences(text, number)]
-
-
-READERS: dict[str, Callable[[Path, str], list[Example]]] = {
-    "emotions": read_emotions,
-    "topics": read_topics,
-    "headlines": read_headlines,
-    "summaries": read_summaries,
-    "gap_sentences": read_gap_sentences,
-}
-
-
-def _gap_sentences(text: str, seed: int) -> Iterator[Example]:
-    rng = random.Random(seed)
-    sentences = [s.strip() for line in text.splitlines() for s in _SENTENCE_END.split(line) if s.strip()]
-    start = 0
-    while start < len(sentences) - 2:
-        length = rng.randint(3, 9)
-        passage = sentences[start : start + length]
-        start += length
-        target = _most_central(passage)
-        if target is not None:
-            yield Example(" ".join(passage), "gap_sentence", summary=target)
-
-
-def _most_central(sentences: list[str]) -> str | None:
-    # ROUGE-1 F of each sentence against all the others together.
-    bags = [Counter(re.findall(r"\w+", sentence.lower())) for sentence in sentences]
-    total = sum(bags, Counter())
-    best, best_score = None, 0.0
-    for sentence, bag in zip(sentences, bags, strict=True):
-        if not 7 <= bag.total() <= 40:
-            continue
-        rest = total - bag
-        shared = (bag & rest).total()
-        score = 2 * shared / (bag.total() + rest.total())
-        if score > best_score:
-            best, best_score = sentence, score
-    return best
-
-
-def _rows(path: Path, *columns: str) -> Iterator[tuple[dict[str, Any], str]]:
+def rows(path: Path, *columns: str) -> Iterator[tuple[dict[str, Any], str]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; set data.root to a folder in the layout of training/data/examples.py")
     try:

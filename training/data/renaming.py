@@ -1,0 +1,43 @@
+"""Summaries whose names were exchanged for others, in source and summary alike.
+
+A name that fits the summary only because it stands in the source cannot be guessed: copies of the rows with other
+names teach copying where the rows alone teach who usually does what.
+"""
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from training.data.examples import Example
+
+# A capitalised word that is not the first of a sentence or turn.
+_INSIDE = re.compile(r"(?<=[a-z,;#] )[A-Z][a-z]{2,}\b")
+_NUMBER = re.compile(r"\b\d{1,4}\b")
+
+
+def renamed(examples: Sequence[Example], copies: int, seed: int) -> Iterator[Example]:
+    """`copies` of each example that has names, each with other names; names come from all the examples."""
+    pool = sorted({name for example in examples for name in _names(example)})
+    rng = random.Random(seed)
+    for example in examples:
+        names = sorted(_names(example))
+        for _ in range(copies if names and pool else 0):
+            mapping = {name: rng.choice(pool) for name in names}
+            mapping |= {number: str(rng.randint(2, 10 ** len(number))) for number in sorted(_numbers(example))}
+            pattern = re.compile(r"\b(" + "|".join(map(re.escape, mapping)) + r")\b")
+
+            def exchange(text: str, pattern: re.Pattern[str] = pattern, mapping: dict[str, str] = mapping) -> str:
+                return pattern.sub(lambda match: mapping[match[0]], text)
+
+            yield replace(example, source=exchange(example.source), summary=exchange(example.summary or ""))
+
+
+def _names(example: Example) -> set[str]:
+    found = set(_INSIDE.findall(example.summary or ""))
+    return {name for name in found if re.search(rf"\b{name}\b", example.source)}
+
+
+def _numbers(example: Example) -> set[str]:
+    shared = set(_NUMBER.findall(example.summary or "")) & set(_NUMBER.findall(example.source))
+    return {number for number in shared if f"#Person{number}#" not in example.source}
