@@ -14,19 +14,26 @@ from torch.nn.utils import parametrize
 
 from model.attention import CrossAttention, SelfAttention
 from model.encoder import Encoder
+from model.layers import FeedForward
 from model.leximind import LexiMind
 
 EMBEDDING_STD = 0.05
-NEIGHBOUR_BIAS = 3.0
+# Of every projection back into the residual stream: small, so that at first the stream carries the tokens.
+OUT_SCALE = 0.1
+NEIGHBOUR_BIAS = (8.0, 4.0)  # of the previous and of the next token
+COPY_GAIN = 4.0
 
 
 def initialise(model: LexiMind) -> None:
     """Fill every parameter; uses torch's global random state.
 
-    Two starts make copying from the source near at hand instead of a habit that thousands of steps must form
-    (mimetic initialisation, Trockman and Kolter 2023): cross-attention hands the source's state on as it is
-    (`out @ v` is a multiple of the identity), and two encoder heads begin by looking at the previous and the next
-    token.
+    Copying from the source is built in as a start instead of left to be found (in the spirit of mimetic
+    initialisation, Trockman and Kolter 2023): an induction head (Olsson et al. 2022) across the two stacks. A head of
+    the first encoder layer looks at the previous token and writes it, projected, into the stream; a cross-attention
+    head of every decoder layer looks for source positions whose previous token is the newest one of the target, and
+    all of them hand the token there on to the output. Measured on sentences copied out of news, 3 + 3 layers of width
+    256, 3,600 tokens a step: 62 % of the tokens right after 60 steps; a cross-attention that hands on without knowing
+    where to look was still at the loss of a unigram model after 200.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
@@ -37,15 +44,17 @@ def initialise(model: LexiMind) -> None:
             nn.init.normal_(module.weight, std=EMBEDDING_STD)
     for name in ("encoder_positions", "decoder_positions"):
         if hasattr(model, name):
-            nn.init.normal_(getattr(model, name), std=EMBEDDING_STD / 5)
-    for module in model.modules():
-        if isinstance(module, SelfAttention):
-            _shrink(module.qkv.weight.chunk(3)[0], module.num_heads)
-        elif isinstance(module, CrossAttention):
-            _shrink(module.q.weight, module.num_heads)
-            _copy_source(module)
-        elif isinstance(module, Encoder):
-            _look_at_neighbours(module)
+            nn.init.normal_(getattr(model, name), std=EMBEDDING_STD / 10)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, SelfAttention):
+                _shrink(module.qkv.weight.chunk(3)[0], module.num_heads)
+                module.out.weight.mul_(OUT_SCALE)
+            elif isinstance(module, CrossAttention):
+                _shrink(module.q.weight, module.num_heads)
+            elif isinstance(module, FeedForward):
+                module.wo.weight.mul_(OUT_SCALE)
+        _copy_by_induction(model)
 
 
 def scale_queries(model: LexiMind) -> None:
@@ -84,20 +93,32 @@ class _QueryScale(nn.Module):
 
 
 def _shrink(queries: Tensor, num_heads: int) -> None:
-    with torch.no_grad():
-        queries.mul_((queries.shape[0] // num_heads) ** -0.5)
+    queries.mul_((queries.shape[0] // num_heads) ** -0.5)
 
 
-def _copy_source(attention: CrossAttention) -> None:
-    values = attention.kv.weight.chunk(2)[1]
-    nn.init.orthogonal_(values)
-    with torch.no_grad():
-        attention.out.weight.copy_(values.T)
+def _copy_by_induction(model: LexiMind) -> None:
+    width, depth = model.config.d_kv, model.config.d_model
+    read, write = torch.empty(width, depth), torch.empty(depth, width)
+    nn.init.orthogonal_(read)
+    nn.init.orthogonal_(write)
+    _look_at_neighbours(model.encoder)
+    first = next(module for module in model.encoder.modules() if isinstance(module, SelfAttention))
+    first.qkv.weight.chunk(3)[2][:width] = read
+    first.out.weight[:, :width] = write * 2 * EMBEDDING_STD  # states are normalised: this is the tokens' own size
+    for attention in model.decoder.modules():
+        if not isinstance(attention, CrossAttention):
+            continue
+        keys, values = attention.kv.weight.chunk(2)
+        attention.q.weight[:width] = read * width**-0.5
+        keys[:width] = write.T
+        nn.init.orthogonal_(values)
+        attention.out.weight.copy_(values.T * EMBEDDING_STD * COPY_GAIN / attention.num_heads)
+        attention.out.weight[:, :width].mul_(attention.num_heads)  # the head that knows where to look speaks loudest
 
 
 def _look_at_neighbours(encoder: Encoder) -> None:
     bias = encoder.relative_bias
-    for head, offset in enumerate((-1, 1)):
-        if head < bias.table.num_embeddings and head < bias.table.embedding_dim:
-            with torch.no_grad():
-                bias.table.weight[bias.bucket(torch.tensor(offset)), head] = NEIGHBOUR_BIAS
+    nn.init.normal_(bias.table.weight, std=0.1)
+    for head, (offset, strength) in enumerate(zip((-1, 1), NEIGHBOUR_BIAS, strict=True)):
+        if head < bias.table.embedding_dim:
+            bias.table.weight[bias.bucket(torch.tensor(offset)), head] = strength

@@ -14,7 +14,6 @@ from model.tasks import EMOTIONS, TOPICS
 from training.errors import DataError
 
 
-
 @dataclass(frozen=True)
 class Example:
     """One source and whatever is known about it: a summary, its emotions (label numbers), its topic (label number)."""
@@ -32,7 +31,7 @@ def read_emotions(root: Path, split: str) -> list[Example]:
         Example(
             row["text"],
             "goemotions",
-            emotions=tuple(_number(EMOTIONS, name, where) for name in row["labels"]),
+            emotions=tuple(label_number(EMOTIONS, name, where) for name in row["labels"]),
         )
         for row, where in rows(root / "emotion" / f"{split}.jsonl.gz", "text", "labels")
     ]
@@ -44,7 +43,7 @@ def read_topics(root: Path, split: str) -> list[Example]:
         Example(
             f"{row['title']}. {row['description']}" if row.get("title") else row["description"],
             "ag_news",
-            topic=_number(TOPICS, row["label"], where),
+            topic=label_number(TOPICS, row["label"], where),
         )
         for row, where in rows(root / "topic" / f"{split}.jsonl.gz", "description", "label")
     ]
@@ -53,7 +52,9 @@ def read_topics(root: Path, split: str) -> list[Example]:
 def read_headlines(root: Path, split: str) -> list[Example]:
     """AG News rows that have a title: the description is the source, the title its summary; the topic as well."""
     return [
-        Example(row["description"], "ag_headline", summary=row["title"], topic=_number(TOPICS, row["label"], where))
+        Example(
+            row["description"], "ag_headline", summary=row["title"], topic=label_number(TOPICS, row["label"], where)
+        )
         for row, where in rows(root / "topic" / f"{split}.jsonl.gz", "description", "label")
         if row.get("title") and len(row["description"].split()) >= 12
     ]
@@ -68,6 +69,11 @@ def read_summaries(root: Path, split: str) -> list[Example]:
 
 
 def rows(path: Path, *columns: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every row of a `.jsonl.gz` file with where it stands (`file:line`).
+
+    Raises:
+        DataError: the file is missing or damaged, or a row lacks one of `columns`.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file; set data.root to a folder in the layout of training/data/examples.py")
     try:
@@ -89,7 +95,12 @@ def _row(line: str, where: str, columns: tuple[str, ...]) -> dict[str, Any]:
     return row
 
 
-def _number(labels: tuple[str, ...], name: str, where: str) -> int:
+def label_number(labels: tuple[str, ...], name: str, where: str) -> int:
+    """The place of `name` among `labels`.
+
+    Raises:
+        DataError: it is none of them; names the row.
+    """
     if name not in labels:
         raise DataError(f"{where}: label {name!r} is none of {list(labels)}")
     return labels.index(name)

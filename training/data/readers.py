@@ -3,7 +3,16 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from training.data.examples import Example, read_emotions, read_headlines, read_summaries, read_topics, rows
+from model.tasks import TOPICS
+from training.data.examples import (
+    Example,
+    label_number,
+    read_emotions,
+    read_headlines,
+    read_summaries,
+    read_topics,
+    rows,
+)
 from training.data.extracts import (
     case_table,
     central_sentences,
@@ -26,9 +35,9 @@ def read_renamed_dialogues(root: Path, split: str) -> list[Example]:
 
 
 def read_leads(root: Path, split: str) -> list[Example]:
-    """AG News: title and description as the source, or the description alone; its most central sentence the summary."""
+    """AG News: title and description, or the description alone; its most central sentence the summary; the topic."""
     examples = []
-    for number, (row, _) in enumerate(rows(root / "topic" / f"{split}.jsonl.gz", "description", "label")):
+    for number, (row, where) in enumerate(rows(root / "topic" / f"{split}.jsonl.gz", "description", "label")):
         passage = sentences(row["description"])
         if passage and passage[-1].endswith(".."):  # cut off by the agency
             passage.pop()
@@ -36,7 +45,8 @@ def read_leads(root: Path, split: str) -> list[Example]:
             text = " ".join(passage)
             with_title = row.get("title") and number % 2
             source = f"{row['title']}. {text}" if with_title else text
-            examples.append(Example(source, "ag_lead", summary=" ".join(target)))
+            topic = label_number(TOPICS, row["label"], where)
+            examples.append(Example(source, "ag_lead", summary=" ".join(target), topic=topic))
     return examples
 
 
