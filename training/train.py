@@ -19,10 +19,10 @@ from training.data.batches import Stream, encode_examples
 from training.data.examples import Example
 from training.data.readers import READERS
 from training.errors import TrainingError
-from training.evaluate import Evaluation
 from training.initialise import initialise, scale_queries
 from training.optim import Optimizers
 from training.trainer import Trainer
+from training.validation import Validation
 from training.vocabulary import train_vocabulary
 
 
@@ -47,7 +47,9 @@ def train(config: TrainConfig) -> None:
         weights=config.loss,
         loop=config.loop,
         folder=folder,
-        evaluate=Evaluation(model, tokenizer, tasks, spiece, config, folder),
+        validate=Validation(
+            tokenizer, spiece, tasks, Path(config.data.root), config.loop.evaluate_rows, folder, facts={}
+        ),
     )
     if config.resume_from:
         trainer.resume(Path(config.resume_from))

@@ -1,8 +1,8 @@
 """The loop: batches to losses to steps, with progress, saving and resumption. Knows no Hydra and no file format."""
 
+import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from training.losses import LossWeights, task_losses, total_loss
 from training.optim import Optimizers, ScheduleConfig, learning_rate_scale
 from training.progress import Progress
 from training.state import load_state, save_state
+from training.validation import Validation, figures
 
 
 @dataclass
 class Trainer:
-    """One run. `evaluate(step)` is called every `loop.evaluate_every` steps and at the end."""
+    """One run, validated every `loop.evaluate_every` steps and at the end."""
 
     model: LexiMind
     streams: dict[str, tuple[Stream, int]]  # with the number of batches a step
@@ -31,7 +32,7 @@ class Trainer:
     weights: LossWeights
     loop: LoopConfig
     folder: Path
-    evaluate: Callable[[int], None]
+    validate: Validation
     step: int = 0
     _meter: "_Meter" = field(default_factory=lambda: _Meter())
 
@@ -120,7 +121,8 @@ class Trainer:
             self.save()
         if self.step % loop.evaluate_every == 0 or last:
             self.model.eval()
-            self.evaluate(self.step)
+            progress.say(json.dumps({"step": self.step, **figures(self.validate(self.model, self.step))}))
+            self.validate.keep()
             self.model.train()
             self._meter = _Meter()
 

@@ -1,0 +1,90 @@
+"""The command on a real small checkpoint: what it scores, writes, refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import Checkpoint, load_checkpoint
+from model.decoding.batch import decode
+from model.decoding.options import DecodingOptions
+from training.evaluate import main
+from training.evaluation.predict import Predictor
+
+
+@pytest.fixture
+def copy(tmp_path: Path, checkpoint_folder: Path) -> Path:
+    """A checkpoint that may be changed."""
+    return Path(shutil.copytree(checkpoint_folder, tmp_path / "trained"))
+
+
+def run(folder: Path, data: Path, output: Path, *options: str) -> dict[str, dict[str, dict[str, float]]]:
+    main([str(folder), "--data", str(data), "--output", str(output), "--max-new-tokens", "8", *options])
+    report: dict[str, dict[str, dict[str, float]]] = json.loads((output / "report.json").read_text())
+    return report
+
+
+def test_report_scores_every_task_and_source(copy: Path, data: Path, tmp_path: Path) -> None:
+    report = run(copy, data, tmp_path / "report")
+    scores = report["scores"]
+    for name in (
+        "summaries.dialogsum.rougeLsum",
+        "summaries.cnn_dailymail.bleu",
+        "summaries.ag_headline.lead.rouge1",
+        "emotions.macro_f1",
+        "emotions.label.joy",
+        "topic.accuracy",
+    ):
+        assert scores[name]["low"] <= scores[name]["value"] <= scores[name]["high"]
+    assert scores["summaries.dialogsum.lead.rouge1"]["value"] > 0.5  # the first sentence holds the summary
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "lead-1" in page
+    assert "| joy |" in page
+
+
+def test_card_is_written_into_the_checkpoint_and_its_hashes_hold(copy: Path, data: Path, tmp_path: Path) -> None:
+    before = load_checkpoint(copy, torch.device("cpu"))
+    run(copy, data, tmp_path / "report", "--card")
+    after = load_checkpoint(copy, torch.device("cpu"))  # verifies every hash
+    assert after.manifest["files"]["model.safetensors"] == before.manifest["files"]["model.safetensors"]
+    thresholds = after.manifest["evaluation"]["facts"]["emotions"]["thresholds"]
+    assert after.tasks.emotion_thresholds == tuple(thresholds.values())
+    card = (copy / "MODEL_CARD.md").read_text()
+    assert card.startswith("# LexiMind: trained\n")
+    assert card.count(" row ") >= 10
+    assert "Nobody had expected it" not in card  # no source text
+
+
+def test_a_checkpoint_is_no_better_than_itself(copy: Path, data: Path, tmp_path: Path) -> None:
+    report = run(copy, data, tmp_path / "report", "--against", str(copy), "--rows", "4")
+    differences = report["against"]["differences"]
+    assert differences
+    assert all(d["value"] == 0 and d["p"] == 1 for d in differences.values())  # type: ignore[index]
+
+
+def test_missing_split_names_the_file(copy: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"test\.jsonl\.gz: no such file"):
+        run(copy, data, tmp_path, "--split", "test")
+
+
+def test_damaged_checkpoint_is_refused(copy: Path, data: Path, tmp_path: Path) -> None:
+    (copy / "tasks.json").write_text("{}")
+    with pytest.raises(SystemExit, match=r"tasks\.json: differs from its hash"):
+        run(copy, data, tmp_path)
+
+
+def test_predictions_do_not_depend_on_their_batch(checkpoint: Checkpoint) -> None:
+    texts = ["The council voted.", "Shares rose twelve percent after the report. " * 3, "They won the final."]
+    predictor = Predictor(checkpoint.model, checkpoint.tokenizer, checkpoint.tasks)
+    options = DecodingOptions(max_new_tokens=6)
+    together = predictor.summarize(texts, options)
+    logits = predictor.classify("topic", texts)
+    for text, summary, row in zip(texts, together, logits, strict=True):
+        ids = torch.tensor([checkpoint.tokenizer.encode_source(text, checkpoint.tasks.prompts["summarize"], 64)])
+        hidden = checkpoint.model.encode(ids, ids != 0)
+        alone = decode(checkpoint.model, hidden, ids != 0, [options])[0]
+        assert checkpoint.tokenizer.decode(alone.token_ids) == summary
+        expected = checkpoint.model.topic_logits(hidden, ids != 0)[0]
+        assert torch.allclose(expected, torch.from_numpy(row), atol=1e-5)  # float32 sums in another order

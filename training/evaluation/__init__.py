@@ -1,0 +1,1 @@
+"""How good a checkpoint is: predictions with the server's decoding, scores with their uncertainty, reports, cards."""

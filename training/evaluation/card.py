@@ -1,0 +1,96 @@
+"""`MODEL_CARD.md`, written from what was measured: no figure, and no weakness, is typed by hand."""
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import chain, zip_longest
+from typing import Any
+
+from model.leximind import LexiMind
+from training.data.terms import TERMS, terms_of
+from training.evaluation.report import sources, table, to_markdown
+from training.evaluation.result import Result, Sample
+
+NUM_SAMPLES = 10
+_WEAK_F1 = 0.2
+_RESTRICTED = ("non-commercial", "-NC", "research", "no licence")
+
+
+def model_card(name: str, model: LexiMind, manifest: Mapping[str, Any], result: Result) -> str:
+    """The card of checkpoint `name`, whose manifest tells the data and the run as far as they were recorded."""
+    return (
+        "\n\n".join(
+            (
+                f"# LexiMind: {name}",
+                _what(model),
+                "## Learned from",
+                _data(manifest.get("data", {}).get("origins", {})),
+                _run(manifest.get("training", {})),
+                to_markdown(result)
+                .rstrip()
+                .replace("\n## ", "\n### ")
+                .replace("## ", f"## Scores on {result.split}\n\n### ", 1),
+                f"## The first outputs on {result.split}, unpicked",
+                table(("row", "about", "output"), [_row(sample) for sample in samples(result)]),
+                "## Not good at",
+                _weaknesses(result),
+            )
+        ).replace("\n\n\n\n", "\n\n")
+        + "\n"
+    )
+
+
+def samples(result: Result) -> list[Sample]:
+    """Ten outputs, the first rows of each source in turn."""
+    turns = chain.from_iterable(zip_longest(*result.samples))
+    return [sample for sample in turns if sample is not None][:NUM_SAMPLES]
+
+
+def _what(model: LexiMind) -> str:
+    config = model.config
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    heads = [f"{n} {kind}" for n, kind in ((config.num_emotions, "emotions"), (config.num_topics, "topics")) if n]
+    return (
+        f"An encoder-decoder of {parameters:.1f} M parameters (width {config.d_model}, "
+        f"{config.num_encoder_layers} + {config.num_decoder_layers} layers, {config.num_tokens} tokens) for "
+        f"{', '.join(['summaries', *heads])}. English."
+    )
+
+
+def _data(origins: Mapping[str, int]) -> str:
+    counts: Counter[tuple[str, str]] = Counter()
+    for origin in origins or TERMS:
+        counts[terms_of(origin)] += origins.get(origin, 0)
+    rows = [(name, f"{number:,}" if number else "not recorded", terms) for (name, terms), number in counts.items()]
+    restricted = any(mark in terms for _, terms in counts for mark in _RESTRICTED)
+    use = (
+        "**For research and non-commercial use**: the terms of the data below bind a model that learned from them.\n\n"
+    )
+    return (use if restricted else "") + table(("data", "rows", "terms"), rows)
+
+
+def _run(training: Mapping[str, Any]) -> str:
+    return "Trained with `" + " ".join(training["command"]) + f"`, {training['step']} steps." if training else ""
+
+
+def _row(sample: Sample) -> tuple[str, str, str]:
+    return sample.row, sample.hint, sample.output.replace("|", "\\|").replace("\n", " ")
+
+
+def _weaknesses(result: Result) -> str:
+    lines = ["- Facts, numbers and names in a summary may be wrong or invented: check them against the source."]
+    for source in sources(result):
+        own, lead = (result.scores[f"summaries.{source}{part}.rougeL"].value for part in ("", ".lead"))
+        if own < lead:
+            lines.append(
+                f"- Summaries of {source} score below its first sentences (ROUGE-L {own:.3f} against {lead:.3f})."
+            )
+    weak = [
+        name.rpartition(".")[2]
+        for name, score in result.scores.items()
+        if name.startswith("emotions.label.") and score.value < _WEAK_F1
+    ]
+    if weak:
+        lines.append(f"- Emotions it seldom gets right (F1 below {_WEAK_F1}): {', '.join(weak)}.")
+    if "topic" in result.facts:
+        lines.append("- Topics other than the four: it names one of them for any text, and has no answer for 'none'.")
+    return "\n".join([*lines, "- Languages other than English."])

@@ -1,0 +1,58 @@
+"""Texts through a model as the server answers them: the task's prompt, its length limit, the shared decoding."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.decoding.batch import decode
+from model.decoding.options import DecodingOptions
+from model.leximind import LexiMind
+from model.tasks import Task, Tasks
+from model.tokenizer import Tokenizer
+from training.evaluation.calibration import Logits
+
+_TOKENS_A_BATCH = 8192  # padded source tokens; rows are sorted by length, so little of it is padding
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model in evaluation mode with what turns texts into its ids."""
+
+    model: LexiMind
+    tokenizer: Tokenizer
+    tasks: Tasks
+
+    @torch.inference_mode()
+    def classify(self, task: Task, texts: Sequence[str]) -> Logits:
+        """Logits of `emotions` or `topic`: (texts, labels) float32."""
+        head = {"emotions": self.model.emotion_logits, "topic": self.model.topic_logits}[task]
+        out: list[Tensor | None] = [None] * len(texts)
+        for numbers, hidden, mask in self._encoded(task, texts):
+            for number, row in zip(numbers, head(hidden, mask).float().cpu(), strict=True):
+                out[number] = row
+        return np.stack([row.numpy() for row in out if row is not None])
+
+    @torch.inference_mode()
+    def summarize(self, texts: Sequence[str], options: DecodingOptions) -> list[str]:
+        """One summary a text."""
+        out = [""] * len(texts)
+        for numbers, hidden, mask in self._encoded("summarize", texts):
+            results = decode(self.model, hidden, mask, [options] * len(numbers))
+            for number, result in zip(numbers, results, strict=True):
+                out[number] = self.tokenizer.decode(result.token_ids)
+        return out
+
+    def _encoded(self, task: Task, texts: Sequence[str]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        prompt, longest = self.tasks.prompts[task], self.tasks.max_source_tokens
+        ids = [torch.tensor(self.tokenizer.encode_source(text, prompt, longest)) for text in texts]
+        order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))  # longest first: memory fails early
+        while order:
+            size = max(1, _TOKENS_A_BATCH // len(ids[order[0]]))
+            numbers, order = order[:size], order[size:]
+            padded = torch.nn.utils.rnn.pad_sequence([ids[n] for n in numbers], batch_first=True)
+            padded = padded.to(self.model.device)
+            mask = padded != self.model.config.pad_id
+            yield numbers, self.model.encode(padded, mask), mask

@@ -1,0 +1,174 @@
+"""One model on one split: every score by its dotted name, and the facts that are no single figure.
+
+Names: `summaries.SOURCE.rouge1` (… `rouge2`, `rougeL`, `rougeLsum`, `bleu`), the same after `summaries.SOURCE.lead.`
+for the first sentences of the source, `emotions.macro_f1` (… `micro_f1`, `samples_f1`, `label.NAME`),
+`topic.accuracy`, `topic.macro_f1`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.decoding.options import DecodingOptions
+from training.data.examples import Example, read_emotions, read_headlines, read_summaries, read_topics
+from training.data.extracts import sentences
+from training.errors import DataError
+from training.evaluation.calibration import (
+    calibration_error,
+    fit_temperature,
+    halves,
+    reliability,
+    sigmoid,
+    softmax,
+    tune_thresholds,
+)
+from training.evaluation.predict import Predictor
+from training.evaluation.scores import Flags, Score, bleu, f1, mean, rouge
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An output as it may be shown: the row by its place in the split, a hint of its subject, never its text."""
+
+    row: str
+    hint: str
+    output: str
+
+
+@dataclass
+class Result:
+    """What `evaluate` found."""
+
+    split: str
+    scores: dict[str, Score] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
+    samples: list[list[Sample]] = field(default_factory=list)  # for each source its first rows
+
+
+def evaluate(predictor: Predictor, root: Path, split: str, rows: int, options: DecodingOptions) -> Result:
+    """Score all that the checkpoint can do on `split` of the data folder `root`.
+
+    Args:
+        rows: at most so many summaries of each source, the first ones; classification takes every row.
+
+    Raises:
+        DataError: a split that is missing, damaged or empty.
+    """
+    result = Result(split)
+    summaries = read_summaries(root, split)
+    if predictor.tasks.has("topic"):
+        _topics(result, predictor, _full(read_topics(root, split), root, "topic", split))
+        summaries += read_headlines(root, split)
+    if predictor.tasks.has("emotions"):
+        _emotions(result, predictor, _full(read_emotions(root, split), root, "emotion", split))
+    for source in dict.fromkeys(example.origin for example in _full(summaries, root, "summarization", split)):
+        chosen = [example for example in summaries if example.origin == source][:rows]
+        _summaries(result, predictor, source, chosen, options)
+    return result
+
+
+def _full(examples: list[Example], root: Path, kind: str, split: str) -> list[Example]:
+    if len(examples) < 2:
+        raise DataError(f"{root / kind}: {split} has {len(examples)} rows; at least 2 are needed to score anything")
+    return examples
+
+
+def _summaries(
+    result: Result, predictor: Predictor, source: str, examples: Sequence[Example], options: DecodingOptions
+) -> None:
+    texts = [example.source for example in examples]
+    references = [example.summary or "" for example in examples]
+    outputs = predictor.summarize(texts, options)
+    # As many sentences as a reference has: the baseline that a summary must beat to be worth its time.
+    lead_k = max(1, round(float(np.mean([len(sentences(reference)) for reference in references]))))
+    leads = [" ".join(sentences(text)[:lead_k]) for text in texts]
+    for prefix, predictions in ((f"summaries.{source}", outputs), (f"summaries.{source}.lead", leads)):
+        result.scores |= {f"{prefix}.{name}": score for name, score in rouge(predictions, references).items()}
+        result.scores[f"{prefix}.bleu"] = bleu(predictions, references)
+    result.rows[f"summaries.{source}"] = len(examples)
+    result.facts[f"summaries.{source}"] = {
+        "lead_k": lead_k,
+        "different_outputs": len(set(outputs)) / len(outputs),
+        "new_bigrams": float(np.mean([_new_bigrams(o, t) for o, t in zip(outputs, texts, strict=True)])),
+        "mean_words": float(np.mean([len(output.split()) for output in outputs])),
+    }
+    shown = zip(texts[:10], outputs[:10], strict=True)
+    result.samples.append([Sample(f"{source} row {n}", _hint(t), o) for n, (t, o) in enumerate(shown, 1)])
+
+
+def _emotions(result: Result, predictor: Predictor, examples: Sequence[Example]) -> None:
+    labels = predictor.tasks.emotion_labels
+    logits = predictor.classify("emotions", [example.source for example in examples])
+    truth = _one_hot([example.emotions or () for example in examples], len(labels))
+    tuned, scored = halves(len(examples))
+    thresholds = tune_thresholds(sigmoid(logits[tuned]), truth[tuned])
+    predicted, there = sigmoid(logits[scored]) >= np.array(thresholds, dtype=np.float32), truth[scored]
+    for average in ("macro", "micro", "samples"):
+        result.scores[f"emotions.{average}_f1"] = f1(predicted, there, average)
+    result.scores["emotions.macro_f1_at_half"] = f1(logits[scored] >= 0, there, "macro")
+    for number, label in enumerate(labels):
+        result.scores[f"emotions.label.{label}"] = f1(predicted, there, f"label:{number}")
+    temperature = fit_temperature(logits[tuned], truth[tuned], exclusive=False)
+    result.thresholds = thresholds
+    result.rows["emotions"] = len(there)
+    result.facts["emotions"] = {
+        "thresholds": dict(zip(labels, thresholds, strict=True)),
+        "support": dict(zip(labels, there.sum(0).tolist(), strict=True)),
+        "temperature": temperature,
+        "calibration_error": calibration_error(sigmoid(logits[scored]), there),
+        "calibration_error_at_temperature": calibration_error(sigmoid(logits[scored] / temperature), there),
+        "reliability": reliability(sigmoid(logits[scored]), there),
+    }
+
+
+def _topics(result: Result, predictor: Predictor, examples: Sequence[Example]) -> None:
+    labels = predictor.tasks.topic_labels
+    logits = predictor.classify("topic", [example.source for example in examples])
+    truth = _one_hot([(example.topic or 0,) for example in examples], len(labels))
+    chosen = logits.argmax(1)
+    predicted = _one_hot([(int(number),) for number in chosen], len(labels))
+    result.scores["topic.accuracy"] = mean(chosen == np.array([example.topic for example in examples]))
+    result.scores["topic.macro_f1"] = f1(predicted, truth, "macro")
+    tuned, scored = halves(len(examples))
+    temperature = fit_temperature(logits[tuned], truth[tuned], exclusive=True)
+    result.rows["topic"] = len(examples)
+    result.facts["topic"] = {
+        "labels": list(labels),
+        "confusion": (truth.astype(int).T @ predicted.astype(int)).tolist(),  # rows: true, columns: predicted
+        "temperature": temperature,
+        "calibration_error": calibration_error(softmax(logits[scored]), truth[scored]),
+        "calibration_error_at_temperature": calibration_error(softmax(logits[scored] / temperature), truth[scored]),
+        "reliability": reliability(softmax(logits[scored]), truth[scored]),
+    }
+
+
+def _one_hot(rows: Sequence[tuple[int, ...]], width: int) -> Flags:
+    out = np.zeros((len(rows), width), dtype=bool)
+    for number, row in enumerate(rows):
+        out[number, list(row)] = True
+    return out
+
+
+def _new_bigrams(output: str, source: str) -> float:
+    def bigrams(text: str) -> set[tuple[str, str]]:
+        words = _WORD.findall(text.lower())
+        return set(pairwise(words))
+
+    mine = bigrams(output)
+    return len(mine - bigrams(source)) / max(1, len(mine))
+
+
+def _hint(source: str) -> str:
+    """Four words that the source repeats: its subject, not its text."""
+    words = Counter(word for word in _WORD.findall(source) if len(word) > 4 and not word.startswith("Person"))
+    return ", ".join(word for word, _ in words.most_common(4))
