@@ -10,10 +10,9 @@ manifest.json      sha256 of each of the above, package version, and whatever th
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +22,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from model.atomic_folder import atomic_folder
 from model.config import ModelConfig
-from model.errors import CheckpointError, ModelError
+from model.errors import CheckpointError, ConfigError, TokenizerError
 from model.leximind import LexiMind
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
@@ -33,6 +33,8 @@ FORMAT_VERSION = 1
 BUNDLED = Path(__file__).parent / "pretrained" / "tiny"
 _FILES = ("config.json", "model.safetensors", "spiece.model", "tasks.json", "MODEL_CARD.md")
 _MANIFEST = "manifest.json"
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)  # whatever else is a quantised file
+_OWN_FACTS = ("format_version", "package_version", "files")
 
 
 @dataclass(frozen=True)
@@ -67,25 +69,32 @@ def save_checkpoint(
         facts: further entries of the manifest, such as metrics and data hashes.
 
     Raises:
-        CheckpointError: `folder` exists and is no checkpoint.
+        CheckpointError: `folder` exists and is no checkpoint, the parts do not fit each other, or writing fails.
+        TokenizerError: `spiece` is missing or is none of T5's.
     """
     if folder.exists() and not (folder / _MANIFEST).is_file():
         raise CheckpointError(f"{folder}: exists and is no checkpoint; choose another folder or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    _check_fit(folder, model.config, Tokenizer(spiece), tasks)
+    with _written(folder) as partial:
         _write(partial, model, spiece, tasks, card, dtype)
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "package_version": _package_version(),
-            "files": {name: _sha256(partial / name) for name in _FILES},
-            **(facts or {}),
-        }
-        _write_json(partial / _MANIFEST, manifest)
-        partial.chmod(0o755)
-        _replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _write_manifest(partial, facts or {})
+
+
+def describe_checkpoint(folder: Path, tasks: Tasks, *, card: str, facts: Mapping[str, Any]) -> None:
+    """Give a checkpoint other thresholds or prompts, another card and further facts; weights stay as they are.
+
+    As atomic as `save_checkpoint`. `facts` are added to those of the manifest.
+
+    Raises:
+        CheckpointError: `folder` is no intact checkpoint.
+    """
+    known = {key: value for key, value in _verified_manifest(folder).items() if key not in _OWN_FACTS}
+    with _written(folder) as partial:
+        for name in ("config.json", "model.safetensors", "spiece.model"):
+            shutil.copyfile(folder / name, partial / name)
+        _write_json(partial / "tasks.json", tasks.to_json())
+        (partial / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        _write_manifest(partial, {**known, **facts})
 
 
 def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Checkpoint:
@@ -96,15 +105,15 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype = tor
     """
     manifest = _verified_manifest(folder)
     try:
-        config = ModelConfig.from_json(_read_json(folder / "config.json")["model"])
-        tasks = Tasks.from_json(_read_json(folder / "tasks.json"))
+        config = ModelConfig.from_json(read_json(folder / "config.json")["model"])
+        tasks = Tasks.from_json(read_json(folder / "tasks.json"))
         tokenizer = Tokenizer(folder / "spiece.model")
     except KeyError as error:
         raise CheckpointError(f"{folder / 'config.json'}: lacks {error}") from error
-    except CheckpointError:
-        raise
-    except ModelError as error:
-        raise CheckpointError(f"{folder}: {error}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
+    except TokenizerError as error:
+        raise CheckpointError(str(error)) from error
     _check_fit(folder, config, tokenizer, tasks)
     model = build_model(config, read_tensors([folder / "model.safetensors"]), str(folder), device, dtype)
     return Checkpoint(model, tokenizer, tasks, manifest, folder)
@@ -120,7 +129,7 @@ def build_model(
     """The network of `config` with exactly `tensors` in it, in evaluation mode; nothing is initialised twice.
 
     Raises:
-        CheckpointError: names every missing, unexpected and misshapen tensor; a part is never loaded.
+        CheckpointError: names every missing, unexpected, misshapen and quantised tensor; a part is never loaded.
     """
     with torch.device("meta"):
         model = LexiMind(config)
@@ -132,6 +141,7 @@ def build_model(
         for name in sorted(expected.keys() & tensors.keys())
         if tensors[name].shape != expected[name].shape
     ]
+    problems += [f"{name} is {tensor.dtype}" for name, tensor in sorted(tensors.items()) if tensor.dtype not in _DTYPES]
     if problems:
         raise CheckpointError(f"{source}: the weights do not fit the configuration: " + "; ".join(problems))
     placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
@@ -150,6 +160,8 @@ def read_tensors(paths: list[Path]) -> dict[str, torch.Tensor]:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path}: missing; restore the file or the whole folder") from error
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path}: not readable as safetensors ({error}); pickled weights are refused, convert them first"
@@ -157,29 +169,44 @@ def read_tensors(paths: list[Path]) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CheckpointError: a file that is missing, damaged or holds no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds no JSON object")
+    return value
+
+
 def _write(folder: Path, model: LexiMind, spiece: Path, tasks: Tasks, card: str, dtype: torch.dtype | None) -> None:
     _write_json(folder / "config.json", {"format_version": FORMAT_VERSION, "model": model.config.to_json()})
     _write_json(folder / "tasks.json", tasks.to_json())
     tensors = {name: t.detach().to("cpu", dtype or t.dtype).contiguous() for name, t in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors gives it to its owner alone; the server is another user
     shutil.copyfile(spiece, folder / "spiece.model")
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 
-def _replace(new: Path, folder: Path) -> None:
-    if not folder.exists():
-        new.rename(folder)
-        return
-    # A folder cannot be renamed onto a full one: the old one steps aside and comes back if the new one cannot.
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
-    folder.rename(old / folder.name)
+@contextmanager
+def _written(folder: Path) -> Iterator[Path]:
     try:
-        new.rename(folder)
-    except OSError:
-        (old / folder.name).rename(folder)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+        with atomic_folder(folder) as partial:
+            yield partial
+    except (OSError, SafetensorError) as error:  # a full disk, a folder that is not ours
+        raise CheckpointError(f"{folder}: cannot be written ({error}); what was there is as it was") from error
+
+
+def _write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    hashes = {name: _sha256(folder / name) for name in _FILES}
+    own = {"format_version": FORMAT_VERSION, "package_version": _package_version(), "files": hashes}
+    _write_json(folder / _MANIFEST, {**facts, **own})
 
 
 def _verified_manifest(folder: Path) -> dict[str, Any]:
@@ -190,7 +217,7 @@ def _verified_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: no {_MANIFEST}, so this is no LexiMind checkpoint; "
             "a published FLAN-T5 folder becomes one by `leximind import SOURCE TARGET`"
         )
-    manifest = _read_json(folder / _MANIFEST)
+    manifest = read_json(folder / _MANIFEST)
     if manifest.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
             f"{folder / _MANIFEST}: format {manifest.get('format_version')!r}, this version reads {FORMAT_VERSION}"
@@ -201,7 +228,11 @@ def _verified_manifest(folder: Path) -> dict[str, Any]:
     for name in _FILES:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name}: missing; restore the file or the whole folder")
-        if _sha256(folder / name) != hashes.get(name):
+        try:
+            intact = _sha256(folder / name) == hashes.get(name)
+        except OSError as error:
+            raise CheckpointError(f"{folder / name}: cannot be read ({error})") from error
+        if not intact:
             raise CheckpointError(f"{folder / name}: differs from its hash in {_MANIFEST}; restore the file")
     return manifest
 
@@ -219,22 +250,10 @@ def _check_fit(folder: Path, config: ModelConfig, tokenizer: Tokenizer, tasks: T
         )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds no JSON object")
-    return value
-
-
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     with path.open("w", encoding="utf-8") as out:
         json.dump(value, out, indent=2, ensure_ascii=False)
         out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _sha256(path: Path) -> str:

@@ -60,6 +60,12 @@ class ModelConfig:
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ConfigError(f"dropout is {self.dropout}; it must lie in [0, 1)")
+        if not 0.0 < self.layer_norm_epsilon < 1.0:
+            raise ConfigError(f"layer_norm_epsilon is {self.layer_norm_epsilon}; it must lie in (0, 1)")
+        if (self.pad_id, self.eos_id, self.unk_id) != (0, 1, 2):
+            raise ConfigError(
+                f"pad_id, eos_id and unk_id are {self.pad_id}, {self.eos_id}, {self.unk_id}; every T5 has 0, 1, 2"
+            )
 
     @property
     def inner_width(self) -> int:
@@ -71,12 +77,14 @@ class ModelConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "ModelConfig":
+    def from_json(cls, fields: Any) -> "ModelConfig":
         """The inverse of `to_json`.
 
         Raises:
             ConfigError: a field that this version does not know, lacks, or cannot have.
         """
+        if not isinstance(fields, dict):
+            raise ConfigError(f"the configuration is {fields!r}; it must be an object")
         types = {field.name: field.type for field in dataclasses.fields(cls)}
         if unknown := sorted(fields.keys() - types.keys()):
             raise ConfigError(f"unknown fields {unknown}; this version knows {sorted(types)}")

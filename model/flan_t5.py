@@ -1,6 +1,5 @@
 """A published T5 v1.1 / FLAN-T5 (local folder or hub id) becomes a checkpoint folder with exactly its function."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import build_model, read_tensors, save_checkpoint
+from model.checkpoint import build_model, read_json, read_tensors, save_checkpoint
 from model.config import ModelConfig
-from model.errors import CheckpointError
+from model.errors import CheckpointError, ConfigError
 from model.leximind import LexiMind
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
@@ -20,6 +19,8 @@ NUM_POSITIONS = 512
 _NUM_SENTINELS = 100
 _INDEX = "model.safetensors.index.json"
 _WANTED = ["config.json", "*.safetensors", _INDEX, "spiece.model"]
+_EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+_SPECIAL_IDS = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
 
 
 def import_flan_t5(source: str, target: Path) -> None:
@@ -31,7 +32,8 @@ def import_flan_t5(source: str, target: Path) -> None:
         target: the checkpoint folder to write.
 
     Raises:
-        CheckpointError: `source` is missing, pickled, of another architecture, or incomplete.
+        CheckpointError: `source` is missing, pickled, of another architecture, damaged or incomplete.
+        TokenizerError: its `spiece.model` is missing or is none of T5's.
     """
     folder = _local(source)
     spiece = folder / "spiece.model"
@@ -41,14 +43,15 @@ def import_flan_t5(source: str, target: Path) -> None:
 
 
 def read_flan_t5(folder: Path, num_tokens: int) -> LexiMind:
-    """The network in a published folder, in the files' dtype; `num_tokens` ids are emitted at most.
+    """The network in a published folder, in the files' dtype (float32 if they mix); it emits ids below `num_tokens`.
 
     Raises:
-        CheckpointError: as `import_flan_t5`.
+        CheckpointError: as `import_flan_t5`; names every missing, unexpected and misshapen tensor.
     """
-    fields = _json(folder / "config.json")
+    fields = read_json(folder / "config.json")
     tensors = read_tensors(_weight_files(folder))
-    config = _config(fields, tensors, num_tokens, folder)
+    _join_embeddings(tensors, folder)
+    config = _config(fields, num_tokens, has_lm_head="lm_head.weight" in tensors, path=folder / "config.json")
     dtypes = {tensor.dtype for tensor in tensors.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
     return build_model(config, _converted(tensors, config, folder), str(folder), torch.device("cpu"), dtype)
@@ -61,13 +64,14 @@ def _local(source: str) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
         raise CheckpointError(f"{source}: neither a folder nor a hub id such as google/flan-t5-base")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     try:
         return Path(snapshot_download(source, allow_patterns=_WANTED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
+    except (OSError, HFValidationError) as error:  # the hub's own errors are OSErrors
         raise CheckpointError(
-            f"{source}: cannot be downloaded ({error}); fetch the folder by other means and give its path"
+            f"{source}: no such folder, and it cannot be downloaded as a hub id ({error}); "
+            "fetch the folder by other means and give its path"
         ) from error
 
 
@@ -75,39 +79,49 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     if (folder / _INDEX).is_file():
-        shards = _json(folder / _INDEX).get("weight_map", {})
+        shards = read_json(folder / _INDEX).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+            raise CheckpointError(f"{folder / _INDEX}: has no weight_map from tensors to files; fetch the file again")
         return [folder / name for name in sorted(set(shards.values()))]
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     remedy = f"{pickles} are pickles and are refused; convert them to safetensors" if pickles else "is it complete?"
     raise CheckpointError(f"{folder}: neither model.safetensors nor {_INDEX}: {remedy}")
 
 
-def _config(fields: Mapping[str, Any], tensors: Mapping[str, Tensor], num_tokens: int, folder: Path) -> ModelConfig:
+def _config(fields: Mapping[str, Any], num_tokens: int, *, has_lm_head: bool, path: Path) -> ModelConfig:
     if fields.get("model_type") != "t5" or fields.get("feed_forward_proj") != "gated-gelu":
         raise CheckpointError(
-            f"{folder / 'config.json'}: model_type {fields.get('model_type')!r} with feed_forward_proj "
+            f"{path}: model_type {fields.get('model_type')!r} with feed_forward_proj "
             f"{fields.get('feed_forward_proj')!r}; only 't5' with 'gated-gelu' (T5 v1.1, FLAN-T5) can be imported"
         )
+    for name, value in _SPECIAL_IDS.items():
+        if fields.get(name, value) != value:
+            raise CheckpointError(f"{path}: {name} is {fields[name]!r}; only {value}, as in every T5, can be imported")
+    depth = fields.get("num_decoder_layers")
     try:
-        return ModelConfig(
-            vocab_size=fields["vocab_size"],
-            num_tokens=min(num_tokens, fields["vocab_size"]),
-            d_model=fields["d_model"],
-            num_heads=fields["num_heads"],
-            d_kv=fields["d_kv"],
-            d_ff=fields["d_ff"],
-            num_encoder_layers=fields["num_layers"],
-            num_decoder_layers=fields.get("num_decoder_layers") or fields["num_layers"],
-            relative_attention_num_buckets=fields["relative_attention_num_buckets"],
-            relative_attention_max_distance=fields.get("relative_attention_max_distance", 128),
-            num_positions=NUM_POSITIONS,
-            layer_norm_epsilon=fields.get("layer_norm_epsilon", 1e-6),
-            dropout=fields.get("dropout_rate", 0.1),
-            tie_lm_head="lm_head.weight" not in tensors,
-            scale_lm_head=_scales(fields),
-        )
+        published = {
+            "vocab_size": fields["vocab_size"],
+            "num_tokens": num_tokens,
+            "d_model": fields["d_model"],
+            "num_heads": fields["num_heads"],
+            "d_kv": fields["d_kv"],
+            "d_ff": fields["d_ff"],
+            "num_encoder_layers": fields["num_layers"],
+            "num_decoder_layers": fields["num_layers"] if depth is None else depth,
+            "relative_attention_num_buckets": fields["relative_attention_num_buckets"],
+            "relative_attention_max_distance": fields.get("relative_attention_max_distance", 128),
+            "num_positions": NUM_POSITIONS,
+            "layer_norm_epsilon": fields.get("layer_norm_epsilon", 1e-6),
+            "dropout": fields.get("dropout_rate", 0.1),
+            # A published file that says untied and has no head has lost it.
+            "tie_lm_head": not has_lm_head and fields.get("tie_word_embeddings") is not False,
+            "scale_lm_head": _scales(fields),
+        }
+        return ModelConfig.from_json(ModelConfig().to_json() | published)  # the way that checks types
     except KeyError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: lacks {error}") from error
+        raise CheckpointError(f"{path}: lacks {error}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _scales(fields: Mapping[str, Any]) -> bool:
@@ -117,32 +131,57 @@ def _scales(fields: Mapping[str, Any]) -> bool:
     return scales
 
 
-def _converted(tensors: Mapping[str, Tensor], config: ModelConfig, folder: Path) -> dict[str, Tensor]:
-    left = dict(tensors)
-    missing: list[str] = []
+def _join_embeddings(tensors: dict[str, Tensor], folder: Path) -> None:
+    # Files may hold the one embedding under up to three names.
+    copies = [tensors.pop(name) for name in _EMBEDDINGS if name in tensors]
+    if not all(torch.equal(copies[0], other) for other in copies[1:]):
+        raise CheckpointError(f"{folder}: {', '.join(_EMBEDDINGS)} differ; encoder and decoder share one embedding")
+    if copies:
+        tensors[_EMBEDDINGS[0]] = copies[0]
 
-    def take(*names: str) -> Tensor:
-        absent = [name for name in names if name not in left]
-        missing.extend(absent)
-        return torch.empty(0) if absent else torch.cat([left.pop(name) for name in names])
 
-    out = {"embedding.weight": take("shared.weight" if "shared.weight" in left else "encoder.embed_tokens.weight")}
-    for copy in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
-        left.pop(copy, None)
+def _converted(tensors: dict[str, Tensor], config: ModelConfig, folder: Path) -> dict[str, Tensor]:
+    # Empties `tensors` on its way: two copies of an xxl would be 90 GB.
+    with torch.device("meta"):
+        ours = LexiMind(config).state_dict()
+    sources = _sources(config)
+    # What is fused here has equal parts there.
+    shapes = {
+        name: (ours[target].shape[0] // len(names), *ours[target].shape[1:])
+        for target, names in sources.items()
+        for name in names
+    }
+    problems = [f"missing {name}" for name in sorted(shapes.keys() - tensors.keys())]
+    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - shapes.keys())]
+    problems += [
+        f"{name} has shape {tuple(tensors[name].shape)}, not {shapes[name]}"
+        for name in sorted(shapes.keys() & tensors.keys())
+        if tensors[name].shape != shapes[name]
+    ]
+    if problems:
+        raise CheckpointError(f"{folder}: the weights do not fit config.json: " + "; ".join(problems))
+    out = {target: torch.cat([tensors.pop(name) for name in names]) for target, names in sources.items()}
+    for stack in _LAYER:
+        positions = f"{stack}_positions"
+        out[positions] = torch.zeros(ours[positions].shape, dtype=out["embedding.weight"].dtype)
+    return out
+
+
+def _sources(config: ModelConfig) -> dict[str, tuple[str, ...]]:
+    # Every parameter of ours but the position tables, and the published ones that it is made of, row upon row.
+    sources: dict[str, tuple[str, ...]] = {"embedding.weight": _EMBEDDINGS[:1]}
     if not config.tie_lm_head:
-        out["lm_head.weight"] = take("lm_head.weight")
+        sources["lm_head.weight"] = ("lm_head.weight",)
     for stack, depth in (("encoder", config.num_encoder_layers), ("decoder", config.num_decoder_layers)):
         bias = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        out[f"{stack}.relative_bias.table.weight"] = take(bias)
-        out[f"{stack}.norm.weight"] = take(f"{stack}.final_layer_norm.weight")
+        sources[f"{stack}.relative_bias.table.weight"] = (bias,)
+        sources[f"{stack}.norm.weight"] = (f"{stack}.final_layer_norm.weight",)
         for number in range(depth):
-            for name, sources in _LAYER[stack].items():
-                out[f"{stack}.layers.{number}.{name}"] = take(*(f"{stack}.block.{number}.{s}.weight" for s in sources))
-        positions = torch.zeros(config.num_positions, config.d_model, dtype=out["embedding.weight"].dtype)
-        out[f"{stack}_positions"] = positions
-    if missing or left:
-        raise CheckpointError(f"{folder}: missing tensors {sorted(missing)}, unexpected tensors {sorted(left)}")
-    return out
+            for name, parts in _LAYER[stack].items():
+                sources[f"{stack}.layers.{number}.{name}"] = tuple(
+                    f"{stack}.block.{number}.{part}.weight" for part in parts
+                )
+    return sources
 
 
 _SELF = {
@@ -159,7 +198,7 @@ def _feed_forward(layer: int) -> dict[str, tuple[str, ...]]:
     }
 
 
-# Our parameter to the published ones that it is made of, row upon row.
+# Of each layer: our parameter and the published ones that it is made of.
 _LAYER: dict[str, dict[str, tuple[str, ...]]] = {
     "encoder": {
         "attention_norm.weight": ("layer.0.layer_norm",),
@@ -176,14 +215,6 @@ _LAYER: dict[str, dict[str, tuple[str, ...]]] = {
         **_feed_forward(2),
     },
 }
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
-    return value
 
 
 def _card(source: str, model: LexiMind) -> str:

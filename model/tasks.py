@@ -41,6 +41,13 @@ class Tasks:
             raise CheckpointError(
                 f"tasks.json: prompts are given for {sorted(self.prompts)}; it must be {sorted(TASKS)}"
             )
+        if not all(isinstance(prompt, str) for prompt in self.prompts.values()):
+            raise CheckpointError(f"tasks.json: prompts are {self.prompts}; each must be a text")
+        for labels in (self.emotion_labels, self.topic_labels):
+            if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels):
+                raise CheckpointError(f"tasks.json: labels are {list(labels)}; they must be texts, each once")
+        if not all(0.0 <= threshold <= 1.0 for threshold in self.emotion_thresholds):
+            raise CheckpointError(f"tasks.json: emotion_thresholds are {self.emotion_thresholds}; each lies in [0, 1]")
         if len(self.emotion_thresholds) != len(self.emotion_labels):
             raise CheckpointError(
                 f"tasks.json: {len(self.emotion_thresholds)} emotion thresholds for {len(self.emotion_labels)} labels"
@@ -63,13 +70,26 @@ class Tasks:
         Raises:
             CheckpointError: a missing, unknown or impossible field.
         """
+        types: dict[str, type] = {
+            "prompts": dict,
+            "emotion_labels": list,
+            "emotion_thresholds": list,
+            "topic_labels": list,
+            "max_source_tokens": int,
+        }
+        if fields.keys() != types.keys():
+            raise CheckpointError(f"tasks.json: has the fields {sorted(fields)}; it must have {sorted(types)}")
+        for name, value in fields.items():
+            if type(value) is not types[name]:
+                raise CheckpointError(f"tasks.json: {name} is {value!r}; it must be of type {types[name].__name__}")
         try:
+            thresholds = tuple(float(threshold) for threshold in fields["emotion_thresholds"])
             return cls(
-                prompts=dict(fields["prompts"]),
+                prompts=fields["prompts"],
                 emotion_labels=tuple(fields["emotion_labels"]),
-                emotion_thresholds=tuple(float(threshold) for threshold in fields["emotion_thresholds"]),
+                emotion_thresholds=thresholds,
                 topic_labels=tuple(fields["topic_labels"]),
-                max_source_tokens=int(fields["max_source_tokens"]),
+                max_source_tokens=fields["max_source_tokens"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise CheckpointError(f"tasks.json: cannot be read: {error!r}") from error

@@ -1,6 +1,5 @@
 """What can be asked of decoding and what comes back. Names, meanings and arithmetic are those of `transformers`."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +14,8 @@ class DecodingOptions:
     """How one document is decoded.
 
     `max_new_tokens` and `min_new_tokens` count the end token. `early_stopping` and `length_penalty` matter with
-    beams only; `temperature`, `top_k` (0: off), `top_p` and `seed` with `do_sample` only.
+    beams only; `temperature`, `top_k` (0: off), `top_p` and `seed` with `do_sample` only. Penalties and temperature
+    keep to where float32 can hold the scores: beyond, one document's infinities would fail its whole batch.
 
     Raises:
         OptionsError: a value outside its range; says the field, the value and the range.
@@ -43,7 +43,7 @@ class DecodingOptions:
             f"between 0 and max_new_tokens ({self.max_new_tokens})",
         )
         _check("num_beams", self.num_beams, 1 <= self.num_beams <= MAX_BEAMS, f"between 1 and {MAX_BEAMS}")
-        _check("length_penalty", self.length_penalty, math.isfinite(self.length_penalty), "a finite number")
+        _check("length_penalty", self.length_penalty, abs(self.length_penalty) <= 10, "between -10 and 10")
         _check(
             "early_stopping",
             self.early_stopping,
@@ -54,14 +54,14 @@ class DecodingOptions:
         _check(
             "repetition_penalty",
             self.repetition_penalty,
-            math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0,
-            "a finite number above 0 (1.0: off)",
+            0.01 <= self.repetition_penalty <= 100,
+            "between 0.01 and 100 (1.0: off)",
         )
         _check(
             "temperature",
             self.temperature,
-            math.isfinite(self.temperature) and self.temperature > 0,
-            "a finite number above 0 (for greedy decoding leave do_sample false)",
+            0.01 <= self.temperature <= 100,
+            "between 0.01 and 100 (for greedy decoding leave do_sample false)",
         )
         _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1 (1: off)")

@@ -1,7 +1,7 @@
 """Published-layout T5 folders with random weights, as `transformers` writes them, and the same imported."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,15 @@ SHAPES = {
         "relative_attention_max_distance": 12,
     },
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    # Matrices this small only wait for each other: the parity tests take 60 s on one thread, 170 s on two busy ones.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
