@@ -1,6 +1,8 @@
-"""Published-layout T5 folders with random weights, as `transformers` writes them, and the same imported."""
+"""Published-layout T5 folders with random weights and their imports; checkpoint folders to damage."""
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +11,12 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+from model.checkpoint import load_checkpoint
+from model.errors import CheckpointError
 from model.flan_t5 import read_flan_t5
 from model.leximind import LexiMind
 
+FILES = ["config.json", "model.safetensors", "spiece.model", "tasks.json", "MODEL_CARD.md"]
 VOCAB_SIZE = 96
 NUM_TOKENS = 90  # ids 90 to 95 only pad the matrix
 
@@ -104,3 +109,21 @@ def sources() -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.randint(3, NUM_TOKENS, (5, 150), generator=generator)
     mask = torch.arange(150) < lengths[:, None]
     return ids * mask, mask
+
+
+@pytest.fixture
+def folder(checkpoint_folder: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(checkpoint_folder, tmp_path / "damaged"))
+
+
+def sign(folder: Path) -> None:
+    """Make the manifest agree with the files, as a foreign writer might."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def refuse(folder: Path, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folder, torch.device("cpu"))

@@ -1,0 +1,112 @@
+"""Loading: every file is verified, whatever does not fit is named, nothing is unpickled."""
+
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.checkpoint import BUNDLED, Checkpoint, describe_checkpoint, load_checkpoint, save_checkpoint
+from model.decoding.batch import decode
+from model.decoding.options import DecodingOptions
+from model.tasks import TASKS
+from tests.model.conftest import FILES, refuse, sign
+
+CPU = torch.device("cpu")
+
+
+def test_loaded_is_what_was_saved(checkpoint: Checkpoint, folder: Path) -> None:
+    save_checkpoint(folder, checkpoint.model, folder / "spiece.model", checkpoint.tasks, card="x", facts={"dev": 0.5})
+    loaded = load_checkpoint(folder, CPU)
+    assert (loaded.model.config, loaded.tasks) == (checkpoint.model.config, checkpoint.tasks)
+    assert loaded.manifest["dev"] == 0.5
+    for name, tensor in checkpoint.model.state_dict().items():
+        assert torch.equal(tensor, loaded.model.state_dict()[name]), name
+    assert not loaded.model.training
+    assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
+
+
+def test_weights_are_stored_and_loaded_in_the_dtype_asked_for(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    spiece = checkpoint.folder / "spiece.model"
+    save_checkpoint(tmp_path / "half", checkpoint.model, spiece, checkpoint.tasks, card="", dtype=torch.bfloat16)
+    assert {t.dtype for t in load_file(tmp_path / "half/model.safetensors").values()} == {torch.bfloat16}
+    assert load_checkpoint(tmp_path / "half", CPU).model.dtype == torch.float32
+    assert load_checkpoint(tmp_path / "half", CPU, torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def test_bundled_checkpoint_answers() -> None:
+    bundled = load_checkpoint(BUNDLED, CPU)
+    assert all(bundled.tasks.has(task) for task in TASKS)
+    ids = torch.tensor([bundled.tokenizer.encode_source("The council voted to build a new bridge over the river.")])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    hidden = bundled.model.encode(ids, mask)
+    [summary] = decode(bundled.model, hidden, mask, [DecodingOptions(max_new_tokens=16)])
+    assert bundled.tokenizer.decode(summary.token_ids)
+    assert bundled.model.emotion_logits(hidden, mask).shape == (1, len(bundled.tasks.emotion_labels))
+    assert bundled.model.topic_logits(hidden, mask).shape == (1, len(bundled.tasks.topic_labels))
+    assert sum(path.stat().st_size for path in BUNDLED.iterdir()) <= 32e6
+
+
+def test_description_changes_without_the_weights(checkpoint: Checkpoint, folder: Path) -> None:
+    before = json.loads((folder / "manifest.json").read_text())["files"]["model.safetensors"]
+    describe_checkpoint(folder, checkpoint.tasks, card="# Better known\n", facts={"evaluation": 1})
+    loaded = load_checkpoint(folder, CPU)
+    assert loaded.manifest["files"]["model.safetensors"] == before
+    assert (folder / "MODEL_CARD.md").read_text() == "# Better known\n"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_altered_file_is_named(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    refuse(folder, rf"{name}: differs from its hash in manifest\.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    refuse(folder, rf"{name}: missing; restore")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_weights_are_refused_even_if_signed(folder: Path, share: float) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[: int(len(content) * share)])
+    refuse(folder, r"model\.safetensors: differs from its hash")
+    sign(folder)
+    refuse(folder, r"model\.safetensors: not readable as safetensors")
+
+
+def test_pickle_is_refused_and_never_run(folder: Path, tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
+            return Path.touch, (tmp_path / "sprung",)
+
+    (folder / "model.safetensors").write_bytes(pickle.dumps(Trap()))
+    sign(folder)
+    refuse(folder, r"model\.safetensors: not readable as safetensors .*pickled weights are refused")
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_foreign_folder_is_told_from_a_checkpoint(folder: Path, tmp_path: Path) -> None:
+    refuse(tmp_path / "nowhere", "no such folder")
+    (folder / "manifest.json").unlink()
+    refuse(folder, r"no manifest\.json, so this is no LexiMind checkpoint; .*leximind import")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe", b'{"format_version": 1'], ids=repr)
+def test_damaged_manifest_is_named(folder: Path, content: bytes) -> None:
+    (folder / "manifest.json").write_bytes(content)
+    refuse(folder, r"manifest\.json: (not readable as JSON|holds no JSON object)")
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_format_is_refused(folder: Path, version: object) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format_version": version}))
+    refuse(folder, rf"manifest\.json: format {version!r}, this version reads 1")

@@ -1,0 +1,108 @@
+"""Intact files that do not fit each other: a checkpoint is loaded whole or not at all, and every misfit is named."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.errors import CheckpointError
+from model.leximind import LexiMind
+from model.tasks import Tasks
+from tests.model.conftest import refuse, sign
+
+
+def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+    sign(path.parent)
+
+
+def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+    sign(folder)
+
+
+CONFIG_FAULTS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no model": (lambda c: c.pop("model"), "config.json: lacks 'model'"),
+    "no object": (lambda c: c.update(model=[1]), r"config.json: the configuration is \[1\]"),
+    "missing": (lambda c: c["model"].pop("d_kv"), r"config.json: missing fields \['d_kv'\]"),
+    "unknown": (lambda c: c["model"].update(bias=True), r"config.json: unknown fields \['bias'\]"),
+    "type": (lambda c: c["model"].update(d_model="32"), "config.json: d_model is '32'; it must be of type int"),
+    "range": (lambda c: c["model"].update(num_heads=0), "config.json: num_heads is 0; it must be at least 1"),
+    "ids": (lambda c: c["model"].update(eos_id=3), "config.json: pad_id, eos_id and unk_id are 0, 3, 2"),
+    "deeper": (lambda c: c["model"].update(num_encoder_layers=3), "missing encoder.layers.2.attention"),
+    "shallower": (lambda c: c["model"].update(num_decoder_layers=1), "unexpected decoder.layers.1"),
+    "tied": (lambda c: c["model"].update(tie_lm_head=True), "unexpected lm_head.weight"),
+    "wider": (lambda c: c["model"].update(d_ff=50), r"wi.weight has shape \(96, 32\), not \(100, 32\)"),
+    "tokens": (lambda c: c["model"].update(num_tokens=399), "spiece.model has 400 pieces, the model knows 399"),
+    "labels": (lambda c: c["model"].update(num_topics=5), "tasks.json names 4 topic labels, the head has 5"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), CONFIG_FAULTS.values(), ids=CONFIG_FAULTS)
+def test_config_that_fits_nothing_is_refused(
+    folder: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    change_json(folder / "config.json", change)
+    refuse(folder, message)
+
+
+TASKS_FAULTS: dict[str, tuple[dict[str, object], str]] = {
+    "fewer emotions": ({"emotion_labels": ["joy"], "emotion_thresholds": [0.5]}, "names 1 emotion labels, the head"),
+    "thresholds": ({"emotion_thresholds": [0.5]}, "1 emotion thresholds for 28 labels"),
+    "threshold": ({"emotion_thresholds": [1.5] * 28}, "emotion_thresholds are .* each lies in"),
+    "repeated": ({"topic_labels": ["World"] * 4}, "labels are .* each once"),
+    "text": ({"topic_labels": "abcd"}, "topic_labels is 'abcd'; it must be of type list"),
+    "prompts": ({"prompts": {"summarize": ""}}, r"prompts are given for \['summarize'\]"),
+    "prompt": ({"prompts": {"summarize": 1, "emotions": "", "topic": ""}}, "prompts are .* each must be a text"),
+    "length": ({"max_source_tokens": 7}, "max_source_tokens is 7; it must be at least 8"),
+    "unknown": ({"language": "en"}, "has the fields .*'language'"),
+}
+
+
+@pytest.mark.parametrize(("fields", "message"), TASKS_FAULTS.values(), ids=TASKS_FAULTS)
+def test_tasks_that_fit_nothing_are_refused(folder: Path, fields: dict[str, object], message: str) -> None:
+    change_json(folder / "tasks.json", lambda tasks: tasks.update(fields))
+    refuse(folder, rf"tasks\.json:? {message}")
+
+
+TENSOR_FAULTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]] = {
+    "missing": (lambda t: t.pop("emotion_head.linear.bias"), "missing emotion_head.linear.bias"),
+    "unexpected": (lambda t: t.update(extra=torch.zeros(1)), "unexpected extra"),
+    "shape": (lambda t: t.update({"encoder_positions": torch.zeros(9, 32)}), r"\(9, 32\), not \(64, 32\)"),
+    "quantised": (
+        lambda t: t.update({"encoder.norm.weight": torch.ones(32, dtype=torch.int8)}),
+        "encoder.norm.weight is torch.int8",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), TENSOR_FAULTS.values(), ids=TENSOR_FAULTS)
+def test_weights_are_loaded_whole_or_not_at_all(
+    folder: Path, change: Callable[[dict[str, torch.Tensor]], object], message: str
+) -> None:
+    change_tensors(folder, change)
+    refuse(folder, message)
+
+
+def test_every_misfit_is_named_at_once(folder: Path) -> None:
+    change_tensors(
+        folder,
+        lambda t: (t.pop("encoder.norm.weight"), t.pop("decoder.norm.weight"), t.update(x=t["lm_head.weight"] * 1)),
+    )
+    refuse(folder, "missing decoder.norm.weight; missing encoder.norm.weight; unexpected x")
+
+
+def test_what_could_not_be_loaded_is_not_saved(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    spiece = checkpoint.folder / "spiece.model"
+    with pytest.raises(CheckpointError, match=r"tasks\.json names 0 emotion labels, the head has 28"):
+        save_checkpoint(tmp_path / "new", LexiMind(checkpoint.model.config), spiece, Tasks(), card="")
+    assert not list(tmp_path.iterdir())
