@@ -1,5 +1,6 @@
 """A text and what is asked of it → engine requests: checks, prompts, chunks. Pure; knows neither engine nor answers."""
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from app.engine.request import EngineRequest
 from model.checkpoint import Checkpoint
 from model.decoding.options import DecodingOptions
 from model.errors import CheckpointError
-from model.tasks import Task
+from model.tasks import TASKS, Task
 
 OnLong = Literal["chunk", "truncate", "error"]
 
@@ -26,6 +27,11 @@ class TextError(Exception):
 
 class UnsupportedTask(Exception):
     """The checkpoint has no head for a task."""
+
+
+def available_tasks(checkpoint: Checkpoint) -> tuple[Task, ...]:
+    """What can be asked of `checkpoint`, in the order of `TASKS`."""
+    return tuple(task for task in TASKS if checkpoint.tasks.has(task))
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Planner:
         prompt_ids = self._tokenizer.encode(prompt)
         token_ids = self._tokenizer.encode_source(text, prompt)
         if len(token_ids) <= len(prompt_ids) + 1:
-            raise TextError("has only characters that the tokenizer drops (control or invisible ones); give it words")
+            raise TextError("has only characters that the tokenizer drops; give it words")
         limit = self._tasks.max_source_tokens
         if len(token_ids) <= limit:
             return [token_ids]
@@ -135,6 +141,8 @@ class Planner:
 def _check_text(text: str) -> None:
     if not text.strip():
         raise TextError(f"is blank ({len(text)} characters); give it words")
+    if not any(_is_seen(character) for character in text):
+        raise TextError(f"has only control or invisible characters ({len(text)}); give it words")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -142,3 +150,7 @@ def _check_text(text: str) -> None:
             f"has a lone surrogate (U+{ord(text[error.start]):04X}) at character {error.start}, which no encoding has; "
             "remove it"
         ) from None
+
+
+def _is_seen(character: str) -> bool:
+    return not character.isspace() and unicodedata.category(character) not in ("Cc", "Cf")

@@ -12,11 +12,12 @@ from starlette.requests import Request
 
 from app.api.answers import scores
 from app.api.door import WorkRoute
+from app.api.limits import decoding_options
 from app.api.openapi import KEY, WORK_ERRORS
 from app.api.problems import invalid_field
 from app.api.schemas import COMMENT, NEWS, Score, SummaryOptions, Texts
 from app.api.schemas import Request as Body
-from app.api.work import answer_texts
+from app.api.work import answer_texts, settings_of
 from app.documents import Answer
 from app.planning import OnLong, Question
 from model.checkpoint import Checkpoint
@@ -90,11 +91,14 @@ class PredictRequest(Body):
 
     inputs: Annotated[
         Annotated[str, Tag("<text>")]
-        | Annotated[list[str], Tag("<list>")]
-        | Annotated[list[list[str]], Tag("<batch>")],
+        | Annotated[list[str], Field(fail_fast=True), Tag("<list>")]
+        | Annotated[list[list[str]], Field(fail_fast=True), Tag("<batch>")],
         Discriminator(lambda value: _kind_of_inputs(value)),
     ]
-    truncate: bool = Field(default=False, description="Cut a long text instead of reading it in chunks.")
+    truncate: bool | None = Field(default=False, description="Cut a long text instead of reading it in chunks.")
+    truncation_direction: Literal["Right", "right"] = Field(
+        default="Right", description="A long text is cut at its end."
+    )
     raw_scores: Literal[False] = Field(default=False, description="Scores are probabilities.")
 
 
@@ -103,7 +107,8 @@ async def hf_summarize(body: HFSummarizeRequest, request: Request) -> list[HFSum
     """Summarise, for `InferenceClient(model="…/hf/summarize").summarization(text)`."""
     parameters = body.parameters
     on_long = _ON_LONG[parameters.truncation] if parameters.truncation else parameters.generate_parameters.on_long
-    question = Question(("summarize",), parameters.generate_parameters.decoding(), on_long)
+    options = decoding_options(settings_of(request), parameters.generate_parameters, "parameters.generate_parameters.")
+    question = Question(("summarize",), options, on_long)
 
     def shape(_: Checkpoint, answer: Answer) -> HFSummary:
         assert answer.summary is not None

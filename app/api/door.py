@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any, NoReturn
 
 from fastapi.routing import APIRoute
@@ -16,6 +16,7 @@ from app.api.problems import CLIENT_LEFT, Problem, invalid_field
 from app.service import Service
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_SHOWN_CHARS = 80
 
 
 class WorkRoute(APIRoute):
@@ -33,6 +34,7 @@ class WorkRoute(APIRoute):
             request.state.loaded = service.loaded
             timeout_s = _timeout_s(request, service.settings.deadline_s)
             request.state.deadline = arrived_at + timeout_s
+            _check_query(request, {field.alias for field in self.dependant.query_params})
             _check_content_type(request)
             json_request = _JsonRequest(request.scope, request.receive)
             await json_request.load(timeout_s)
@@ -70,7 +72,8 @@ def _parse(body: bytes) -> Any:
     try:
         return json.loads(body, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        raise Problem(400, f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
+        message = error.msg.removesuffix(" at")
+        raise Problem(400, f"not JSON: {message} at line {error.lineno}, column {error.colno}") from None
     except UnicodeDecodeError as error:
         raise Problem(400, f"not JSON: byte {error.start} of the body is not UTF-8") from None
     except RecursionError:
@@ -88,17 +91,28 @@ def _timeout_s(request: Request, longest_s: float) -> float:
     if value is None:
         return longest_s
     if not (value.isascii() and value.isdigit() and int(value[:18]) >= 1):
-        raise invalid_field(_TIMEOUT_HEADER, f"{value[:40]!r} is not allowed; it must be a whole number of at least 1")
+        raise invalid_field(
+            _TIMEOUT_HEADER, f"{value[:_SHOWN_CHARS]!r} is not allowed; it must be a whole number of at least 1"
+        )
     return min(int(value[:18]) / 1000, longest_s)
 
 
+def _check_query(request: Request, known: Collection[str]) -> None:
+    for name in request.query_params:
+        if name not in known:
+            raise invalid_field(name[:_SHOWN_CHARS], "is not known in the query; options go into the JSON body")
+
+
 def _check_content_type(request: Request) -> None:
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise Problem(415, f"Content-Encoding is {encoding[:_SHOWN_CHARS]}; send the body as it is")
     given = request.headers.get("content-type", "")
     media_type = given.partition(";")[0].strip().lower()
     if media_type != "application/json" and not (
         media_type.startswith("application/") and media_type.endswith("+json")
     ):
-        raise Problem(415, f"Content-Type is {given[:80] or 'missing'}; send Content-Type: application/json")
+        raise Problem(415, f"Content-Type is {given[:_SHOWN_CHARS] or 'missing'}; send Content-Type: application/json")
 
 
 async def _unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, Response]) -> Response:

@@ -10,9 +10,10 @@ from starlette.responses import JSONResponse, Response
 from app.api.keys import Gate
 from app.api.openapi import KEY, errors
 from app.api.problems import Problem
+from app.planning import available_tasks
 from app.service import Service, dtype_name
 from app.version import VERSION
-from model.tasks import TASKS, Task
+from model.tasks import Task
 
 router = APIRouter(tags=["health"])
 _HF_ROUTES = ("/hf/summarize", "/hf/emotions", "/hf/topic")
@@ -71,7 +72,7 @@ async def info(request: Request) -> Info:
         max_client_batch_size=settings.max_items,
         max_concurrent_requests=settings.max_concurrent_requests,
         max_new_tokens=settings.max_new_tokens,
-        tasks=[task for task in TASKS if checkpoint.tasks.has(task)],
+        tasks=list(available_tasks(checkpoint)),
         emotions=list(checkpoint.tasks.emotion_labels),
         topics=list(checkpoint.tasks.topic_labels),
     )

@@ -1,11 +1,14 @@
 """The limits of a request that are settings: texts, tokens, cost. Each refusal says value, limit and remedy."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from app.api.problems import FieldError, invalid, invalid_field
+from app.api.schemas import SummaryOptions
 from app.planning import Plan
 from app.settings import Settings
 from model.decoding.options import DecodingOptions
+from model.errors import OptionsError
 
 
 def check_texts(settings: Settings, texts: Sequence[str], place: str, *, is_list: bool) -> None:
@@ -33,15 +36,22 @@ def check_texts(settings: Settings, texts: Sequence[str], place: str, *, is_list
         raise invalid(errors)
 
 
-def check_new_tokens(settings: Settings, options: DecodingOptions) -> None:
-    """What may be asked of one summary.
+def decoding_options(settings: Settings, asked: SummaryOptions, place: str = "") -> DecodingOptions:
+    """What is asked of one summary; a length that is not given is the default, or the limit where that is lower.
 
     Raises:
-        Problem: 422 with value and limit.
+        Problem: 422 with value and limit; `place` stands before the option's name.
     """
-    asked, limit = options.max_new_tokens, settings.max_new_tokens
-    if asked > limit:
-        raise invalid_field("max_new_tokens", f"{asked} is not allowed; it must be at most {limit} (max_new_tokens)")
+    options, limit = asked.decoding(), settings.max_new_tokens
+    if options.max_new_tokens <= limit:
+        return options
+    if "max_new_tokens" in asked.model_fields_set:
+        message = f"{options.max_new_tokens} is not allowed; it must be at most {limit} (max_new_tokens)"
+        raise invalid_field(f"{place}max_new_tokens", message)
+    try:
+        return replace(options, max_new_tokens=limit)
+    except OptionsError as error:  # min_new_tokens is above it
+        raise invalid_field(f"{place}{error.field}", error.message) from None
 
 
 def check_cost(settings: Settings, plans: Sequence[Plan]) -> None:

@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from app.api.answers import analyze_answer, emotions_answer, summary_answer, topic_answer
 from app.api.door import WorkRoute
+from app.api.limits import decoding_options
 from app.api.openapi import KEY, STREAM, WORK_ERRORS
 from app.api.problems import invalid_field
 from app.api.schemas import (
@@ -19,9 +20,9 @@ from app.api.schemas import (
     TopicRequest,
 )
 from app.api.streaming import EventStream, open_stream
-from app.api.work import answer_texts, mirror, plan_texts
+from app.api.work import answer_texts, loaded_of, mirror, plan_texts, settings_of
 from app.documents import Answer
-from app.planning import Question
+from app.planning import Question, available_tasks
 from model.checkpoint import Checkpoint
 
 router = APIRouter(route_class=WorkRoute, tags=["work"], dependencies=[KEY])
@@ -30,7 +31,7 @@ router = APIRouter(route_class=WorkRoute, tags=["work"], dependencies=[KEY])
 @router.post("/summarize", responses=WORK_ERRORS | STREAM, response_model=SummaryAnswer | list[SummaryAnswer])
 async def summarize(body: SummarizeRequest, request: Request) -> SummaryAnswer | list[SummaryAnswer] | Response:
     """Summarise a text, or each of a list of texts."""
-    question = Question(("summarize",), body.decoding(), body.on_long)
+    question = Question(("summarize",), decoding_options(settings_of(request), body), body.on_long)
     if body.stream:
         return await _stream(body, question, request)
 
@@ -66,8 +67,9 @@ async def topic(body: TopicRequest, request: Request) -> TopicAnswer | list[Topi
 @router.post("/analyze", responses=WORK_ERRORS, response_model_exclude_none=True)
 async def analyze(body: AnalyzeRequest, request: Request) -> AnalyzeAnswer | list[AnalyzeAnswer]:
     """Several tasks at once; tasks that share their prompt share one encoder pass."""
-    tasks = tuple(dict.fromkeys(body.tasks))
-    question = Question(tasks, body.summary.decoding(), body.summary.on_long)
+    tasks = tuple(dict.fromkeys(body.tasks or available_tasks(loaded_of(request).checkpoint)))
+    options = decoding_options(settings_of(request), body.summary, "summary.")
+    question = Question(tasks, options, body.summary.on_long)
     return mirror(body.text, await answer_texts(request, body.text, question, analyze_answer))
 
 

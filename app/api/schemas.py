@@ -11,6 +11,7 @@ from model.errors import OptionsError
 from model.tasks import TASKS, Task
 
 _DEFAULT = DecodingOptions()
+_MAX_FIELDS = 64
 NEWS = (
     "Shares of the chip maker rose 12% on Tuesday after it reported record profits. Analysts had expected less. "
     "The company said that demand from data centres had doubled within a year."
@@ -18,8 +19,9 @@ NEWS = (
 COMMENT = "Thank you so much, this made my whole week!"
 
 # Told apart by hand, so that an error names one place and not one per alternative; `<…>` is no part of its name.
+# The first bad item is told and no other: a list may have a million.
 Texts = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[str], Tag("<list>")],
+    Annotated[str, Tag("<text>")] | Annotated[list[str], Field(fail_fast=True), Tag("<list>")],
     Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
 ]
 
@@ -35,6 +37,14 @@ class Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_size(cls, value: object) -> object:
+        """pydantic tells of every unknown field, which takes seconds where there are a hundred thousand."""
+        if isinstance(value, dict) and len(value) > _MAX_FIELDS:
+            raise PydanticCustomError("crowded", "has {count} fields", {"count": len(value), "limit": _MAX_FIELDS})
+        return value
+
 
 class SummaryOptions(Request):
     """How to summarise; names and meanings are those of `transformers` generation."""
@@ -45,17 +55,19 @@ class SummaryOptions(Request):
         default=_DEFAULT.num_beams, ge=1, le=MAX_BEAMS, description="1 is greedy, more is beam search."
     )
     length_penalty: float = Field(
-        default=_DEFAULT.length_penalty, description="With beams: above 0 favours longer summaries."
+        default=_DEFAULT.length_penalty, ge=-10, le=10, description="With beams: above 0 favours longer summaries."
     )
     early_stopping: EarlyStopping = Field(default=_DEFAULT.early_stopping, description="With beams: when to stop.")
     no_repeat_ngram_size: int = Field(
         default=_DEFAULT.no_repeat_ngram_size, ge=0, description="n-grams that occur once; 0: off."
     )
     repetition_penalty: float = Field(
-        default=_DEFAULT.repetition_penalty, gt=0, description="Above 1 avoids used tokens."
+        default=_DEFAULT.repetition_penalty, ge=0.01, le=100, description="Above 1 avoids used tokens."
     )
     do_sample: bool = Field(default=_DEFAULT.do_sample, description="Sample instead of taking the likeliest token.")
-    temperature: float = Field(default=_DEFAULT.temperature, gt=0, description="With do_sample: below 1 is safer.")
+    temperature: float = Field(
+        default=_DEFAULT.temperature, ge=0.01, le=100, description="With do_sample: below 1 is safer."
+    )
     top_k: int = Field(default=_DEFAULT.top_k, ge=0, description="With do_sample: of the k likeliest tokens; 0: off.")
     top_p: float = Field(
         default=_DEFAULT.top_p, gt=0, le=1, description="With do_sample: of the likeliest that add up to p."
@@ -126,7 +138,13 @@ class AnalyzeRequest(Request):
     )
 
     text: Texts = Field(description="A text, or a list of texts.")
-    tasks: list[Task] = Field(default=list(TASKS), min_length=1, description="Which tasks; all by default.")
+    tasks: list[Task] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=len(TASKS),
+        fail_fast=True,
+        description="Which tasks; all that the checkpoint has by default.",
+    )
     summary: SummaryOptions = Field(
         default_factory=SummaryOptions, description="How to summarise; its on_long holds for the whole text."
     )

@@ -6,11 +6,15 @@ from typing import Any
 from app.api.problems import FieldError
 
 _SHOWN_CHARS = 40
+_SHOWN_ERRORS = 20  # a body of 2 MB can have a million, and answering with all of them would take the service down
 
 
 def field_errors(errors: Sequence[Mapping[str, Any]]) -> list[FieldError]:
-    """One line for each of pydantic's errors."""
-    return [_field_error(error) for error in errors]
+    """One line for each of pydantic's errors, as far as anyone would read."""
+    shown = [_field_error(error) for error in errors[:_SHOWN_ERRORS]]
+    if further := len(errors) - len(shown):
+        shown.append(FieldError("body", f"has {further} further errors; mend these first"))
+    return shown
 
 
 def _field_error(error: Mapping[str, Any]) -> FieldError:
@@ -19,6 +23,9 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     match error["type"]:
         case "options":  # two fields that exclude each other; the message has values and limits
             return FieldError(f"{place}.{context['field']}".removeprefix("body."), context["message"])
+        case "crowded":
+            limit = context["limit"]
+            return FieldError(place, f"has {context['count']} fields, at most {limit} are allowed; /docs shows them")
         case "extra_forbidden":
             return FieldError(place, "is not known here; remove it, or see /docs for what is")
         case "missing":
@@ -38,7 +45,7 @@ def _place(loc: Sequence[int | str]) -> str:
         if isinstance(part, int):
             place += f"[{part}]"
         elif not part.startswith("<"):  # the tag of a union in the schemas
-            place += f".{part}"
+            place += f".{part[:_SHOWN_CHARS]}"
     return place.removeprefix(".") or str(loc[0])
 
 

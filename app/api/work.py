@@ -5,11 +5,12 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from app.api.limits import check_cost, check_new_tokens, check_texts, field_of
+from app.api.limits import check_cost, check_texts, field_of
 from app.api.problems import invalid_field
 from app.documents import Answer
 from app.planning import Plan, Question, TextError
 from app.service import Loaded, Service
+from app.settings import Settings
 from model.checkpoint import Checkpoint
 
 T = TypeVar("T")
@@ -22,15 +23,14 @@ async def plan_texts(request: Request, texts: str | list[str], question: Questio
         Problem: 422 field by field.
         UnsupportedTask: the checkpoint has no such head.
     """
-    service: Service = request.app.state.service
+    settings = settings_of(request)
     items, is_list = ([texts], False) if isinstance(texts, str) else (texts, True)
-    check_texts(service.settings, items, place, is_list=is_list)
-    check_new_tokens(service.settings, question.options)
+    check_texts(settings, items, place, is_list=is_list)
     try:
         plans = await loaded_of(request).documents.plan(items, question, request.state.deadline)
     except TextError as error:
         raise invalid_field(field_of(place, error.index, is_list=is_list), error.message) from None
-    check_cost(service.settings, plans)
+    check_cost(settings, plans)
     return plans
 
 
@@ -50,6 +50,12 @@ async def answer_texts(
     plans = await plan_texts(request, texts, question, place)
     loaded = loaded_of(request)
     return [shape(loaded.checkpoint, answer) for answer in await loaded.documents.answer(plans)]
+
+
+def settings_of(request: Request) -> Settings:
+    """The limits that hold for this request."""
+    service: Service = request.app.state.service
+    return service.settings
 
 
 def mirror(texts: str | list[str], answers: list[T]) -> T | list[T]:

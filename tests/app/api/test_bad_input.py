@@ -1,3 +1,4 @@
+import gzip
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -17,6 +18,7 @@ INVALID = [
     ("/summarize", {"text": " \n\t\u3000"}, "text", "is blank"),
     ("/emotions", {"text": ["fine", " "]}, "text[1]", "is blank"),
     ("/topic", {"text": "\x01\x1b\u200b"}, "text", "control or invisible"),
+    ("/topic", {"text": "\x00"}, "text", "control or invisible"),
     ("/topic", {"text": []}, "text", "at least one"),
     ("/topic", {"text": ["a"] * 33}, "text", "has 33 texts, 32 are allowed (max_items)"),
     ("/topic", {"text": ["a", "b" * 200_001]}, "text[1]", "has 200001 characters, 200000 are allowed"),
@@ -26,6 +28,9 @@ INVALID = [
     ("/topic", {"text": ["a", 3]}, "text[1]", "3 is not allowed; it must be a valid string"),
     ("/topic", {"text": [["a"]]}, "text[0]", "a list is not allowed"),
     ("/topic", {"text": "a", "topk": 3}, "topk", "not known here"),
+    ("/topic?top_k=3", {"text": "a"}, "top_k", "not known in the query; options go into the JSON body"),
+    ("/topic", {"text": "a", "k" * 3000: 3}, "k" * 40, "not known here"),
+    ("/topic", {"text": "a", **dict.fromkeys(map(str, range(64)))}, "body", "has 65 fields, at most 64 are allowed"),
     ("/topic", {"text": "a", "top_k": 0}, "top_k", "0 is not allowed; it must be greater than or equal to 1"),
     ("/topic", {"text": "a", "top_k": "3"}, "top_k", "'3' is not allowed; it must be a valid integer"),
     ("/topic", {"text": "a", "top_k": True}, "top_k", "True is not allowed"),
@@ -38,7 +43,11 @@ INVALID = [
     ("/summarize", {"text": "a", "max_new_tokens": 513}, "max_new_tokens", "513 is not allowed; it must be at most 5"),
     ("/summarize", {"text": "a", "max_new_tokens": 5, "min_new_tokens": 6}, "min_new_tokens", "6 is not allowed"),
     ("/summarize", {"text": "a", "do_sample": True, "num_beams": 2}, "do_sample", "sampling takes num_beams 1"),
-    ("/summarize", {"text": "a", "temperature": 0}, "temperature", "0 is not allowed; it must be greater than 0"),
+    ("/summarize", {"text": "a", "temperature": 0}, "temperature", "0 is not allowed; it must be greater than or eq"),
+    ("/summarize", {"text": "a", "temperature": 1e300}, "temperature", "1e+300 is not allowed; it must be less than o"),
+    ("/summarize", {"text": "a", "temperature": 1e-320}, "temperature", "it must be greater than or equal to 0.01"),
+    ("/summarize", {"text": "a", "repetition_penalty": 1e300}, "repetition_penalty", "1e+300 is not allowed"),
+    ("/summarize", {"text": "a", "length_penalty": -1e308}, "length_penalty", "must be greater than or equal to -10"),
     ("/summarize", {"text": "a", "top_p": 0}, "top_p", "0 is not allowed"),
     ("/summarize", {"text": "a", "top_p": 1.1}, "top_p", "1.1 is not allowed"),
     ("/summarize", {"text": "a", "top_k": -1}, "top_k", "-1 is not allowed"),
@@ -54,11 +63,15 @@ INVALID = [
     ("/summarize", "text", "body", "must be a JSON object"),
     ("/analyze", {"text": "a", "tasks": ["sentiment"]}, "tasks[0]", "'summarize', 'emotions' or 'topic'"),
     ("/analyze", {"text": "a", "tasks": []}, "tasks", "at least 1"),
+    ("/analyze", {"text": "a", "tasks": ["topic"] * 4}, "tasks", "at most 3"),
+    ("/analyze", {"text": "a", "summary": {"max_new_tokens": 513}}, "summary.max_new_tokens", "at most 512"),
     ("/analyze", {"text": "a", "summary": {"beams": 2}}, "summary.beams", "not known here"),
     ("/analyze", {"text": "a", "summary": {"num_beams": 2, "do_sample": True}}, "summary.do_sample", "num_beams 1"),
     ("/hf/summarize", {"inputs": " "}, "inputs", "is blank"),
     ("/hf/summarize", {"inputs": "a", "parameters": {"generate_parameters": {"x": 1}}},
      "parameters.generate_parameters.x", "not known here"),
+    ("/hf/summarize", {"inputs": "a", "parameters": {"generate_parameters": {"max_new_tokens": 513}}},
+     "parameters.generate_parameters.max_new_tokens", "at most 512"),
     ("/hf/summarize", {"inputs": "a", "parameters": {"truncation": "only_second"}}, "parameters.truncation", "first"),
     ("/hf/topic", {"inputs": "a", "parameters": {"function_to_apply": "sigmoid"}},
      "parameters.function_to_apply", "send 'softmax'"),
@@ -68,6 +81,8 @@ INVALID = [
     ("/predict", {"inputs": [["a"], [" "]]}, "inputs[1]", "is blank"),
     ("/predict", {"inputs": []}, "inputs", "has 0 strings"),
     ("/predict", {"inputs": "a", "raw_scores": True}, "raw_scores", "True is not allowed"),
+    ("/predict", {"inputs": "a", "truncation_direction": "Left"}, "truncation_direction", "it must be 'Right'"),
+    ("/predict?tsk=topic", {"inputs": "a"}, "tsk", "not known in the query"),
     ("/predict?task=summarize", {"inputs": "a"}, "task", "'emotions' or 'topic'"),
 ]  # fmt: skip
 
@@ -92,9 +107,46 @@ async def test_every_wrong_field_is_named(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/topic", {"text": [1] * 100_000}),
+        ("/topic", {"text": "a", **dict.fromkeys(map(str, range(100_000)))}),
+        ("/analyze", {"text": "a", "tasks": [1] * 100_000}),
+        ("/hf/topic", {"inputs": [1] * 100_000}),
+        ("/predict", {"inputs": [["a"]] + [1] * 100_000}),
+    ],
+)
+async def test_hundred_thousand_mistakes_get_a_short_answer(client: httpx.AsyncClient, path: str, body: Any) -> None:
+    response = await client.post(path, json=body)
+    assert response.status_code == 422
+    assert len(response.content) < 5000
+
+
+async def test_fields_after_the_first_twenty_are_counted(client: httpx.AsyncClient) -> None:
+    response = await client.post("/topic", json={"text": "a", **dict.fromkeys(map(str, range(50)))})
+    assert len(response.json()["errors"]) == 21
+    assert response.json()["errors"][-1] == {"field": "body", "message": "has 30 further errors; mend these first"}
+
+
+@pytest.mark.parametrize("options", [{"do_sample": True}, {"num_beams": 3}, {}])
+@pytest.mark.parametrize(
+    "extreme",
+    [{"temperature": 0.01, "repetition_penalty": 0.01}, {"temperature": 100, "repetition_penalty": 100, "top_p": 1e-99},
+     {"length_penalty": 10, "no_repeat_ngram_size": 10**30}, {"length_penalty": -10, "top_k": 10**30}],
+)  # fmt: skip
+async def test_extremes_that_are_allowed_are_answered(
+    client: httpx.AsyncClient, options: dict[str, Any], extreme: dict[str, Any]
+) -> None:
+    """What failed in one document's arithmetic would fail all that decode with it."""
+    response = await client.post("/summarize", json={"text": "a bridge", "max_new_tokens": 8, **options, **extreme})
+    assert response.status_code == 200, response.text
+
+
+@pytest.mark.parametrize(
     ("body", "message"),
     [
         (b"", "the body is empty"),
+        (b'{"text": "a\nb"}', "not JSON: Invalid control character at line 1, column 12"),
         (b"hello", "not JSON: Expecting value at line 1, column 1"),
         (b'{"text": "a"', "not JSON: Expecting"),
         (b'{"text": "\xff"}', "byte 10 of the body is not UTF-8"),
@@ -144,6 +196,15 @@ async def test_other_content_type_is_415_with_the_remedy(client: httpx.AsyncClie
     assert "send Content-Type: application/json" in response.json()["detail"]
 
 
+async def test_compressed_body_is_415_with_the_remedy(client: httpx.AsyncClient) -> None:
+    body = gzip.compress(b'{"text": "a"}')
+    response = await client.post("/topic", content=body, headers={**JSON, "Content-Encoding": "gzip"})
+    assert response.status_code == 415
+    assert "Content-Encoding is gzip; send the body as it is" in response.json()["detail"]
+    plain = await client.post("/topic", content=b'{"text": "a"}', headers={**JSON, "Content-Encoding": "identity"})
+    assert plain.status_code == 200
+
+
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/x+json"])
 async def test_spellings_of_the_content_type_are_taken(client: httpx.AsyncClient, content_type: str) -> None:
     response = await client.post("/topic", content=b'{"text": "a"}', headers={"content-type": content_type})
@@ -190,6 +251,21 @@ async def test_cost_over_all_chunks_and_texts_is_limited(serving: Serving) -> No
         long = {"text": "words. " * 1000, "max_new_tokens": 50}
         assert (await client.post("/summarize", json=long)).status_code == 422
         assert (await client.post("/summarize", json={**long, "on_long": "truncate"})).status_code == 200
+
+
+async def test_lower_limit_of_new_tokens_holds_where_none_are_asked(serving: Serving) -> None:
+    async with serving(max_new_tokens=4) as client:
+        for path in ("/topic", "/emotions", "/predict", "/hf/summarize"):
+            body = {"inputs": "a"} if path in ("/predict", "/hf/summarize") else {"text": "a"}
+            assert (await client.post(path, json=body)).status_code == 200, path
+        summary = (await client.post("/summarize", json={"text": "a bridge"})).json()
+        assert summary["output_tokens"] <= 4
+        analysis = (await client.post("/analyze", json={"text": "a bridge"})).json()
+        assert analysis["summary"] == summary
+        refused = await client.post("/summarize", json={"text": "a", "max_new_tokens": 5})
+        assert "5 is not allowed; it must be at most 4" in refused.json()["detail"]
+        refused = await client.post("/summarize", json={"text": "a", "min_new_tokens": 5})
+        assert "min_new_tokens: 5 is not allowed" in refused.json()["detail"]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "abc", "", "²", " "])

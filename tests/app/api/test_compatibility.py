@@ -45,7 +45,9 @@ async def test_predict_is_flat_for_one_input_and_nested_for_a_batch(client: http
     [emotions] = await post(client, "/hf/emotions", {"inputs": NEWS})
     assert await post(client, "/predict", {"inputs": NEWS}) == emotions
     assert await post(client, "/predict", {"inputs": [NEWS]}) == emotions
-    assert await post(client, "/predict", {"inputs": [[NEWS]], "truncate": True, "raw_scores": False}) == [emotions]
+    assert await post(client, "/predict", {"inputs": [[NEWS]], "truncate": None, "truncation_direction": "right"}) == [
+        emotions
+    ]
     batch = await post(client, "/predict", {"inputs": [[NEWS], [THANKS]]})
     assert [len(one) for one in batch] == [28, 28]
 

@@ -131,7 +131,8 @@ async def test_analyze_with_two_prompts_encodes_twice(
 
 
 @pytest.mark.parametrize(
-    ("path", "body"), [("/emotions", {}), ("/topic", {}), ("/analyze", {}), ("/hf/topic", None), ("/predict", None)]
+    ("path", "body"),
+    [("/emotions", {}), ("/topic", {}), ("/analyze", {"tasks": ["topic"]}), ("/hf/topic", None), ("/predict", None)],
 )
 async def test_checkpoint_without_heads_answers_409_with_the_remedy(
     serving: Serving, spiece: Path, tmp_path: Path, checkpoint: Checkpoint, path: str, body: dict | None
@@ -144,6 +145,15 @@ async def test_checkpoint_without_heads_answers_409_with_the_remedy(
         assert "no head" in response.json()["detail"]
         assert "train" in response.json()["detail"]
         assert (await client.post("/summarize", json={"text": NEWS})).status_code == 200
+
+
+async def test_analyze_asks_what_the_checkpoint_has(
+    serving: Serving, spiece: Path, tmp_path: Path, checkpoint: Checkpoint
+) -> None:
+    fields = checkpoint.model.config.to_json() | {"num_emotions": 0, "num_topics": 0}
+    save_checkpoint(tmp_path / "plain", LexiMind(ModelConfig.from_json(fields)), spiece, Tasks(), card="")
+    async with serving(checkpoint=tmp_path / "plain") as client:
+        assert list(await answer(client, "/analyze", text=NEWS)) == ["summary"]
 
 
 async def test_decoding_options_reach_the_model(client: httpx.AsyncClient) -> None:
