@@ -33,7 +33,7 @@ FORMAT_VERSION = 1
 BUNDLED = Path(__file__).parent / "pretrained" / "tiny"
 _FILES = ("config.json", "model.safetensors", "spiece.model", "tasks.json", "MODEL_CARD.md")
 _MANIFEST = "manifest.json"
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)  # whatever else is a quantised file
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _OWN_FACTS = ("format_version", "package_version", "files")
 
 
@@ -129,7 +129,7 @@ def build_model(
     """The network of `config` with exactly `tensors` in it, in evaluation mode; nothing is initialised twice.
 
     Raises:
-        CheckpointError: names every missing, unexpected, misshapen and quantised tensor; a part is never loaded.
+        CheckpointError: names every missing, unexpected and misshapen tensor; a part is never loaded.
     """
     with torch.device("meta"):
         model = LexiMind(config)
@@ -141,7 +141,6 @@ def build_model(
         for name in sorted(expected.keys() & tensors.keys())
         if tensors[name].shape != expected[name].shape
     ]
-    problems += [f"{name} is {tensor.dtype}" for name, tensor in sorted(tensors.items()) if tensor.dtype not in _DTYPES]
     if problems:
         raise CheckpointError(f"{source}: the weights do not fit the configuration: " + "; ".join(problems))
     placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
@@ -153,7 +152,7 @@ def read_tensors(paths: list[Path]) -> dict[str, torch.Tensor]:
     """Every tensor of some safetensors files.
 
     Raises:
-        CheckpointError: a file that is missing, damaged or not safetensors (a pickle, say).
+        CheckpointError: a file that is missing, damaged, not safetensors (a pickle, say) or quantised.
     """
     tensors: dict[str, torch.Tensor] = {}
     for path in paths:
@@ -166,6 +165,8 @@ def read_tensors(paths: list[Path]) -> dict[str, torch.Tensor]:
             raise CheckpointError(
                 f"{path}: not readable as safetensors ({error}); pickled weights are refused, convert them first"
             ) from error
+        if other := {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in _DTYPES}:
+            raise CheckpointError(f"{path}: {other} are no plain floats; quantised weights are refused")
     return tensors
 
 
