@@ -66,6 +66,9 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening; wait; cut off what is left; then the app's own shutdown."""
         self._service.begin_drain()
+        if self._service.failure is None:
+            extra = {"requests": len(self.server_state.tasks), "at_most_s": self._drain_timeout_s}
+            logger.info("draining: requests in progress may finish", extra=extra)
         cut_off = asyncio.create_task(self._cut_off())
         try:
             await super().shutdown(sockets)

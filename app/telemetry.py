@@ -25,6 +25,8 @@ def configure_logging(level: str, *, as_json: bool) -> None:
                 "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]},
             },
             "root": {"handlers": ["stderr"], "level": level.upper()},
+            # It tells of every stage of its start and end; `app.server` tells what matters of them.
+            "loggers": {"uvicorn": {"level": "WARNING" if level == "info" else level.upper()}},
         }
     )
 

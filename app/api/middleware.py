@@ -17,6 +17,8 @@ from app.telemetry import request_id_var
 
 logger = logging.getLogger("leximind.access")
 
+# What probes and Prometheus ask every few seconds; in the log it would bury the rest.
+_ROUTINE = ("/health", "/health/live", "/health/ready", "/metrics")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # A client that is cut off while it sends sees a broken connection and not the answer, so what it still sends is
 # thrown away first, within these bounds.
@@ -53,8 +55,10 @@ class Observe:
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
             await send(message)
 
+        # Whatever can be got can be headed; the server leaves the body out.
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self._app(scope, receive, send_with_id)
+            await self._app(inner, receive, send_with_id)
         except Exception:
             logging.getLogger(__name__).exception("unforeseen error")
             if not status:
@@ -68,10 +72,12 @@ class Observe:
         route = scope["path"] if scope["path"] in self._paths else "unmatched"
         self._metrics.requests_total.labels(route, str(status)).inc()
         self._metrics.request_duration_seconds.labels(route).observe(seconds)
-        if reason := failure_reason(status):
+        reason = failure_reason(status)
+        if reason and scope["method"] == "POST":  # a probe that hears "loading" has its answer
             self._metrics.request_failures_total.labels(reason).inc()
+        level = logging.DEBUG if route.endswith(_ROUTINE) else logging.INFO
         extra = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        logger.info(scope["method"], extra=extra)
+        logger.log(level, scope["method"], extra=extra)
 
 
 class BodyLimit:

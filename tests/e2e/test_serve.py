@@ -46,12 +46,16 @@ def test_answers_every_route_and_ends_on_sigterm(serve: Serve) -> None:
         assert answer.status_code == 200
         assert answer.headers["X-Request-Id"]
     assert httpx.get(server.url + "/nothing").status_code == 404
+    probe = httpx.head(server.url + "/health/ready")
+    assert (probe.status_code, probe.content, probe.headers["Content-Length"]) == (200, b"", "18")
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(20) in (0, -signal.SIGTERM)
     log = server.log.read_text()
     assert "Traceback" not in log
     assert NEWS not in log
     assert "route=/summarize status=200" in log
+    messages = [line.split("] ", 1)[1].split(" ")[0] for line in log.splitlines()]
+    assert messages == ["listening", "ready", "POST", "POST", "POST", "POST", "GET", "draining:"]
 
 
 def test_sigterm_lets_requests_in_progress_finish(serve: Serve) -> None:

@@ -212,6 +212,22 @@ async def test_failures_are_counted_by_reason(client: httpx.AsyncClient) -> None
     assert sample(client, "requests_total", route="/topic", status="413") == 1
 
 
+async def test_probe_that_hears_loading_is_no_failure_and_not_in_the_log(
+    checkpoint_folder: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    app = create_app(Settings(checkpoint=checkpoint_folder))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leximind") as client:
+        client.service = app.state.service  # type: ignore[attr-defined]
+        for path in ("/health/ready", "/hf/topic/health", "/health/live", "/metrics"):
+            await client.get(path)
+        assert sample(client, "requests_total", route="/health/ready", status="503") == 1
+        assert sample(client, "request_failures_total", reason="engine") == 0
+        assert not [record for record in caplog.records if record.name == "leximind.access"]
+        await client.post("/topic", json={"text": "a"})
+        assert sample(client, "request_failures_total", reason="engine") == 1
+
+
 async def test_access_log_has_route_status_and_no_text(
     client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
