@@ -1,0 +1,55 @@
+"""LexiMind as an offline decoder: what every benchmark that drives the model directly does with it.
+
+Needs torch, safetensors and sentencepiece only, so that it also runs on a bare GPU machine.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import load_checkpoint
+from model.decoding.batch import decode
+from model.decoding.options import DecodingOptions
+from model.leximind import LexiMind
+
+DTYPES = ("float32", "bfloat16")
+
+
+def load(folder: Path, device: torch.device, dtype: str) -> LexiMind:
+    """The network of a checkpoint, ready to decode. `dtype` is one of `DTYPES`."""
+    return load_checkpoint(folder, device, getattr(torch, dtype)).model
+
+
+def pad(model: LexiMind, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids (B, S) and mask (B, S) of `sources` on the model's device."""
+    longest = max(map(len, sources))
+    ids = torch.tensor([[*source, *[model.config.pad_id] * (longest - len(source))] for source in sources])
+    mask = torch.arange(longest) < torch.tensor([len(source) for source in sources])[:, None]
+    return ids.to(model.device), mask.to(model.device)
+
+
+@torch.inference_mode()
+def encode(model: LexiMind, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """States (B, S, D) and mask (B, S); the work is done when it returns."""
+    ids, mask = pad(model, sources)
+    hidden = model.encode(ids, mask)
+    if hidden.is_cuda:
+        torch.cuda.synchronize(hidden.device)
+    return hidden, mask
+
+
+@torch.inference_mode()
+def generate(model: LexiMind, sources: Sequence[Sequence[int]], num_new_tokens: int, num_beams: int) -> list[list[int]]:
+    """Exactly `num_new_tokens` ids for each source, encoding included."""
+    options = fixed_length(num_new_tokens, num_beams)
+    hidden, mask = encode(model, sources)
+    return [list(result.token_ids) for result in decode(model, hidden, mask, [options] * len(sources))]
+
+
+def fixed_length(num_new_tokens: int, num_beams: int = 1) -> DecodingOptions:
+    """Decoding that neither ends early nor has rules that the peers have not."""
+    return DecodingOptions(
+        max_new_tokens=num_new_tokens, min_new_tokens=num_new_tokens, num_beams=num_beams, no_repeat_ngram_size=0
+    )
