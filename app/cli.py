@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -15,7 +16,7 @@ from app.api.answers import analyze_answer, emotions_answer, summary_answer, top
 from app.documents import Answer
 from app.engine.request import EngineError
 from app.flags import SettingsError, settings_from, with_flags
-from app.planning import OnLong, Question, TextError, UnsupportedTask
+from app.planning import OnLong, Question, TextError, UnsupportedTask, available_tasks
 from app.service import Service, dtype_name
 from app.tables import AnyAnswer, print_answers
 from app.telemetry import configure_logging
@@ -24,7 +25,6 @@ from model.checkpoint import Checkpoint
 from model.decoding.options import DecodingOptions
 from model.errors import ModelError, OptionsError
 from model.flan_t5 import import_flan_t5
-from model.tasks import TASKS
 
 BAD_INPUT = 2
 LOAD_FAILED = 1
@@ -34,9 +34,7 @@ _LOCAL = ("checkpoint", "device", "dtype", "threads")
 _DEFAULT = DecodingOptions()
 T = TypeVar("T")
 
-app = typer.Typer(
-    help="Summaries, emotions and topics of texts.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 Texts = Annotated[
     list[str] | None, typer.Argument(metavar="[TEXT]...", help="A text each; standard input without any.")
@@ -48,6 +46,21 @@ MinNewTokens = Annotated[int, typer.Option(help="Shortest summary, in tokens.")]
 NumBeams = Annotated[int, typer.Option(help="1 is greedy, more is beam search.")]
 OnLongText = Annotated[OnLong, typer.Option(help="What becomes of a long text.")]
 TopK = Annotated[int | None, typer.Option(min=1, help="The k best labels.")]
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Summaries, emotions and topics of texts."""
 
 
 def main() -> None:
@@ -131,9 +144,9 @@ def analyze(
     on_long: OnLongText = "chunk",
     **flags: Any,
 ) -> None:
-    """All that the checkpoint can tell about texts, from one encoder pass."""
+    """Tell all that the checkpoint can."""
     options = _options(max_new_tokens, _DEFAULT.min_new_tokens, num_beams)
-    _answer(_read(texts, file), Question(TASKS, options, on_long), analyze_answer, as_json, flags)
+    _answer(_read(texts, file), Question((), options, on_long), analyze_answer, as_json, flags)
 
 
 @app.command(name="import")
@@ -141,7 +154,7 @@ def import_checkpoint(
     source: Annotated[str, typer.Argument(help="A FLAN-T5 folder in the published layout, or a hub id.")],
     target: Annotated[Path, typer.Argument(help="Where the checkpoint folder goes.")],
 ) -> None:
-    """Turn a published FLAN-T5 into a checkpoint folder that `serve` takes."""
+    """Make a checkpoint of a published FLAN-T5."""
     try:
         import_flan_t5(source, target)
     except ModelError as error:
@@ -157,7 +170,11 @@ def info(as_json: AsJson = False, **flags: Any) -> None:
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        typer.echo("\n".join(f"{name}: {value}" for name, value in facts.items()))
+        typer.echo("\n".join(f"{name}: {_shown(value)}" for name, value in facts.items()))
+
+
+def _shown(value: object) -> str:
+    return ", ".join(value) or "none" if isinstance(value, list) else str(value)
 
 
 async def _facts(service: Service) -> dict[str, Any]:
@@ -169,7 +186,7 @@ async def _facts(service: Service) -> dict[str, Any]:
         "device": str(checkpoint.model.device),
         "dtype": dtype_name(checkpoint.model.dtype),
         "max_source_tokens": checkpoint.tasks.max_source_tokens,
-        "tasks": [task for task in TASKS if checkpoint.tasks.has(task)],
+        "tasks": list(available_tasks(checkpoint)),
         "emotions": list(checkpoint.tasks.emotion_labels),
         "topics": list(checkpoint.tasks.topic_labels),
     }
@@ -184,7 +201,8 @@ def _answer(
 ) -> None:
     async def ask(service: Service) -> list[AnyAnswer]:
         loaded = service.loaded
-        plans = await loaded.documents.plan(texts, question, deadline=math.inf)
+        tasks = question.tasks or available_tasks(loaded.checkpoint)
+        plans = await loaded.documents.plan(texts, replace(question, tasks=tasks), deadline=math.inf)
         return [shape(loaded.checkpoint, answer) for answer in await loaded.documents.answer(plans)]
 
     answers = asyncio.run(_with_service(flags, ask))
@@ -236,7 +254,7 @@ def _read(texts: list[str] | None, files: list[Path] | None) -> list[str]:
 
 
 def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
-    typer.echo(f"leximind: {message}", err=True)
+    typer.echo(f"leximind: {' '.join(message.split())}", err=True)  # a library's message may have several lines
     raise typer.Exit(code)
 
 

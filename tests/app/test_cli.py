@@ -1,5 +1,6 @@
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,11 @@ from typer.testing import CliRunner, Result
 
 from app.cli import app
 from app.settings import Settings
-from model.tasks import EMOTIONS, TOPICS
+from app.version import VERSION
+from model.checkpoint import Checkpoint, save_checkpoint
+from model.errors import CheckpointError
+from model.leximind import LexiMind
+from model.tasks import EMOTIONS, TOPICS, Tasks
 
 pytestmark = pytest.mark.usefixtures("root_logger")  # every command configures it
 
@@ -70,7 +75,29 @@ def test_info_says_what_the_checkpoint_is(leximind: Any, checkpoint_folder: Path
     assert facts["checkpoint"] == str(checkpoint_folder)
     assert tuple(facts["emotions"]) == EMOTIONS
     assert (facts["dtype"], facts["device"], facts["max_source_tokens"]) == ("float32", "cpu", 64)
-    assert "parameters: " in leximind("info").stdout
+    table = leximind("info").stdout
+    assert "parameters: " in table
+    assert "topics: " + ", ".join(TOPICS) in table
+
+
+def test_version_is_the_package_s() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"{VERSION}\n")
+
+
+def test_analyze_tells_what_the_checkpoint_can(checkpoint: Checkpoint, spiece: Path, tmp_path: Path) -> None:
+    config = replace(checkpoint.model.config, num_emotions=0, num_topics=0)
+    save_checkpoint(tmp_path / "plain", LexiMind(config), spiece, Tasks(), card="")
+    run = CliRunner().invoke(app, ["analyze", NEWS, "--json", "--checkpoint", str(tmp_path / "plain")])
+    assert list(json.loads(run.stdout)) == ["summary"]
+
+
+def test_message_of_several_lines_is_told_in_one(leximind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise CheckpointError("cannot be downloaded (no route\nto host)")
+
+    monkeypatch.setattr("app.cli.import_flan_t5", fail)
+    assert leximind("import", "a/b", "target").stderr == "leximind: cannot be downloaded (no route to host)\n"
 
 
 @pytest.mark.parametrize(
