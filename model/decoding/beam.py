@@ -14,7 +14,9 @@ from model.decoding.options import DecodingOptions, DecodingResult
 from model.decoding.rows import Rows, Step, empty_tokens
 from model.leximind import LexiMind
 
-_NEVER = -1.0e9  # the score of a hypothesis that must not be chosen; finite, so that sums stay comparable
+# The score of a hypothesis that must not be chosen: finite, so that sums stay comparable, and below what the strictest
+# length penalty makes of 1,000 tokens (-1e4 * 1000**10).
+_NEVER = -1.0e37
 
 
 class BeamRows(Rows):

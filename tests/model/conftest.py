@@ -12,6 +12,7 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from model.checkpoint import load_checkpoint
+from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.flan_t5 import read_flan_t5
 from model.leximind import LexiMind
@@ -45,6 +46,21 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+# A LexiMind whose position tables end early and whose weights are no one's import.
+CONFIG = ModelConfig(
+    vocab_size=96,
+    num_tokens=90,
+    d_model=48,
+    num_heads=3,
+    d_kv=8,
+    d_ff=40,
+    num_encoder_layers=2,
+    num_decoder_layers=3,
+    num_positions=16,
+    dropout=0.0,
+)
 
 
 @dataclass(frozen=True)
@@ -127,3 +143,12 @@ def sign(folder: Path) -> None:
 def refuse(folder: Path, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folder, torch.device("cpu"))
+
+
+def random_model(config: ModelConfig) -> LexiMind:
+    """Random weights, norms and positions included."""
+    torch.manual_seed(3)
+    model = LexiMind(config).eval().requires_grad_(False)
+    for parameter in model.parameters():  # positions too, which start at zero
+        torch.nn.init.normal_(parameter, mean=float(parameter.ndim == 1), std=0.15)
+    return model

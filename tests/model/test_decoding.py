@@ -1,0 +1,136 @@
+"""A result does not depend on what it is decoded with: alone, batched, padded, joined mid-flight, after others left."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.decoding.batch import DecodingBatch, decode
+from model.decoding.options import DecodingOptions, DecodingResult
+from model.leximind import LexiMind
+from tests.model.conftest import CONFIG, random_model
+
+GREEDY = DecodingOptions(max_new_tokens=20, no_repeat_ngram_size=0)
+KINDS = {
+    "greedy": GREEDY,
+    "rules": replace(GREEDY, no_repeat_ngram_size=2, repetition_penalty=1.4, min_new_tokens=6),
+    "long": replace(GREEDY, max_new_tokens=45),  # past the 16 learned positions
+    "one": replace(GREEDY, max_new_tokens=1),
+    "sampled": replace(GREEDY, do_sample=True, temperature=1.3, top_k=0, seed=7),
+    "nucleus": replace(GREEDY, do_sample=True, top_p=0.8, top_k=12, seed=8),
+    "beams": replace(GREEDY, num_beams=3, length_penalty=0.7),
+    "early": replace(GREEDY, num_beams=3, early_stopping=True, no_repeat_ngram_size=3),
+    "wide": replace(GREEDY, num_beams=5, max_new_tokens=30, length_penalty=2.0, early_stopping="never"),
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> LexiMind:
+    """Random, and fond enough of its end token that documents end at different times."""
+    model = random_model(CONFIG)
+    model.lm_head.weight[1] *= 1.5
+    return model
+
+
+def source(number: int) -> Tensor:
+    """Ids (S,) of one document, 1 to 30."""
+    generator = torch.Generator().manual_seed(number)
+    return torch.randint(3, 90, (1 + (number * 7) % 30,), generator=generator)
+
+
+def padded(numbers: list[int], width: int = 0) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(source(number)) for number in numbers])
+    width = max(width, int(lengths.max()))
+    ids = torch.stack([torch.nn.functional.pad(source(n), (0, width - len(source(n)))) for n in numbers])
+    return ids, torch.arange(width) < lengths[:, None]
+
+
+def alone(model: LexiMind, number: int, options: DecodingOptions) -> DecodingResult:
+    ids, mask = padded([number])
+    return decode(model, model.encode(ids, mask), mask, [options])[0]
+
+
+def assert_equal(result: DecodingResult, expected: DecodingResult) -> None:
+    assert result.token_ids == expected.token_ids
+    assert result.finish_reason == expected.finish_reason
+    assert (result.score is None) == (expected.score is None)
+    if result.score is not None and expected.score is not None:
+        assert result.score == pytest.approx(expected.score, rel=1e-4, abs=1e-5)  # float32 sums over other widths
+
+
+@pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
+def test_batched_and_padded_equal_alone(model: LexiMind, options: DecodingOptions) -> None:
+    numbers = list(range(1, 9))
+    ids, mask = padded(numbers, width=50)
+    for number, result in zip(numbers, decode(model, model.encode(ids, mask), mask, [options] * 8), strict=True):
+        assert_equal(result, alone(model, number, options))
+
+
+def test_documents_end_both_ways_and_at_different_times(model: LexiMind) -> None:
+    results = [alone(model, number, KINDS["greedy"]) for number in range(1, 13)]
+    assert {result.finish_reason for result in results} == {"stop", "length"}
+    assert len({len(result.token_ids) for result in results}) > 3
+
+
+def test_mixed_kinds_in_one_batch_equal_alone(model: LexiMind) -> None:
+    numbers = list(range(1, 2 * len(KINDS) + 1))
+    options = [*KINDS.values(), *reversed(KINDS.values())]
+    ids, mask = padded(numbers)
+    for number, option, result in zip(
+        numbers, options, decode(model, model.encode(ids, mask), mask, options), strict=True
+    ):
+        assert_equal(result, alone(model, number, option))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_joining_mid_flight_and_others_leaving_change_nothing(model: LexiMind, seed: int) -> None:
+    choose = random.Random(seed)
+    waiting = {number: choose.choice(list(KINDS.values())) for number in range(1, 25)}
+    expected = {number: alone(model, number, options) for number, options in waiting.items()}
+    batch, joined, gone, finished = DecodingBatch(model), set(), set(), {}
+    while len(finished) + len(gone) < len(expected):
+        numbers = choose.sample(sorted(waiting), k=min(len(waiting), choose.randint(0, 3)))
+        if numbers:
+            ids, mask = padded(numbers, width=choose.randint(0, 60))
+            batch.add(numbers, model.encode(ids, mask), mask, [waiting.pop(number) for number in numbers])
+            joined |= set(numbers)
+        for _ in range(choose.randint(1, 6)):
+            finished |= {step.key: step.result for step in batch.step() if step.result is not None}
+        running = sorted(joined - gone - finished.keys())
+        if running and choose.random() < 0.3:
+            leaving = choose.sample(running, k=min(len(running), 2))
+            batch.remove([*leaving, 999])  # 999: long gone
+            gone |= set(leaving)
+    assert gone
+    assert batch.num_rows == 0
+    assert not finished.keys() & gone
+    for number, result in finished.items():
+        assert_equal(result, expected[number])
+
+
+@pytest.mark.parametrize("name", ["greedy", "sampled", "long"])
+def test_streamed_tokens_are_the_result(model: LexiMind, name: str) -> None:
+    ids, mask = padded([5, 6])
+    batch = DecodingBatch(model)
+    batch.add([5, 6], model.encode(ids, mask), mask, [KINDS[name]] * 2)
+    streamed: dict[int, list[int]] = {5: [], 6: []}
+    results = {}
+    while batch.num_rows:
+        for step in batch.step():
+            streamed[step.key] += [] if step.token_id is None else [step.token_id]
+            if step.result:
+                results[step.key] = list(step.result.token_ids)
+    assert streamed == results
+
+
+def test_finished_documents_cost_no_rows(model: LexiMind) -> None:
+    ids, mask = padded([1, 2, 3])
+    batch = DecodingBatch(model)
+    batch.add([1, 2, 3], model.encode(ids, mask), mask, [KINDS["one"], KINDS["beams"], KINDS["greedy"]])
+    assert batch.num_rows == 1 + 3 + 1
+    batch.step()
+    assert batch.num_rows <= 3 + 1
+    batch.remove([2])
+    assert batch.num_rows <= 1
