@@ -20,15 +20,29 @@ help:
 
 setup: $(STAMP)
 
+# Without PYTHON=… a .venv that works is kept, whatever made it; with it, one of another version is made anew.
+ifeq ($(origin PYTHON),file)
+FITS := $(BIN)/python -m pip --version >/dev/null 2>&1
+else
+FITS := test "$$($(BIN)/python -V 2>/dev/null)" = "$$($(PYTHON) -V)" && $(BIN)/python -m pip --version >/dev/null 2>&1
+ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
+.PHONY: $(STAMP)
+endif
+endif
+
 # The stamp is written last, so an interrupted installation is taken up again.
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+	@$(FITS) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; name one that is: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(FITS) || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
+# From make's command line only: some shells and compilers export a HOST that is no address to listen on.
+flag = $(if $(filter command,$(origin $(1))),--$(2) "$($(1))")
+
 serve: $(STAMP)
-	@exec $(BIN)/leximind serve $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") \
-		$(if $(CHECKPOINT),--checkpoint "$(CHECKPOINT)")
+	@exec $(BIN)/leximind serve $(call flag,HOST,host) $(call flag,PORT,port) $(call flag,CHECKPOINT,checkpoint)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
