@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.crew import ROOT
-from benchmarks.weights import Weights
 
 _READY_WITHIN_S = 240.0  # an export to OpenVINO included
 _STOP_WITHIN_S = 15.0
@@ -21,22 +20,26 @@ _STOP_WITHIN_S = 15.0
 
 @dataclass(frozen=True)
 class Server:
-    """How a server is started and asked. `requires` names the distributions that its interpreter must have."""
+    """How a server is started and asked. It serves a checkpoint folder if it is ours, the whole weights otherwise.
+
+    `requires` names the distributions that its interpreter must have.
+    """
 
     name: str
     requires: tuple[str, ...]
-    arguments: Callable[[Weights, int, int], list[str]]  # weights, port, threads
+    arguments: Callable[[Path, int, int], list[str]]  # folder, port, threads
     health: str
     path: str
     body: Callable[[str, int], dict[str, Any]]  # text, new tokens
 
 
-def _ours(dtype: str) -> Server:
+def ours(dtype: str) -> Server:
+    """LexiMind as `leximind serve` starts it."""
     return Server(
         name=f"ours {dtype}",
         requires=("torch", "fastapi", "uvicorn", "pydantic-settings", "typer"),
-        arguments=lambda weights, port, threads: [
-            *("-c", "from app.cli import main; main()", "serve", "--checkpoint", str(weights.ours)),
+        arguments=lambda folder, port, threads: [
+            *("-c", "from app.cli import main; main()", "serve", "--checkpoint", str(folder)),
             *("--port", str(port), "--device", "cpu", "--dtype", dtype, "--threads", str(threads)),
             *("--log-level", "warning"),
         ],
@@ -56,8 +59,8 @@ def _litserve(name: str, module: str, requires: tuple[str, ...]) -> Server:
     return Server(
         name=f"LitServe + {name}",
         requires=("litserve", "transformers", "torch", *requires),
-        arguments=lambda weights, port, threads: [
-            *("-m", f"benchmarks.peers.{module}", "--folder", str(weights.folder)),
+        arguments=lambda folder, port, threads: [
+            *("-m", f"benchmarks.peers.{module}", "--folder", str(folder)),
             *("--port", str(port), "--threads", str(threads)),
         ],
         health="/health",
@@ -67,7 +70,7 @@ def _litserve(name: str, module: str, requires: tuple[str, ...]) -> Server:
 
 
 SERVERS = (
-    _ours("bfloat16"),
+    ours("bfloat16"),
     _litserve("transformers bf16", "litserve_transformers", ()),
     _litserve("OpenVINO int8", "litserve_openvino", ("optimum-intel", "openvino")),
 )

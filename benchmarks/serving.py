@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import load, report
+from benchmarks.contenders import OURS
 from benchmarks.crew import choose, interpreters
 from benchmarks.load import MIXED, UNIFORM, Mix
 from benchmarks.servers import SERVERS, Server, free_port, running
@@ -117,10 +118,11 @@ def _measure(
 ) -> None:
     """Every stage in order; a server that still has work when a stage is over is started anew."""
     log = weights.folder / f"{server.name.replace(' ', '-')}.log"
+    folder = weights.ours if server.name.startswith(OURS) else weights.folder
     left = list(stages)
     while left:
         port = free_port()
-        with running([python, *server.arguments(weights, port, threads)], port, server.health, log) as (url, _):
+        with running([python, *server.arguments(folder, port, threads)], port, server.health, log) as (url, _):
             asyncio.run(load.send(server, url, load.poisson(MIXED, 8, 1, weights.language(), seed=1), 60.0))
             is_idle = True
             while left and is_idle:
