@@ -8,6 +8,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := .bench/peers
+OPENVINO := .bench/openvino
 
 .PHONY: help setup serve test check bench
 
@@ -16,7 +18,7 @@ help:
 	@echo "make serve   answer on http://127.0.0.1:8000 (HOST, PORT, CHECKPOINT)"
 	@echo "make test    run the tests (ARGS go to pytest)"
 	@echo "make check   formatting, lint, types and import contracts"
-	@echo "make bench   measure decoding (ARGS go to the benchmark)"
+	@echo "make bench   measure decoding against the peers (ARGS go to the benchmark)"
 
 setup: $(STAMP)
 
@@ -53,5 +55,19 @@ check: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)
-	$(BIN)/python -m benchmarks.decoding $(ARGS)
+bench: $(STAMP) $(PEERS)/.installed $(OPENVINO)/.installed
+	$(BIN)/python -m benchmarks.decoding $(foreach peer,$(PEERS) $(OPENVINO),--peer-python $(peer)/bin/python) $(ARGS)
+
+$(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/constraints-peers.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check --quiet \
+		-c constraints.txt -c benchmarks/constraints-peers.txt -e '.[bench]'
+	@touch $@
+
+# optimum-intel asks for torchvision, which nothing here uses; a build of it for another torch breaks transformers.
+$(OPENVINO)/.installed: pyproject.toml benchmarks/constraints-openvino.txt
+	$(PYTHON) -m venv $(OPENVINO)
+	$(OPENVINO)/bin/python -m pip install --disable-pip-version-check --quiet \
+		-c benchmarks/constraints-openvino.txt -e '.[bench-openvino]'
+	$(OPENVINO)/bin/python -m pip uninstall --disable-pip-version-check --quiet --yes torchvision
+	@touch $@
