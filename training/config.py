@@ -1,13 +1,21 @@
-"""Everything that a training run can be told, typed; Hydra composes it, pydantic checks it, the run reads all of it."""
+"""Everything that a training run can be told, typed; Hydra composes it, pydantic checks it, the run reads all of it.
 
-from dataclasses import dataclass
-from typing import Any
+`training/configs/train.yaml` says what each key means and holds its default.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from model.config import ModelConfig
 from training.errors import TrainingError
-from training.losses import LossWeights
+from training.lora import LoraConfig
+from training.losses import LossConfig
+from training.mixture import MixtureConfig
 from training.optim import OptimizerConfig, ScheduleConfig
 
 _STRICT = ConfigDict(extra="forbid")
@@ -36,6 +44,7 @@ class DataConfig:
     max_source_tokens: int
     max_target_tokens: int
     groups: dict[str, GroupConfig]
+    max_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,15 +53,33 @@ class LoopConfig:
 
     __pydantic_config__ = _STRICT
     steps: int
+    accumulate: int
     clip_norm: float
-    bf16: bool
+    device: str
+    precision: Literal["fp32", "bf16", "fp16"]
+    tf32: bool
     compile: bool
+    checkpoint_layers: bool
     scale_queries: bool
+    freeze: list[str]
+    ema: float
     seed: int
     log_every: int
     save_every: int
     evaluate_every: int
     evaluate_rows: int
+    metric: str
+    patience: int | None
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Whether and where MLflow keeps the run."""
+
+    __pydantic_config__ = _STRICT
+    enabled: bool
+    uri: str
+    experiment: str
 
 
 @dataclass(frozen=True)
@@ -65,10 +92,27 @@ class TrainConfig:
     resume_from: str | None
     model: dict[str, Any]
     data: DataConfig
-    loss: LossWeights
+    mixture: MixtureConfig
+    loss: LossConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
+    lora: LoraConfig
     loop: LoopConfig
+    tracking: TrackingConfig
+
+    def must_match(self) -> dict[str, Any]:
+        """What a resumed run may not change, flat: all but places, lengths, the schedule and what costs no bit."""
+        free = {"output", "init_from", "resume_from", "schedule", "tracking", "data.root", "data.tokenizer"}
+        free |= {f"loop.{name}" for name in _FREE_IN_LOOP}
+        return {
+            name: value for name, value in flat(asdict(self)) if name not in free and name.partition(".")[0] not in free
+        }
+
+
+_FREE_IN_LOOP = (
+    *("steps", "device", "compile", "checkpoint_layers", "patience"),
+    *("log_every", "save_every", "evaluate_every", "evaluate_rows", "metric"),
+)
 
 
 def parse_config(config: DictConfig) -> TrainConfig:
@@ -78,7 +122,43 @@ def parse_config(config: DictConfig) -> TrainConfig:
         TrainingError: names every key that is unknown, missing or of the wrong type.
     """
     try:
-        return TypeAdapter(TrainConfig).validate_python(OmegaConf.to_container(config, resolve=True))
+        parsed = TypeAdapter(TrainConfig).validate_python(OmegaConf.to_container(config, resolve=True))
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc']))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        raise TrainingError("the configuration does not fit:\n" + "\n".join(lines)) from error
+        raise TrainingError("the configuration does not fit:\n" + "\n".join(map(_line, error.errors()))) from error
+    architecture = [field.name for field in fields(ModelConfig)]
+    for name in parsed.model:
+        if name not in architecture:
+            raise TrainingError(f"model.{name}: no such key{suggestion(name, architecture)}")
+    return parsed
+
+
+def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested mappings."""
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """`; did you mean …?`, or nothing when nothing is near."""
+    near = get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
+
+
+def _line(error: Any) -> str:
+    place = ".".join(map(str, error["loc"]))
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"  {place}: no such key{suggestion(str(error['loc'][-1]), list(_names(TrainConfig)))}"
+    if error["type"] in ("missing_argument", "missing"):
+        return f"  {place}: missing"
+    return f"  {place}: {error['msg']} (got {error['input']!r})"
+
+
+def _names(kind: Any) -> Iterator[str]:
+    for field in fields(kind):
+        yield field.name
+        for inner in (field.type, *get_args(field.type)):
+            if is_dataclass(inner):
+                yield from _names(inner)

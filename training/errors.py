@@ -1,4 +1,4 @@
-"""Every exception that training raises for a mistake of its user."""
+"""Every exception that training raises for a mistake of its user; the tree is told once, here."""
 
 
 class TrainingError(Exception):
@@ -11,3 +11,15 @@ class DataError(TrainingError):
 
 class ResumeError(TrainingError):
     """A training state that is missing, damaged, or of another run."""
+
+
+class NotFinite(TrainingError):
+    """A loss or a gradient that is no number."""
+
+
+class Interrupted(TrainingError):
+    """The run was asked to stop, by the signal `number`, and has saved its state."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}; resume_from takes the run up again")
+        self.number = number

@@ -17,7 +17,7 @@ from training.errors import TrainingError
 from training.evaluation.card import model_card
 from training.evaluation.predict import Predictor
 from training.evaluation.report import comparison, comparison_markdown, to_json, to_markdown
-from training.evaluation.result import Result, evaluate
+from training.evaluation.result import Result, evaluate, read_split
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,7 +57,8 @@ def _evaluate(folder: Path, options: argparse.Namespace) -> tuple[Checkpoint, Re
     checkpoint = load_checkpoint(folder, torch.device(options.device))
     predictor = Predictor(checkpoint.model, checkpoint.tokenizer, checkpoint.tasks)
     decoding = DecodingOptions(num_beams=options.num_beams, max_new_tokens=options.max_new_tokens)
-    return checkpoint, evaluate(predictor, options.data, options.split, options.rows, decoding)
+    split = read_split(options.data, options.split, checkpoint.tasks)
+    return checkpoint, evaluate(predictor, split, options.rows, decoding)
 
 
 def _describe(checkpoint: Checkpoint, result: Result, report: dict[str, Any]) -> None:

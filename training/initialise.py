@@ -6,8 +6,6 @@ that the optimizer sees (`scale_queries`) and multiplied in again at the end (`f
 T5's.
 """
 
-import copy
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -67,11 +65,15 @@ def scale_queries(model: LexiMind) -> None:
 
 
 def fold_queries(model: LexiMind) -> LexiMind:
-    """A copy of `model` with the scale multiplied into its weights and no parametrization left."""
-    folded = copy.deepcopy(model)
-    for module in folded.modules():
-        if parametrize.is_parametrized(module):
-            parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    """A copy of `model` with every parametrization worked into its weights."""
+    # Not by removing them from a deep copy: it shares its classes with the original, which would lose its weights.
+    with torch.device("meta"):
+        folded = LexiMind(model.config)
+    weights = {}
+    for name in folded.state_dict():
+        module, _, parameter = name.rpartition(".")
+        weights[name] = getattr(model.get_submodule(module), parameter).detach().clone()
+    folded.load_state_dict(weights, assign=True)
     return folded
 
 

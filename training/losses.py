@@ -1,49 +1,106 @@
 """What is minimised: one loss a task, each a mean over its own units, so that task weights mean what they say."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.leximind import LexiMind
-from training.data.batches import IGNORED, Batch
+from training.data.batches import IGNORED, Batch, Encoded
+from training.errors import TrainingError
 
 
 @dataclass(frozen=True)
-class LossWeights:
-    """How much each task counts, and the label smoothing of summaries."""
+class LossConfig:
+    """How much each task counts, the label smoothing of summaries, and what helps rare emotions.
+
+    Raises:
+        TrainingError: a value outside its range.
+    """
 
     summarize: float
     emotions: float
     topic: float
     label_smoothing: float
+    positive_power: float
+    focus_positive: float
+    focus_negative: float
+    ignore_below: float
+
+    def __post_init__(self) -> None:
+        for name in ("label_smoothing", "ignore_below"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainingError(f"loss.{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        for name in ("summarize", "emotions", "topic", "positive_power", "focus_positive", "focus_negative"):
+            if getattr(self, name) < 0:
+                raise TrainingError(f"loss.{name} is {getattr(self, name)}; it must be 0 or more")
+        for name in ("focus_positive", "focus_negative"):
+            if 0 < getattr(self, name) < 1:  # the gradient of x^γ at 0 is infinite
+                raise TrainingError(f"loss.{name} is {getattr(self, name)}; it must be 0 (off) or at least 1")
 
 
-def task_losses(model: LexiMind, batch: Batch, label_smoothing: float) -> dict[str, Tensor]:
-    """Loss of each task that `batch` has labels for; one encoder pass.
+class Objective(nn.Module):
+    """The network with its losses: one forward pass, from a batch to what is minimised.
 
-    `summarize`: cross-entropy a target token (label smoothing as in Szegedy et al. 2016). `emotions`: binary
-    cross-entropy a row, summed over the labels. `topic`: cross-entropy a row.
+    `positive_weights` (E,) is how much each emotion's presence counts against its absence.
     """
-    hidden = model.encode(batch.input_ids, batch.encoder_mask)
-    losses = {}
-    if batch.labels.shape[1] and bool((batch.labels != IGNORED).any()):
-        logits = model.decode(hidden, batch.encoder_mask, batch.decoder_input_ids)
-        losses["summarize"] = F.cross_entropy(
-            logits.float().flatten(0, 1), batch.labels.flatten(), ignore_index=IGNORED, label_smoothing=label_smoothing
-        )
-    known = batch.emotions[:, 0] >= 0 if batch.emotions.shape[1] else torch.zeros(0, dtype=torch.bool)
-    if bool(known.any()):
-        logits = model.emotion_logits(hidden, batch.encoder_mask).float()
-        rows = F.binary_cross_entropy_with_logits(logits, batch.emotions.clamp(min=0), reduction="none").sum(1)
-        losses["emotions"] = rows[known].mean()
-    if bool((batch.topics != IGNORED).any()):
-        logits = model.topic_logits(hidden, batch.encoder_mask).float()
-        losses["topic"] = F.cross_entropy(logits, batch.topics, ignore_index=IGNORED)
-    return losses
+
+    positive_weights: Tensor
+
+    def __init__(self, model: LexiMind, config: LossConfig, positive_weights: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.register_buffer("positive_weights", positive_weights, persistent=False)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and the loss of each task that `batch` has labels for; one encoder pass.
+
+        `summarize`: cross-entropy a target token (label smoothing as in Szegedy et al. 2016). `emotions`: binary
+        cross-entropy a row, summed over the labels. `topic`: cross-entropy a row.
+        """
+        config, mask = self.config, batch.encoder_mask
+        hidden = self.model.encode(batch.input_ids, mask)
+        losses = {}
+        if batch.has_summaries:
+            logits = self.model.decode(hidden, mask, batch.decoder_input_ids).float().flatten(0, 1)
+            smoothing = config.label_smoothing if self.training else 0.0
+            losses["summarize"] = F.cross_entropy(
+                logits, batch.labels.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
+            )
+        if batch.has_emotions:
+            known = batch.emotions[:, 0] >= 0
+            logits = self.model.emotion_logits(hidden, mask).float()
+            rows = asymmetric_loss(logits, batch.emotions.clamp(min=0), self.positive_weights, config)
+            losses["emotions"] = (rows.sum(1) * known).sum() / known.sum()
+        if batch.has_topics:
+            logits = self.model.topic_logits(hidden, mask).float()
+            losses["topic"] = F.cross_entropy(logits, batch.topics, ignore_index=IGNORED)
+        total = torch.stack([getattr(config, task) * loss for task, loss in losses.items()]).sum()
+        return total, losses
 
 
-def total_loss(losses: dict[str, Tensor], weights: LossWeights) -> Tensor:
-    """Weighted sum of what `task_losses` returned."""
-    return torch.stack([getattr(weights, task) * loss for task, loss in losses.items()]).sum()
+def asymmetric_loss(logits: Tensor, truth: Tensor, positive_weights: Tensor, config: LossConfig) -> Tensor:
+    """Binary cross-entropy that looks away from easy decisions: (B, E), (B, E), (E,) to (B, E).
+
+    Asymmetric loss (Ridnik et al. 2021, eq. 4 to 7): both sides are focused by their own power of what is missing to
+    certainty, and a negative below the probability `ignore_below` counts nothing. With all of these 0 and weights of 1
+    it is binary cross-entropy.
+    """
+    probability = logits.sigmoid()
+    shifted = (probability - config.ignore_below).clamp(min=0)
+    positive = F.logsigmoid(logits) * (1 - probability) ** config.focus_positive * positive_weights
+    absent = torch.log1p(-shifted.clamp(max=1 - 1e-6)) if config.ignore_below else F.logsigmoid(-logits)
+    negative = absent * shifted**config.focus_negative
+    return -(truth * positive + (1 - truth) * negative)
+
+
+def positive_weights(rows: Sequence[Encoded], num_emotions: int, power: float) -> Tensor:
+    """For each emotion (negatives / positives)^power over the rows that have emotions, at least 1: (E,)."""
+    known = [row.emotions for row in rows if row.emotions is not None]
+    counts = torch.zeros(num_emotions)
+    for emotions in known:
+        counts[list(emotions)] += 1
+    return ((len(known) - counts) / counts.clamp(min=1)).clamp(min=1) ** power

@@ -11,8 +11,8 @@ from rich.progress import Progress as RichProgress
 class Progress:
     """A bar on a terminal; where the output is not one, a line an update."""
 
-    def __init__(self, total: int, done: int) -> None:
-        self._console = Console()
+    def __init__(self, total: int, done: int, *, quiet: bool) -> None:
+        self._console = Console(quiet=quiet)
         self._total, self._done, self._start = total, done, time.monotonic()
         self._bar = RichProgress(
             TextColumn("step"),

@@ -5,21 +5,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from training.errors import ResumeError
+from training.errors import ResumeError, TrainingError
 
 STATE_FILE = "state.pt"
+# What states written before 2026-11-24 lack: the run that becomes the bundled model began with one.
+_EARLIER: dict[str, Any] = {"scaler": {}, "averaged": None, "best": {}, "run_id": None, "config": None, "data": {}}
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write `state` into `folder`; a crash leaves the old one or the new one."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write `state` into `folder`; a crash or a full disk leaves the old one.
+
+    Raises:
+        TrainingError: it cannot be written.
+    """
     partial = folder / f"{STATE_FILE}.partial"
-    with partial.open("wb") as out:
-        torch.save(state, out)
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(folder / STATE_FILE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as out:
+            torch.save(state, out)
+            out.flush()
+            os.fsync(out.fileno())
+        partial.replace(folder / STATE_FILE)
+    except (OSError, RuntimeError) as error:  # torch wraps what the disk says
+        partial.unlink(missing_ok=True)
+        raise TrainingError(
+            f"{folder / STATE_FILE}: cannot be written ({error}); what was saved before is still there: make room "
+            "and resume from it"
+        ) from error
 
 
 def load_state(folder: Path) -> dict[str, Any]:
@@ -33,6 +47,21 @@ def load_state(folder: Path) -> dict[str, Any]:
         raise ResumeError(f"{path}: no such file; resume_from must be the output folder of a run that has saved")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
+    except Exception as error:  # zip, pickle and torch each have their own
         raise ResumeError(f"{path}: cannot be read ({error}); start afresh or restore the file") from error
-    return state
+    if isinstance(state["rng"], Tensor):
+        state["rng"] = [{"cpu": state["rng"]}]
+    return {**_EARLIER, **state}
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """Torch's generators as they stand."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
+
+
+def set_random_states(states: dict[str, Tensor], device: torch.device) -> None:
+    """The inverse of `random_states`; a generator that was not saved stays as it is."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,154 +1,229 @@
-"""The loop: batches to losses to steps, with progress, saving and resumption. Knows no Hydra and no file format."""
+"""The loop: batches to losses to steps, with validation, saving and resumption. Knows no Hydra and no file format."""
 
 import json
 import math
-import time
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from model.leximind import LexiMind
-from training.config import LoopConfig
-from training.data.batches import Batch, Stream
-from training.errors import ResumeError, TrainingError
-from training.losses import LossWeights, task_losses, total_loss
-from training.optim import Optimizers, ScheduleConfig, learning_rate_scale
+from training.config import TrainConfig
+from training.errors import Interrupted, NotFinite, ResumeError
+from training.evaluation.report import table
+from training.losses import Objective
+from training.meter import Meter
+from training.mixture import Feed, Mixture, Slot
+from training.optim import Optimizers, learning_rate_scale
+from training.parallel import Processes
+from training.precision import Precision
 from training.progress import Progress
-from training.state import load_state, save_state
-from training.validation import Validation, figures
+from training.signals import stop_signals
+from training.state import load_state, random_states, save_state, set_random_states
+from training.tracking import Tracker
+from training.validation import Validation, figures, shown
+
+BAD_BATCH = "bad_batch.json"
+
+
+@dataclass
+class Best:
+    """The best validation so far, and how many in a row were no better."""
+
+    value: float = -math.inf
+    step: int = 0
+    worse: int = 0
 
 
 @dataclass
 class Trainer:
     """One run, validated every `loop.evaluate_every` steps and at the end."""
 
-    model: LexiMind
-    streams: dict[str, tuple[Stream, int]]  # with the number of batches a step
+    objective: Objective
+    mixture: Mixture
     optimizers: Optimizers
-    schedule: ScheduleConfig
-    weights: LossWeights
-    loop: LoopConfig
+    config: TrainConfig
     folder: Path
-    validate: Validation
+    validation: Validation
+    tracker: Tracker
+    processes: Processes
+    device: torch.device
     step: int = 0
-    _meter: "_Meter" = field(default_factory=lambda: _Meter())
+    best: Best = field(default_factory=Best)
+    run_id: str | None = None
+
+    def __post_init__(self) -> None:
+        loop = self.config.loop
+        self._precision = Precision(loop, self.device)
+        self._feed = Feed(self.mixture, self.device)
+        self._parameters = [p for p in self.objective.parameters() if p.requires_grad]
+        self._meter = Meter(self.objective.model.config, self.device)
+        self._averaged = (
+            AveragedModel(self.objective.model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema)) if loop.ema else None
+        )
+        self._norm = 0.0
 
     def run(self) -> None:
-        """Train up to `loop.steps`, saving every `loop.save_every`; Ctrl-C saves and ends the run.
+        """Train up to `loop.steps`, or until the metric has not risen for `loop.patience` validations.
 
         Raises:
-            TrainingError: a loss that is not finite; the step and its batches are named, nothing is saved over.
+            Interrupted: SIGTERM or Ctrl-C; the state is saved.
+            NotFinite: a loss or gradient that is no number; its batches are named in `bad_batch.json`.
+            TrainingError: the disk is full; the last state is untouched.
         """
-        if self.loop.compile:
-            self._compile_layers()
-        self.model.train()
-        with Progress(self.loop.steps, self.step) as progress:
+        loop = self.config.loop
+        self.objective.train()
+        with Progress(loop.steps, self.step, quiet=not self.processes.is_first) as progress, stop_signals() as wish:
             try:
-                while self.step < self.loop.steps:
+                while self.step < loop.steps and not self._is_over():
                     self._one_step()
                     self._after_step(progress)
-            except KeyboardInterrupt:
-                self.save()
-                progress.say(f"interrupted; saved at step {self.step} in {self.folder}")
-                raise
+                    if self.processes.any(wish.signal is not None):
+                        self.save()
+                        progress.say(f"stopped; saved at step {self.step} in {self.folder}")
+                        raise Interrupted(wish.signal or signal.SIGTERM)
+            finally:
+                self._feed.close()
 
     def save(self) -> None:
         """Write the state of the run."""
-        save_state(
-            self.folder,
-            {
-                "step": self.step,
-                "model": self.model.state_dict(),
-                "optimizers": self.optimizers.state_dict(),
-                "streams": {name: [stream.epoch, stream.position] for name, (stream, _) in self.streams.items()},
-                "rng": torch.get_rng_state(),
-            },
-        )
+        states = self.processes.gather(random_states(self.device))
+        if self.processes.is_first:
+            save_state(
+                self.folder,
+                {
+                    "step": self.step,
+                    "model": self.objective.model.state_dict(),
+                    "optimizers": self.optimizers.state_dict(),
+                    "streams": self._feed.state(),
+                    "rng": states,
+                    "scaler": self._precision.scaler.state_dict(),
+                    "averaged": self._averaged.state_dict() if self._averaged else None,
+                    "best": vars(self.best),
+                    "run_id": self.run_id,
+                    "config": self.config.must_match(),
+                    "data": self._digests(),
+                },
+            )
 
     def resume(self, folder: Path) -> None:
         """Go on where `save` left off.
 
         Raises:
-            ResumeError: no state, or the state of another model or data mixture.
+            ResumeError: no state, or that of another model, configuration, data set or number of processes.
         """
         state: dict[str, Any] = load_state(folder)
-        if state["streams"].keys() != self.streams.keys():
-            raise ResumeError(
-                f"{folder}: saved with data groups {sorted(state['streams'])}, not {sorted(self.streams)}"
-            )
-        try:
-            self.model.load_state_dict(state["model"])
-        except RuntimeError as error:
-            raise ResumeError(f"{folder}: saved from another architecture ({error})") from error
+        self._check_match(folder, state)
+        self.objective.model.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizers"])
-        for name, (epoch, position) in state["streams"].items():
-            self.streams[name][0].epoch, self.streams[name][0].position = epoch, position
-        torch.set_rng_state(state["rng"])
-        self.step = state["step"]
+        self._feed.load_state(state["streams"])
+        self._precision.scaler.load_state_dict(state["scaler"])
+        if self._averaged:
+            self._averaged.load_state_dict(state["averaged"])
+        set_random_states(state["rng"][self.processes.rank], self.device)
+        self.step, self.best, self.run_id = state["step"], Best(**state["best"]), state["run_id"]
 
     def _one_step(self) -> None:
-        for name, (stream, count) in self.streams.items():
-            for _ in range(count):
-                position = stream.epoch, stream.position
-                self._accumulate(stream.next(), count, f"group {name}, epoch {position[0]}, batch {position[1]}")
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.loop.clip_norm)
-        self._meter.gradient_norm = float(norm)
-        self.optimizers.step(learning_rate_scale(self.schedule, self.step, self.loop.steps))
+        slots = self._feed.take(self.step)
+        totals = []
+        for slot in slots:
+            with self._precision.autocast():
+                loss, losses = self.objective(slot.batch)
+            self._precision.backward(loss * slot.share)
+            self._meter.add(losses, slot.batch)
+            totals.append(loss.detach())
+        for slot, total in zip(slots, torch.stack(totals).tolist(), strict=True):  # waits for the device once a step
+            if not math.isfinite(total):
+                raise self._not_finite(f"the loss is {total}", [slot])
+        self.processes.average_gradients(self._parameters)
+        norm = self._precision.clip(self.optimizers, self._parameters, self.config.loop.clip_norm)
+        if not math.isfinite(norm) and not self._precision.scaler.is_enabled():
+            raise self._not_finite(f"the gradient's norm is {norm}", slots)
+        self.optimizers.set_scale(learning_rate_scale(self.config.schedule, self.step, self.config.loop.steps))
+        self._precision.step(self.optimizers)
+        self.optimizers.zero_grad()
+        if self._averaged:
+            self._averaged.update_parameters(self.objective.model)
         self.step += 1
-
-    def _accumulate(self, batch: Batch, count: int, identity: str) -> None:
-        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.loop.bf16):
-            losses = task_losses(self.model, batch, self.weights.label_smoothing)
-        loss = total_loss(losses, self.weights) / count
-        if not math.isfinite(loss.item()):
-            raise TrainingError(
-                f"step {self.step}: the loss is {loss.item()} on {identity}; lower the learning rate or "
-                f"look at that batch; the last saved state in {self.folder} is untouched"
-            )
-        loss.backward()
-        self._meter.add(losses, batch)
+        self._norm = norm
 
     def _after_step(self, progress: Progress) -> None:
-        loop = self.loop
+        loop = self.config.loop
         if self.step % loop.log_every == 0:
-            progress.update(self.step, self._meter.summary())
-            self._meter = _Meter()
+            rate = self.optimizers.parts[0].param_groups[0]["lr"]
+            now = {**self._meter.summary(self.processes), "grad_norm": self._norm, "lr": rate}
+            if self.processes.is_first:
+                self.tracker.log(self.step, {f"train/{name}": value for name, value in now.items()})
+            progress.update(self.step, now)
+            self._meter = Meter(self.objective.model.config, self.device)
         last = self.step == loop.steps
-        if self.step % loop.save_every == 0 or last:
+        validate = self.step % loop.evaluate_every == 0 or last
+        if validate:
+            self._validate(progress)
+            self._meter = Meter(self.objective.model.config, self.device)
+        # After the validation: a state that is resumed knows of it, one from before it repeats it.
+        if validate or self.step % loop.save_every == 0:
             self.save()
-        if self.step % loop.evaluate_every == 0 or last:
-            self.model.eval()
-            progress.say(json.dumps({"step": self.step, **figures(self.validate(self.model, self.step))}))
-            self.validate.keep()
-            self.model.train()
-            self._meter = _Meter()
 
-    def _compile_layers(self) -> None:
-        # Layer by layer: equal layers share one compilation, which takes a third of the time of the whole graph.
-        torch._dynamo.config.cache_size_limit = 64
-        for stack in (self.model.encoder.layers, self.model.decoder.layers):
-            for layer in stack:
-                layer.compile(dynamic=False)
+    def _validate(self, progress: Progress) -> None:
+        scores: dict[str, float] = {}
+        if self.processes.is_first:
+            model = cast("LexiMind", self._averaged.module) if self._averaged else self.objective.model
+            result = self.validation(model, self.step)
+            scores = figures(result)
+            self.tracker.log(self.step, {f"dev/{name}": value for name, value in scores.items()})
+            told = [
+                f"{n} {v:.4f}" for n, v in scores.items() if n.endswith(("overall", "rougeL", "macro_f1", "accuracy"))
+            ]
+            progress.say(f"dev at step {self.step}: {', '.join(told)}")
+            self.tracker.text(f"outputs/step-{self.step}.md", table(("row", "output"), shown(result)))
+        scores = self.processes.from_first(scores)
+        metric = self.config.loop.metric
+        if scores[metric] > self.best.value:
+            self.best = Best(scores[metric], self.step)
+            if self.processes.is_first:
+                self.validation.keep()
+        else:
+            self.best.worse += 1
+            progress.say(f"{metric} {scores[metric]:.4f} is not above {self.best.value:.4f} of step {self.best.step}")
 
+    def _is_over(self) -> bool:
+        patience = self.config.loop.patience
+        return patience is not None and self.best.worse >= patience
 
-class _Meter:
-    def __init__(self) -> None:
-        self.gradient_norm = 0.0
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
-        self._tokens = 0
-        self._start = time.perf_counter()
+    def _not_finite(self, what: str, slots: list[Slot]) -> NotFinite:
+        culprits = [
+            {"group": s.group, "epoch": s.place[0], "batch": s.place[1], "rows": s.batch.numbers} for s in slots
+        ]
+        path = self.folder / BAD_BATCH
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"step": self.step, "what": what, "batches": culprits}) + "\n", encoding="utf-8")
+        return NotFinite(
+            f"step {self.step}: {what} on {', '.join(s.group for s in slots)}; {path} names the rows. Lower the "
+            f"learning rate or look at them; the state in {self.folder} is from before"
+        )
 
-    def add(self, losses: dict[str, Tensor], batch: Batch) -> None:
-        for task, loss in losses.items():
-            self._sums[task] = self._sums.get(task, 0.0) + loss.item()
-            self._counts[task] = self._counts.get(task, 0) + 1
-        self._tokens += batch.input_ids.numel() + batch.labels.numel()
+    def _digests(self) -> dict[str, str]:
+        return {name: stream.digest() for name, (stream, _) in self.mixture.streams.items()}
 
-    def summary(self) -> dict[str, float]:
-        seconds = time.perf_counter() - self._start
-        means = {task: total / self._counts[task] for task, total in self._sums.items()}
-        return {**means, "grad_norm": self.gradient_norm, "tokens_per_s": self._tokens / seconds}
+    def _check_match(self, folder: Path, state: dict[str, Any]) -> None:
+        mine, saved = self.config.must_match(), state["config"]
+        if saved is None:
+            return
+        changed = [
+            f"{name} was {saved.get(name)!r}, now {mine.get(name)!r}"
+            for name in sorted(mine.keys() | saved.keys())
+            if mine.get(name) != saved.get(name)
+        ]
+        if changed:
+            raise ResumeError(f"{folder}: saved by another run: {'; '.join(changed)}. Set them back or start afresh")
+        other = [name for name, digest in self._digests().items() if state["data"].get(name) != digest]
+        if other:
+            raise ResumeError(f"{folder}: saved on other rows of {', '.join(other)}; restore the data or start afresh")
+        if len(state["rng"]) != self.processes.world_size:
+            raise ResumeError(
+                f"{folder}: saved by {len(state['rng'])} processes, now {self.processes.world_size}; use as many"
+            )

@@ -15,9 +15,12 @@ from model.decoding.options import DecodingOptions
 from model.leximind import LexiMind
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
-from training.evaluation.card import model_card
+from training.config import suggestion
+from training.errors import TrainingError
+from training.evaluation.card import model_card, samples
 from training.evaluation.predict import Predictor
-from training.evaluation.result import Result, evaluate
+from training.evaluation.result import Result, Split, evaluate
+from training.evaluation.scores import ROUGE
 from training.initialise import fold_queries
 
 DECODING = DecodingOptions(max_new_tokens=64)
@@ -30,17 +33,22 @@ class Validation:
     tokenizer: Tokenizer
     spiece: Path
     tasks: Tasks
-    data: Path
+    split: Split
     rows: int  # summaries of each source
     folder: Path
     facts: Mapping[str, Any]
-    _newest: tuple[LexiMind, Result, int] | None = field(default=None, repr=False)
+    _newest: "_Scored | None" = field(default=None, repr=False)
 
     def __call__(self, model: LexiMind, step: int) -> Result:
-        """Score `model` and write it to `last`."""
+        """Score `model` and write it to `last`; no random number is drawn."""
         served = fold_queries(model).eval().requires_grad_(False)
-        result = evaluate(Predictor(served, self.tokenizer, self.tasks), self.data, "dev", self.rows, DECODING)
-        self._newest = served, result, step
+        predictor = Predictor(served, self.tokenizer, self.tasks)
+        result = evaluate(predictor, self.split, self.rows, DECODING)
+        training = {**self.facts.get("training", {}), "step": step}
+        facts = {**self.facts, "training": training, "dev": figures(result)}
+        tasks = replace(self.tasks, emotion_thresholds=result.thresholds or self.tasks.emotion_thresholds)
+        card = model_card(self.folder.resolve().name, served, facts, result)
+        self._newest = _Scored(served, tasks, card, facts)
         self._save("last")
         return result
 
@@ -50,12 +58,29 @@ class Validation:
 
     def _save(self, name: str) -> None:
         assert self._newest is not None
-        model, result, step = self._newest
-        tasks = replace(self.tasks, emotion_thresholds=result.thresholds or self.tasks.emotion_thresholds)
-        training = {**self.facts.get("training", {}), "step": step}
-        facts = {**self.facts, "training": training, "dev": figures(result)}
-        card = model_card(self.folder.resolve().name, model, facts, result)
-        save_checkpoint(self.folder / name, model, self.spiece, tasks, card=card, facts=facts)
+        new = self._newest
+        save_checkpoint(self.folder / name, new.model, self.spiece, new.tasks, card=new.card, facts=new.facts)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    model: LexiMind
+    tasks: Tasks
+    card: str
+    facts: Mapping[str, Any]
+
+
+def check_metric(name: str, split: Split) -> None:
+    """Refuse a metric that no validation on `split` will give, before hours are spent.
+
+    Raises:
+        TrainingError: suggests the nearest that there is.
+    """
+    known = [f"summaries.{source}.{score}" for source in split.summaries for score in (*ROUGE, "bleu")]
+    known += [f"emotions.{average}_f1" for average in ("macro", "micro", "samples")] if split.emotions else []
+    known += ["topic.accuracy", "topic.macro_f1"] if split.topics else []
+    if name not in (known := ["overall", *known]):
+        raise TrainingError(f"loop.metric is {name}, which no validation gives{suggestion(name, known)}")
 
 
 def figures(result: Result) -> dict[str, float]:
@@ -67,3 +92,8 @@ def figures(result: Result) -> dict[str, float]:
         [v for n, v in chosen.items() if n in ("topic.accuracy",)],
     )
     return {"overall": float(np.mean([np.mean(values) for values in lists if values])), **chosen}
+
+
+def shown(result: Result) -> list[tuple[str, str]]:
+    """Row and output of the samples that a card shows."""
+    return [(sample.row, sample.output) for sample in samples(result)]

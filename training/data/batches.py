@@ -3,9 +3,10 @@
 Every batch of a bucket has the same shape, so that a compiled model meets few shapes and padding stays small.
 """
 
+import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -41,6 +42,15 @@ class Batch:
     labels: Tensor
     emotions: Tensor
     topics: Tensor
+    has_summaries: bool  # known without looking into tensors, which would wait for the device
+    has_emotions: bool
+    has_topics: bool
+    numbers: tuple[int, ...]  # of the rows among those of their stream
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on `device`."""
+        tensors = ("input_ids", "encoder_mask", "decoder_input_ids", "labels", "emotions", "topics")
+        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
 def encode_examples(
@@ -58,9 +68,10 @@ def encode_examples(
     ]
 
 
-def collate(rows: Sequence[Encoded], num_emotions: int, shape: tuple[int, int] | None = None) -> Batch:
-    """Pad to `shape` (S, T), or to the longest row of each when None."""
-    source, target = shape or (max(len(r.source) for r in rows), max(len(r.target) for r in rows))
+def collate(rows: Sequence[Encoded], numbers: Sequence[int], num_emotions: int, shape: tuple[int, int]) -> Batch:
+    """The rows `numbers` of `rows`, padded or cut to `shape` (S, T)."""
+    rows = [rows[number] for number in numbers]
+    source, target = shape
     labels = _padded([r.target[:target] for r in rows], target, IGNORED)
     starts = _padded([(0, *r.target[: target - 1]) if r.target else () for r in rows], target, 0)
     input_ids = _padded([r.source[:source] for r in rows], source, 0)
@@ -76,6 +87,10 @@ def collate(rows: Sequence[Encoded], num_emotions: int, shape: tuple[int, int] |
         labels=labels,
         emotions=emotions,
         topics=torch.tensor([IGNORED if r.topic is None else r.topic for r in rows]),
+        has_summaries=target > 0 and any(r.target for r in rows),
+        has_emotions=any(r.emotions is not None for r in rows),
+        has_topics=any(r.topic is not None for r in rows),
+        numbers=tuple(numbers),
     )
 
 
@@ -111,13 +126,29 @@ class Stream:
 
     def next(self) -> Batch:
         """The batch at `position`, which moves on by one."""
+        shape, numbers = self.skip()
+        return collate(self.rows, numbers, self.num_emotions, shape)
+
+    def skip(self) -> tuple[tuple[int, int], list[int]]:
+        """Move on by one; returns the shape and the row numbers of the batch that was passed."""
         if not self._order:
             self._order = self._shuffled()
-        shape, numbers = self._order[self.position]
+        passed = self._order[self.position]
         self.position += 1
         if self.position == len(self._order):
             self.epoch, self.position, self._order = self.epoch + 1, 0, []
-        return collate([self.rows[number] for number in numbers], self.num_emotions, shape)
+        return passed
+
+    def seek(self, epoch: int, position: int) -> None:
+        """Go to a batch."""
+        self.epoch, self.position, self._order = epoch, position, []
+
+    def digest(self) -> str:
+        """A hash of the rows: another one means that the same places hold other batches."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(repr(row).encode())
+        return digest.hexdigest()
 
     def _shuffled(self) -> list[tuple[tuple[int, int], list[int]]]:
         rng = random.Random(f"{self.seed}:{self.epoch}")

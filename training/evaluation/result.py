@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from model.decoding.options import DecodingOptions
+from model.tasks import Tasks
 from training.data.examples import Example, read_emotions, read_headlines, read_summaries, read_topics
 from training.data.extracts import sentences
 from training.errors import DataError
@@ -55,31 +56,50 @@ class Result:
     samples: list[list[Sample]] = field(default_factory=list)  # for each source its first rows
 
 
-def evaluate(predictor: Predictor, root: Path, split: str, rows: int, options: DecodingOptions) -> Result:
-    """Score all that the checkpoint can do on `split` of the data folder `root`.
+@dataclass(frozen=True)
+class Split:
+    """The examples of one split that a checkpoint can be scored on; a task that it cannot do has none."""
+
+    name: str
+    summaries: dict[str, list[Example]]  # by source
+    emotions: list[Example]
+    topics: list[Example]
+
+
+def read_split(root: Path, name: str, tasks: Tasks) -> Split:
+    """The split `name` of a data folder.
+
+    Raises:
+        DataError: a file of it is missing, damaged or next to empty.
+    """
+    emotions = _full(read_emotions(root, name), root / "emotion", name) if tasks.has("emotions") else []
+    topics = _full(read_topics(root, name), root / "topic", name) if tasks.has("topic") else []
+    summaries: dict[str, list[Example]] = {}
+    headlines = read_headlines(root, name) if topics else []
+    for example in [*_full(read_summaries(root, name), root / "summarization", name), *headlines]:
+        summaries.setdefault(example.origin, []).append(example)
+    return Split(name, summaries, emotions, topics)
+
+
+def evaluate(predictor: Predictor, split: Split, rows: int, options: DecodingOptions) -> Result:
+    """Score all that the checkpoint can do.
 
     Args:
         rows: at most so many summaries of each source, the first ones; classification takes every row.
-
-    Raises:
-        DataError: a split that is missing, damaged or empty.
     """
-    result = Result(split)
-    summaries = read_summaries(root, split)
-    if predictor.tasks.has("topic"):
-        _topics(result, predictor, _full(read_topics(root, split), root, "topic", split))
-        summaries += read_headlines(root, split)
-    if predictor.tasks.has("emotions"):
-        _emotions(result, predictor, _full(read_emotions(root, split), root, "emotion", split))
-    for source in dict.fromkeys(example.origin for example in _full(summaries, root, "summarization", split)):
-        chosen = [example for example in summaries if example.origin == source][:rows]
-        _summaries(result, predictor, source, chosen, options)
+    result = Result(split.name)
+    for source, examples in split.summaries.items():
+        _summaries(result, predictor, source, examples[:rows], options)
+    if split.emotions:
+        _emotions(result, predictor, split.emotions)
+    if split.topics:
+        _topics(result, predictor, split.topics)
     return result
 
 
-def _full(examples: list[Example], root: Path, kind: str, split: str) -> list[Example]:
+def _full(examples: list[Example], folder: Path, split: str) -> list[Example]:
     if len(examples) < 2:
-        raise DataError(f"{root / kind}: {split} has {len(examples)} rows; at least 2 are needed to score anything")
+        raise DataError(f"{folder}: {split} has {len(examples)} rows; at least 2 are needed to score anything")
     return examples
 
 

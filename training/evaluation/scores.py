@@ -5,8 +5,10 @@ one figure. Bootstrap (Efron 1979) then is a product with a matrix of row counts
 compared under the same counts (paired bootstrap, Koehn 2004).
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ Flags = NDArray[np.bool_]
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 RESAMPLES = 1000
+logging.getLogger("absl").setLevel(logging.WARNING)  # rouge_score reports its tokenizer at every call
 _SEED = 0
 
 
@@ -120,6 +123,7 @@ def _f1(hits: Floats, both: Floats) -> Floats:
     return scores
 
 
+@lru_cache(maxsize=4)
 def _counts(num_rows: int) -> Floats:
     rng = np.random.default_rng(_SEED)
     return rng.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=RESAMPLES).astype(np.float64)

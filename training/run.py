@@ -1,0 +1,199 @@
+"""A checked configuration to a trainer: vocabulary, network, streams of batches, validation, tracking; and its end."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checkpoint import load_checkpoint
+from model.config import ModelConfig
+from model.leximind import LexiMind
+from model.tasks import EMOTIONS, TASKS, TOPICS, Tasks
+from model.tokenizer import Tokenizer
+from training.config import DataConfig, TrainConfig, suggestion
+from training.data.batches import Stream, encode_examples
+from training.data.examples import Example
+from training.data.readers import READERS
+from training.errors import DataError, TrainingError
+from training.evaluation.result import read_split
+from training.initialise import initialise, scale_queries
+from training.lora import add_lora
+from training.losses import Objective, positive_weights
+from training.mixture import Mixture
+from training.optim import Optimizers
+from training.parallel import Processes
+from training.precision import checkpoint_layers, compile_layers
+from training.tracking import Tracker
+from training.trainer import Trainer
+from training.validation import Validation, check_metric
+from training.vocabulary import train_vocabulary
+
+Examples = Mapping[str, list[Example]]  # by group
+
+
+def build_run(config: TrainConfig, command: list[str], processes: Processes, device: torch.device) -> Trainer:
+    """All that a run needs, at its first step.
+
+    Raises:
+        TrainingError, ModelError: data, checkpoint or configuration that do not fit; nothing has been trained yet.
+    """
+    loop, data, folder = config.loop, config.data, Path(config.output)
+    _check_folder(config, folder)
+    torch.manual_seed(loop.seed)
+    examples = {name: _read(data, name) for name in data.groups}
+    if processes.is_first:
+        _make_vocabulary(config, folder, examples)
+    processes.from_first(None)  # the others wait for the vocabulary
+    spiece = _vocabulary_path(config, folder)
+    tokenizer = Tokenizer(spiece)
+    model = _model(config, tokenizer)
+    tasks = _tasks(config, model.config)
+    split = read_split(Path(data.root), "dev", tasks)
+    check_metric(loop.metric, split)
+    streams = {
+        name: (
+            Stream(
+                encode_examples(rows, tokenizer, data.prompt, data.max_source_tokens, data.max_target_tokens),
+                data.groups[name].buckets,
+                data.groups[name].tokens,
+                model.config.num_emotions,
+                seed=loop.seed,
+            ),
+            data.groups[name].batches_per_step,
+        )
+        for name, rows in examples.items()
+    }
+    _prepare(model, config)
+    model.to(device)
+    weights = positive_weights(
+        [row for stream, _ in streams.values() for row in stream.rows],
+        model.config.num_emotions,
+        config.loss.positive_power,
+    )
+    torch.manual_seed(loop.seed + processes.rank)  # dropout differs between processes
+    return Trainer(
+        objective=Objective(model, config.loss, weights.to(device)),
+        mixture=Mixture(streams, config.mixture, loop.accumulate, loop.seed, processes.rank, processes.world_size),
+        optimizers=Optimizers(model, config.optimizer),
+        config=config,
+        folder=folder,
+        validation=Validation(
+            tokenizer, spiece, tasks, split, loop.evaluate_rows, folder, _facts(config, command, examples)
+        ),
+        tracker=Tracker(folder, replace(config.tracking, enabled=config.tracking.enabled and processes.is_first)),
+        processes=processes,
+        device=device,
+    )
+
+
+def finish_run(trainer: Trainer, status: str) -> None:
+    """Close the tracking; a run that is finished leaves its checkpoint and state there as well."""
+    artefacts = [trainer.folder / "checkpoint"] if status == "FINISHED" else []
+    trainer.tracker.finish(status, artefacts)
+
+
+def _check_folder(config: TrainConfig, folder: Path) -> None:
+    # A fresh run would put its first, worse model where the best of another one stands.
+    resumed = config.resume_from and Path(config.resume_from).resolve() == folder.resolve()
+    if not resumed and any((folder / name).exists() for name in ("checkpoint", "state.pt")):
+        raise TrainingError(
+            f"{folder}: holds a run already; go on with it by resume_from={folder}, or choose another output"
+        )
+
+
+def _read(data: DataConfig, group: str) -> list[Example]:
+    examples = []
+    for reader in data.groups[group].readers:
+        if reader not in READERS:
+            raise TrainingError(f"data.groups.{group}.readers: no reader {reader}{suggestion(reader, list(READERS))}")
+        found = READERS[reader](Path(data.root), "train")
+        if not found:
+            raise DataError(f"{data.root}: the reader {reader} finds no train rows; leave it out or mend the data")
+        examples += found[: data.max_rows]
+    return examples
+
+
+def _vocabulary_path(config: TrainConfig, folder: Path) -> Path:
+    if config.data.tokenizer:
+        return Path(config.data.tokenizer)
+    return (Path(config.init_from) if config.init_from else folder) / "spiece.model"
+
+
+def _make_vocabulary(config: TrainConfig, folder: Path, examples: Examples) -> None:
+    path = _vocabulary_path(config, folder)
+    if path.parent == folder and not config.data.tokenizer and not path.is_file():
+        texts = [t for rows in examples.values() for e in rows for t in (e.source.replace("\n", " "), e.summary) if t]
+        train_vocabulary(texts, path, config.data.vocabulary_size)
+
+
+def _model(config: TrainConfig, tokenizer: Tokenizer) -> LexiMind:
+    architecture = ModelConfig.from_json({**ModelConfig().to_json(), **config.model})
+    if tokenizer.num_pieces > architecture.num_tokens:
+        raise TrainingError(
+            f"the vocabulary has {tokenizer.num_pieces} pieces, model.num_tokens is {architecture.num_tokens}"
+        )
+    model = LexiMind(architecture)
+    initialise(model)
+    if config.init_from:
+        source = load_checkpoint(Path(config.init_from), torch.device("cpu")).model
+        headless = replace(source.config, num_emotions=architecture.num_emotions, num_topics=architecture.num_topics)
+        different = [
+            f"model.{name} is {value!r}, there {getattr(headless, name)!r}"
+            for name, value in architecture.to_json().items()
+            if value != getattr(headless, name) and name != "dropout"
+        ]
+        if different:
+            raise TrainingError(f"{config.init_from}: another architecture: {'; '.join(different)}")
+        model.load_state_dict(source.state_dict(), strict=False)  # heads that it lacks start fresh
+    return model
+
+
+def _tasks(config: TrainConfig, architecture: ModelConfig) -> Tasks:
+    for name, labels, outputs in (
+        ("num_emotions", EMOTIONS, architecture.num_emotions),
+        ("num_topics", TOPICS, architecture.num_topics),
+    ):
+        if outputs not in (0, len(labels)):
+            raise TrainingError(f"model.{name} is {outputs}; it must be {len(labels)}, or 0 for no such head")
+    return Tasks(
+        prompts=dict.fromkeys(TASKS, config.data.prompt),
+        emotion_labels=EMOTIONS if architecture.num_emotions else (),
+        emotion_thresholds=(0.5,) * architecture.num_emotions,
+        topic_labels=TOPICS if architecture.num_topics else (),
+        max_source_tokens=config.data.max_source_tokens,
+    )
+
+
+def _prepare(model: LexiMind, config: TrainConfig) -> None:
+    loop = config.loop
+    if loop.scale_queries:
+        scale_queries(model)
+    if config.lora.rank:
+        add_lora(model, config.lora)
+    names = [name for name, _ in (*model.named_modules(), *model.named_parameters()) if name]
+    for frozen in loop.freeze:
+        if frozen not in names:
+            raise TrainingError(f"loop.freeze: the model has no {frozen}{suggestion(frozen, names)}")
+        for name, parameter in model.named_parameters():
+            if name == frozen or name.startswith(f"{frozen}."):
+                parameter.requires_grad_(False)
+    if loop.checkpoint_layers:
+        checkpoint_layers(model)
+    if loop.compile:
+        compile_layers(model)
+
+
+def _facts(config: TrainConfig, command: list[str], examples: Examples) -> dict[str, Any]:
+    root = Path(config.data.root)
+    origins = Counter(example.origin for rows in examples.values() for example in rows)
+    files = {
+        str(path.relative_to(root)): sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob("*.jsonl.gz"))
+    }
+    return {
+        "training": {"command": command, "config": config.must_match()},
+        "data": {"origins": dict(origins.most_common()), "files": files},
+    }
