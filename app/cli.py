@@ -17,7 +17,7 @@ from app.documents import Answer
 from app.engine.request import EngineError
 from app.flags import SettingsError, settings_from, with_flags
 from app.planning import OnLong, Question, TextError, UnsupportedTask, available_tasks
-from app.service import Service, dtype_name
+from app.service import Service
 from app.tables import AnyAnswer, print_answers
 from app.telemetry import configure_logging
 from app.version import VERSION
@@ -184,7 +184,7 @@ async def _facts(service: Service) -> dict[str, Any]:
         "checkpoint": str(checkpoint.folder),
         "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         "device": str(checkpoint.model.device),
-        "dtype": dtype_name(checkpoint.model.dtype),
+        "dtype": checkpoint.model.precision,
         "max_source_tokens": checkpoint.tasks.max_source_tokens,
         "tasks": list(available_tasks(checkpoint)),
         "emotions": list(checkpoint.tasks.emotion_labels),

@@ -14,6 +14,7 @@ from app.metrics import Metrics
 from app.settings import Settings
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.errors import ModelError
+from model.precision import Precision, computing_dtype, pack
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Service:
             self.failure = "loading failed in an unforeseen way; the log has the traceback"
             return
         self._loaded = Loaded(checkpoint, engine, documents)
-        facts = {"device": str(checkpoint.model.device), "dtype": dtype_name(checkpoint.model.dtype)}
+        facts = {"device": str(checkpoint.model.device), "dtype": checkpoint.model.precision}
         seconds = round(time.monotonic() - started_at, 2)
         logger.info("ready", extra={"checkpoint": checkpoint.folder.name, **facts, "seconds": seconds})
 
@@ -100,20 +101,18 @@ class Service:
             await self._loaded.engine.drain(timeout_s)
 
 
-def dtype_name(dtype: torch.dtype) -> str:
-    """`float32` of `torch.float32`."""
-    return str(dtype).removeprefix("torch.")
-
-
 def _load(settings: Settings) -> Checkpoint:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = _device(settings.device)
-    if settings.dtype == "auto":
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    else:
-        dtype = torch.float32 if settings.dtype == "float32" else torch.bfloat16
-    return load_checkpoint(settings.checkpoint, device, dtype)
+    # On a CPU nothing but float32 gives the same tokens whatever they are batched with: speed is asked for by name.
+    fitting: Precision = "bfloat16" if device.type == "cuda" else "float32"
+    precision = fitting if settings.dtype == "auto" else settings.dtype
+    if precision == "int8" and device.type == "cuda":
+        raise DeviceError(f"dtype is int8 and device {device}; int8 is for the CPU: use bfloat16 on a GPU")
+    checkpoint = load_checkpoint(settings.checkpoint, device, computing_dtype(precision))
+    pack(checkpoint.model, precision)
+    return checkpoint
 
 
 def _device(name: str) -> torch.device:

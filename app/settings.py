@@ -24,8 +24,9 @@ class Settings(BaseSettings):
 
     checkpoint: Path = Field(default=BUNDLED, description="Checkpoint folder to serve; the bundled one by default.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="auto is float32 on a CPU and bfloat16 on a GPU."
+    dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+        default="auto",
+        description="auto is float32 on a CPU (exact whatever is batched) and bfloat16 on a GPU; int8 is for CPUs.",
     )
     threads: int = Field(default=0, ge=0, description="Threads of the model on a CPU; 0 leaves the choice to torch.")
 

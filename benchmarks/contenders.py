@@ -163,6 +163,7 @@ def _export(model_class: Any, published: Path, folder: Path, is_int8: bool) -> N
 CONTENDERS: dict[str, Contender] = {
     "ours fp32": Ours("float32"),
     "ours bf16": Ours("bfloat16"),
+    "ours int8": Ours("int8"),
     "transformers fp32": HuggingFace("float32"),
     "transformers bf16": HuggingFace("bfloat16"),
     "transformers bf16 compiled": HuggingFaceCompiled("bfloat16"),

@@ -13,13 +13,14 @@ from model.checkpoint import load_checkpoint
 from model.decoding.batch import decode
 from model.decoding.options import DecodingOptions
 from model.leximind import LexiMind
+from model.precision import Precision, computing_dtype, pack
 
-DTYPES = ("float32", "bfloat16")
 
-
-def load(folder: Path, device: torch.device, dtype: str) -> LexiMind:
-    """The network of a checkpoint, ready to decode. `dtype` is one of `DTYPES`."""
-    return load_checkpoint(folder, device, getattr(torch, dtype)).model
+def load(folder: Path, device: torch.device, dtype: Precision) -> LexiMind:
+    """The network of a checkpoint, ready to decode. `dtype` is one of `model.precision.PRECISIONS`."""
+    model = load_checkpoint(folder, device, computing_dtype(dtype)).model
+    pack(model, dtype)
+    return model
 
 
 def pad(model: LexiMind, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -75,6 +75,8 @@ class Decoder(nn.Module):
 
     def step(self, x: Tensor, caches: list[KVCache]) -> Tensor:
         """One new token a row, `x` (R, D), for the rows of all `caches` in order. Returns (R, D)."""
+        for cache in caches:
+            cache.begin_step()
         biases = [self._step_bias(cache) for cache in caches]
         for index, layer in enumerate(self._layers()):
             x = layer.step(x, caches, biases, index)

@@ -30,6 +30,7 @@ class KVCache:
         self._cross_k = self._cross_v = self._array(0, 0)
         self._source_bias = torch.empty(0, 0, device=device)  # (documents, source), float32, -inf at padding
         self.positions = torch.empty(0, dtype=torch.int64, device=device)  # (documents·N,) of the token to come
+        self._places = self.positions  # (R·H,) of the coming token in one layer's keys, by `begin_step`
         self._source_lengths: list[int] = []
         self._ages: list[int] = []  # the same positions, known without asking the device
 
@@ -68,12 +69,16 @@ class KVCache:
         self._ages += [0] * batch
         self.num_documents = last
 
+    def begin_step(self) -> None:
+        """To be called once before the coming token's `append`s: finds where each row writes, once for all layers."""
+        _, _, heads, length, _ = self._self_k.shape
+        firsts = torch.arange(self.num_rows * heads, device=self._device) * length
+        self._places = firsts + self.positions[: self.num_rows].repeat_interleave(heads)
+
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the coming token's (R, H, K) and return what each row holds with it: two of (R, H, T, K)."""
-        rows = torch.arange(self.num_rows, device=self._device)
-        positions = self.positions[: self.num_rows]
-        self._self_k[layer, rows, :, positions] = k
-        self._self_v[layer, rows, :, positions] = v
+        for array, new in ((self._self_k, k), (self._self_v, v)):
+            array[layer].flatten(0, 2).index_copy_(0, self._places, new.flatten(0, 1))
         used = slice(self.num_rows), slice(None), slice(self.target_length)
         return self._self_k[layer][used], self._self_v[layer][used]
 

@@ -32,6 +32,7 @@ class LexiMind(nn.Module):
             self.emotion_head = ClassificationHead(config.d_model, config.num_emotions, config.dropout)
         if config.num_topics:
             self.topic_head = ClassificationHead(config.d_model, config.num_topics, config.dropout)
+        self.packed_lm_head: nn.Module | None = None  # takes the head's place in int8 (see model.precision)
 
     @property
     def device(self) -> torch.device:
@@ -40,8 +41,18 @@ class LexiMind(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the parameters are."""
+        """What embeddings, activations and caches are."""
         return self.embedding.weight.dtype
+
+    @property
+    def precision(self) -> str:
+        """`float32`, `bfloat16` or `int8`: the numbers that the matrices are in."""
+        return "int8" if self.packed_lm_head is not None else str(self.dtype).removeprefix("torch.")
+
+    @property
+    def lm_head_weight(self) -> Tensor:
+        """The output matrix (V, D), the embedding itself when tied."""
+        return self.embedding.weight if self.config.tie_lm_head else self.lm_head.weight
 
     def forward(self, input_ids: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Teacher-forced logits: (B, S), (B, S), (B, T) to (B, T, V)."""
@@ -90,7 +101,10 @@ class LexiMind(nn.Module):
     def _logits(self, states: Tensor) -> Tensor:
         if self.config.scale_lm_head:
             states = states * self.config.d_model**-0.5
-        return F.linear(states, self.embedding.weight if self.config.tie_lm_head else self.lm_head.weight)
+        if self.packed_lm_head is not None:
+            logits: Tensor = self.packed_lm_head(states)
+            return logits
+        return F.linear(states, self.lm_head_weight)
 
 
 def _add_positions(x: Tensor, table: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from app.api.keys import Gate
 from app.api.openapi import KEY, errors
 from app.api.problems import Problem
 from app.planning import available_tasks
-from app.service import Service, dtype_name
+from app.service import Service
 from app.version import VERSION
 from model.tasks import Task
 
@@ -65,7 +65,7 @@ async def info(request: Request) -> Info:
     checkpoint, settings = service.loaded.checkpoint, service.settings
     return Info(
         model_id=checkpoint.folder.name,
-        model_dtype=dtype_name(checkpoint.model.dtype),
+        model_dtype=checkpoint.model.precision,
         model_device_type=checkpoint.model.device.type,
         version=VERSION,
         max_input_length=checkpoint.tasks.max_source_tokens,

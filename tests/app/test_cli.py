@@ -112,7 +112,7 @@ def test_message_of_several_lines_is_told_in_one(leximind: Any, monkeypatch: pyt
         (["summarize", "a", "--num-beams", "9"], b"", "--num-beams: 9 is not allowed; it must be between 1 and 8"),
         (["summarize", "a", "--max-new-tokens", "0"], b"", "--max-new-tokens: 0 is not allowed"),
         (["summarize", "word " * 200, "--on-long", "error"], b"", "64 are allowed"),
-        (["topic", "a", "--dtype", "int8"], b"", "--dtype (LEXIMIND_DTYPE) is 'int8'"),
+        (["topic", "a", "--dtype", "int4"], b"", "--dtype (LEXIMIND_DTYPE) is 'int4'"),
         (["import", "/no/such/folder", "target"], b"", "/no/such/folder"),
     ],
 )

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -32,12 +32,15 @@ async def test_drain_may_come_twice_and_before_loading(checkpoint_folder: Path) 
     assert service.state == "draining"
 
 
-async def test_dtype_and_threads_are_those_of_the_settings(checkpoint_folder: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+async def test_dtype_and_threads_are_those_of_the_settings(
+    checkpoint_folder: Path, dtype: Literal["float32", "bfloat16", "int8"]
+) -> None:
     threads = torch.get_num_threads()
     try:
-        service = Service(Settings(checkpoint=checkpoint_folder, dtype="bfloat16", threads=1))
-        await service.load()
-        assert service.loaded.checkpoint.model.dtype == torch.bfloat16
+        service = Service(Settings(checkpoint=checkpoint_folder, device="cpu", dtype=dtype, threads=1))
+        await service.load()  # answers a minimal request of each kind
+        assert service.loaded.checkpoint.model.precision == dtype
         assert torch.get_num_threads() == 1
         await service.drain(1.0)
     finally:

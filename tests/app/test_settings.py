@@ -41,7 +41,7 @@ def test_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         ("max_items", 0, "greater than or equal to 1"),
         ("deadline_s", "inf", "finite"),
         ("device", "gpu", "match pattern"),
-        ("dtype", "int8", "'auto', 'float32' or 'bfloat16'"),
+        ("dtype", "int4", "'auto', 'float32', 'bfloat16' or 'int8'"),
         ("log_level", "loud", "'debug', 'info'"),
     ],
 )
