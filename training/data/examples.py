@@ -5,6 +5,7 @@ Layout of the data folder (UTF-8, `.jsonl.gz`): `emotion/`, `topic/` and `summar
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def rows(path: Path, *columns: str) -> Iterator[tuple[dict[str, Any], str]]:
             for number, line in enumerate(lines, 1):
                 where = f"{path}:{number}"
                 yield _row(line, where, columns), where
-    except (EOFError, OSError, UnicodeDecodeError) as error:
+    except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: damaged or truncated ({error})") from error
 
 

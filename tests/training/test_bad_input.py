@@ -1,0 +1,122 @@
+"""What cannot be trained on is refused before the first step, with file, line and remedy; a NaN stops the run."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import composed, trainer, write_data, write_jsonl
+
+from model.errors import ModelError
+from training.config import parse_config
+from training.errors import DataError, NotFinite, TrainingError
+from training.overrides import check_overrides
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A data folder to damage."""
+    return write_data(tmp_path / "data")
+
+
+def test_truncated_gzip_names_the_file(broken: Path, tmp_path: Path) -> None:
+    path = broken / "emotion" / "train.jsonl.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DataError, match=r"emotion/train\.jsonl\.gz: damaged or truncated"):
+        trainer(broken, tmp_path / "run")
+
+
+def test_corrupt_gzip_names_the_file(broken: Path, tmp_path: Path) -> None:
+    path = broken / "topic" / "train.jsonl.gz"
+    content = bytearray(path.read_bytes())
+    content[40:60] = bytes(20)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"topic/train\.jsonl\.gz"):
+        trainer(broken, tmp_path / "run")
+
+
+def test_wrong_label_names_file_and_line(broken: Path, tmp_path: Path) -> None:
+    rows = [{"text": "fine", "labels": ["joy"]}, {"text": "odd", "labels": ["hangry"]}]
+    write_jsonl(broken / "emotion" / "train.jsonl.gz", rows)
+    with pytest.raises(DataError, match=r"emotion/train\.jsonl\.gz:2: label 'hangry' is none of"):
+        trainer(broken, tmp_path / "run")
+
+
+def test_missing_column_names_file_and_line(broken: Path, tmp_path: Path) -> None:
+    write_jsonl(broken / "summarization" / "train.jsonl.gz", [{"document": "x", "source": "y"}])
+    with pytest.raises(DataError, match=r"summarization/train\.jsonl\.gz:1: the row lacks"):
+        trainer(broken, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("split", "told"), [("train", "finds no train rows"), ("dev", "dev has 0 rows")])
+def test_empty_split_is_refused(split: str, told: str, broken: Path, tmp_path: Path) -> None:
+    write_jsonl(broken / "emotion" / f"{split}.jsonl.gz", [])
+    with pytest.raises(DataError, match=told):
+        trainer(broken, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("loop.stps=3", "no such key; did you mean loop.steps?"),
+        ("optimiser.lr=1", "did you mean optimizer.lr?"),
+        ("training=mediun", "no such choice; did you mean medium?"),
+        ("model.d_modle=3", "did you mean model.d_model?"),
+    ],
+)
+def test_mistyped_override_suggests_the_nearest(typed: str, told: str) -> None:
+    with pytest.raises(TrainingError, match=told.replace("?", r"\?")):
+        check_overrides(["training=dev", typed])
+
+
+def test_right_overrides_pass() -> None:
+    check_overrides(["model=tiny", "loop.steps=3", "data.groups.topics.tokens=5", "hydra.run.dir=x", "--cfg", "job"])
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("+loop.stepz=1", r"loop\.stepz: no such key; did you mean steps\?"),
+        ("+model.dropuot=0.1", r"model\.dropuot: no such key; did you mean dropout\?"),
+        ("loop.steps=many", r"loop\.steps: .*\(got 'many'\)"),
+        ("optimizer.name=adam", r"optimizer\.name: .*adamw"),
+        ("optimizer.name=muon", "matrix_lr is None with muon; give it one"),
+        ("optimizer.matrix_lr=0.1", "with adamw; leave it null"),
+        ("optimizer.lr=0", r"optimizer\.lr is 0.*above 0"),
+        ("loss.focus_negative=0.5", r"must be 0 \(off\) or at least 1"),
+        ("mixture.temperature=0.5", "must be 1"),
+        ("loop.metric=topic.acuracy", r"did you mean topic\.accuracy\?"),
+        ("loop.freeze=[encodr]", r"the model has no encodr; did you mean encoder\?"),
+        ("data.groups.topics.readers=[topcs]", r"no reader topcs; did you mean topics\?"),
+        ("model.num_topics=5", "it must be 4, or 0"),
+        ("model.num_tokens=200", "the vocabulary has 370 pieces"),
+        ("data.vocabulary_size=100000", "which these texts do not give"),
+        ("init_from=/nowhere", "/nowhere/spiece.model: no such file"),
+    ],
+)
+def test_impossible_configuration_says_what_to_do(override: str, told: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises((TrainingError, ModelError), match=told):
+        trainer(data, tmp_path / "run", override)
+
+
+def test_every_key_of_the_defaults_is_known_to_the_schema(data: Path, tmp_path: Path) -> None:
+    for group in ("dev", "medium", "full"):
+        parse_config(composed(data, tmp_path, f"training={group}"))
+    for model in ("base", "large", "small", "tiny"):
+        parse_config(composed(data, tmp_path, f"model={model}"))
+
+
+def test_nan_stops_the_run_and_names_its_rows(data: Path, tmp_path: Path) -> None:
+    run = trainer(data, tmp_path / "run", "loop.steps=3")
+    run._one_step()
+    run.save()
+    before = (tmp_path / "run" / "state.pt").read_bytes()
+    with torch.no_grad():
+        run.objective.model.topic_head.linear.bias[0] = math.nan
+    with pytest.raises(NotFinite, match=r"step 1: the loss is nan on topics"):
+        run.run()
+    told = json.loads((tmp_path / "run" / "bad_batch.json").read_text())
+    assert told["batches"][0]["group"] == "topics"
+    assert told["batches"][0]["rows"]
+    assert (tmp_path / "run" / "state.pt").read_bytes() == before
