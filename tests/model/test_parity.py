@@ -53,14 +53,14 @@ def test_teacher_forced_logits_equal(pair: Pair, sources: tuple[Tensor, Tensor])
 @pytest.mark.parametrize("options", GREEDY, ids=str)
 def test_greedy_ids_equal(pair: Pair, sources: tuple[Tensor, Tensor], options: DecodingOptions) -> None:
     ours = decode(pair.model, pair.model.encode(*sources), sources[1], [options] * 5)
-    theirs, _ = _generate(pair, sources, options)
+    theirs, _ = generate(pair, sources, options)
     assert [list(result.token_ids) for result in ours] == theirs
 
 
 @pytest.mark.parametrize("options", BEAM, ids=str)
 def test_beam_ids_and_scores_equal(pair: Pair, sources: tuple[Tensor, Tensor], options: DecodingOptions) -> None:
     ours = decode(pair.model, pair.model.encode(*sources), sources[1], [options] * 5)
-    theirs, scores = _generate(pair, sources, options)
+    theirs, scores = generate(pair, sources, options)
     assert [list(result.token_ids) for result in ours] == theirs
     torch.testing.assert_close(torch.tensor([result.score for result in ours]), scores, **TOLERANCE)
 
@@ -73,7 +73,7 @@ def test_some_reference_outputs_stop_and_some_run_to_the_limit(pair: Pair, sourc
         assert result.finish_reason == "stop" or len(result.token_ids) in (24, 140), lengths
 
 
-def _generate(pair: Pair, sources: tuple[Tensor, Tensor], options: DecodingOptions) -> tuple[list[list[int]], Tensor]:
+def generate(pair: Pair, sources: tuple[Tensor, Tensor], options: DecodingOptions) -> tuple[list[list[int]], Tensor]:
     ids, mask = sources
     beams = {"length_penalty": options.length_penalty, "early_stopping": options.early_stopping}
     out = pair.reference.generate(

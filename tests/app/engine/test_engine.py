@@ -167,7 +167,7 @@ async def test_abandoned_stream_frees_its_row(start: Any, source: Source) -> Non
 
 async def test_those_who_stay_get_their_answers_whoever_leaves(start: Any, source: Source, alone: Alone) -> None:
     rig = await start(max_batch_tokens=300, max_decode_rows=8)
-    requests = [mixed_request(1000 + seed, source) for seed in range(100)]
+    requests = [mixed_request(1000 + seed, source) for seed in range(300)]
 
     async def ask(seed: int) -> EngineAnswer:
         for _ in range(seed):  # arrivals are spread over the work

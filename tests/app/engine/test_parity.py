@@ -1,0 +1,59 @@
+"""Through the engine, all at once and joining mid-flight, what `transformers` gives: each greedy and beam parity case."""
+
+import asyncio
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import T5ForConditionalGeneration
+
+from app.engine.engine import Engine, EngineLimits
+from app.engine.request import EngineRequest
+from app.metrics import Metrics
+from model.flan_t5 import read_flan_t5
+from tests.model.conftest import NUM_TOKENS, SHAPES, Pair, write_reference
+from tests.model.test_parity import BEAM, GREEDY, TOLERANCE, generate
+
+LENGTHS = (150, 3, 77, 1, 40)
+
+
+@pytest.fixture(scope="module", params=["narrow_heads", "near_distances"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A published folder with random weights: the reference and the import."""
+    folder: Path = tmp_path_factory.mktemp(request.param)
+    write_reference(folder, SHAPES[request.param])
+    reference = T5ForConditionalGeneration.from_pretrained(folder).eval()
+    return Pair(folder, reference, read_flan_t5(folder, NUM_TOKENS))
+
+
+def padded_sources() -> tuple[Tensor, Tensor]:
+    ids = torch.randint(3, NUM_TOKENS, (len(LENGTHS), max(LENGTHS)), generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    return ids * mask, mask
+
+
+async def test_engine_gives_the_ids_and_scores_of_transformers(pair: Pair) -> None:
+    sources = padded_sources()
+    checkpoint = SimpleNamespace(model=pair.model, folder=pair.folder)
+    engine = Engine(checkpoint, EngineLimits(max_batch_tokens=320, max_decode_rows=24), Metrics())  # type: ignore[arg-type]
+    await engine.start()
+    cases = [(options, row) for options in [*GREEDY, *BEAM] for row in range(len(LENGTHS))]
+
+    async def ask(number: int) -> object:
+        options, row = cases[number]
+        for _ in range(number):  # arrivals are spread over the work
+            await asyncio.sleep(0)
+        ids = tuple(sources[0][row, : LENGTHS[row]].tolist())
+        return (await engine.answer(EngineRequest(ids, math.inf, options=options))).summary
+
+    results = iter(await asyncio.gather(*map(ask, range(len(cases)))))
+    await engine.drain(5)
+    for options in [*GREEDY, *BEAM]:
+        theirs, scores = generate(pair, sources, options)
+        ours = [next(results) for _ in LENGTHS]
+        assert [list(result.token_ids) for result in ours] == theirs, options
+        if scores is not None:
+            torch.testing.assert_close(torch.tensor([result.score for result in ours]), scores, **TOLERANCE)
