@@ -43,9 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     plan = QUICK if args.quick else FULL
     name = "decoding-quick" if args.quick else "decoding"
     scores = Scores.begin(name, args.output, plan.num_new_tokens, plan.rows, resume=args.resume)
-    workers = start(
-        args.only, interpreters(args.peer_python), prepare(plan.shape, args.cache), args.threads, scores.note
-    )
+    pythons, weights = interpreters(args.peer_python), prepare(plan.shape, args.cache)
+    workers = start(chosen(args.only), pythons, weights, args.threads, scores.note)
     try:
         measure(workers, plan, scores, 1 if args.quick else args.repetitions, time.monotonic() + args.budget_s)
     finally:
@@ -63,7 +62,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", default=[], metavar="PART", help="contenders whose name has it")
     parser.add_argument("--peer-python", action="append", default=[], help="an interpreter that has peers installed")
     parser.add_argument("--repetitions", type=int, default=3, help="1 with --quick")
-    parser.add_argument("--budget-s", type=float, default=600.0, help="no further repetition begins after this")
+    parser.add_argument("--budget-s", type=float, default=540.0, help="no further repetition begins after this")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--resume", action="store_true", help="keep what the last run measured")
     parser.add_argument("--update-readme", action="store_true", help="put the table into README.md")

@@ -71,6 +71,7 @@ def _litserve(name: str, module: str, requires: tuple[str, ...]) -> Server:
 
 SERVERS = (
     ours("bfloat16"),
+    ours("int8"),
     _litserve("transformers bf16", "litserve_transformers", ()),
     _litserve("OpenVINO int8", "litserve_openvino", ("optimum-intel", "openvino")),
 )

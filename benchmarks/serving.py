@@ -34,7 +34,7 @@ class Stage:
 
 FULL = (Stage(UNIFORM, 4, 20), Stage(MIXED, 3, 20), Stage(UNIFORM, 16, 20), Stage(MIXED, 8, 20))
 QUICK = (Stage(UNIFORM, 4, 3), Stage(MIXED, 4, 3))
-_PATIENCE_S = 15.0
+_PATIENCE_S = load.GOOD_WITHIN_S
 
 
 def main(argv: Sequence[str] | None = None) -> None:
