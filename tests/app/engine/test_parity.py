@@ -1,4 +1,4 @@
-"""Through the engine, all at once and joining mid-flight, what `transformers` gives: each greedy and beam parity case."""
+"""Through the engine, all at once and joining mid-flight, what `transformers` gives: each greedy and beam case."""
 
 import asyncio
 import math
