@@ -46,21 +46,6 @@ async def client(serving: Serving) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def _flat(value: Any, place: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value.keys() == {"label", "score"}:
-        return {place.rpartition("/")[0] + "/" + value["label"]: value["score"]}
-    if isinstance(value, dict | list):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        return {key: one for name, part in items for key, one in _flat(part, f"{place}/{name}").items()}
-    return {place: value}
-
-
-@pytest.fixture
-def same() -> Callable[[Any, Any], bool]:
-    """Whether two answers are equal but for the last digits of scores, which batching may change in float32."""
-    return lambda one, other: _flat(one) == pytest.approx(_flat(other), abs=2e-6)
-
-
 @pytest.fixture
 def root_logger() -> Iterator[logging.Logger]:
     """The root of all loggers, as it was again afterwards."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-_READY_WITHIN_S = 60.0
+_READY_WITHIN_S = 180.0  # of a machine that has other things to do; one that has not takes 5
 
 
 @dataclass(frozen=True)

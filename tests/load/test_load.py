@@ -20,7 +20,7 @@ from model.checkpoint import BUNDLED
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 ENDPOINTS = {"/summarize", "/emotions", "/topic", "/analyze"}
-READY_WITHIN_S = 60
+READY_WITHIN_S = 180
 
 
 def free_port() -> int:
