@@ -115,7 +115,9 @@ class CTranslate2(Contender):
 
         folder = weights.folder / "ctranslate2"
         if not folder.is_dir():
-            ctranslate2.converters.TransformersConverter(str(weights.published)).convert(str(folder))
+            partial = folder.with_name(f".{folder.name}.partial")
+            ctranslate2.converters.TransformersConverter(str(weights.published)).convert(str(partial), force=True)
+            partial.rename(folder)
         self._pieces: list[str] = json.loads((folder / "shared_vocabulary.json").read_text(encoding="utf-8"))
         self._id_of = {piece: number for number, piece in enumerate(self._pieces)}
         self._translator = ctranslate2.Translator(

@@ -25,6 +25,7 @@ from model.decoding.rows import Rows
 from model.decoding.rules import Rules
 from model.kv_cache import KVCache
 from model.leximind import LexiMind
+from model.precision import PRECISIONS
 
 _WARM_UP_STEPS = 8
 # Modules by the end of their name, then methods by class: part, where.
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a two-layer network; proves that everything works")
     parser.add_argument("--rows", type=int, action="append", help="documents in flight [default: 1 8 32]")
     parser.add_argument("--beams", type=int, default=1)
-    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--dtype", default="bfloat16", choices=PRECISIONS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -168,10 +169,18 @@ def _targets(model: LexiMind) -> list[tuple[str, object, str]]:
 
 def _weight_bytes(model: LexiMind) -> int:
     """Of what every step reads: the decoder without the projections of the source, and the output matrix."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    is_read = re.compile(r"^(decoder\.(?!.*cross_attention\.kv)|lm_head)")
-    head = 0 if any(name.startswith("lm_head") for name in tensors) else model.embedding.weight.nbytes
-    return head + sum(tensor.nbytes for name, tensor in tensors.items() if is_read.match(name))
+    is_read = re.compile(r"decoder\.(?!.*cross_attention\.kv)|(packed_)?lm_head")
+    modules = [module for name, module in model.named_modules() if is_read.match(name)]
+    if not any(name.endswith("lm_head") for name, _ in model.named_children()):
+        modules.append(model.embedding)  # tied
+    tensors = {id(tensor): tensor for module in modules for tensor in _own_tensors(module)}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _own_tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+    # Packed matrices are plain attributes: they can be neither trained nor saved.
+    packed = [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    return [*module.parameters(recurse=False), *module.buffers(recurse=False), *packed]
 
 
 if __name__ == "__main__":
