@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from app.main import create_app
 from app.service import Service
-from app.settings import Settings
+from app.settings import Settings, unknown_variables
 from app.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ def serve(settings: Settings) -> None:
         ServingFailed: the checkpoint could not be loaded.
     """
     configure_logging(settings.log_level, as_json=settings.log_json)
+    for name in unknown_variables():
+        logger.warning("%s is no setting and changes nothing; leximind serve --help shows all", name)
     listener = _listen(settings.host, settings.port)
     with listener:
         app = create_app(settings, on_failure=lambda: server.handle_failure())

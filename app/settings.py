@@ -1,6 +1,7 @@
 """Every setting of the service, once; the only reader of the environment (`LEXIMIND_*`)."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.checkpoint import BUNDLED
 
+_PREFIX = "LEXIMIND_"
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
@@ -20,7 +22,7 @@ class Settings(BaseSettings):
         pydantic.ValidationError: a value outside its range.
     """
 
-    model_config = SettingsConfigDict(env_prefix="LEXIMIND_", frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     checkpoint: Path = Field(default=BUNDLED, description="Checkpoint folder to serve; the bundled one by default.")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
@@ -95,6 +97,12 @@ class Settings(BaseSettings):
     @classmethod
     def _hash_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(key_digest(key) for key in keys)
+
+
+def unknown_variables() -> list[str]:
+    """Variables that look like a setting and are none: a typo must not pass in silence."""
+    known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields}
+    return sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
 
 
 def key_digest(key: str) -> str:

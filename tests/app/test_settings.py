@@ -5,7 +5,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.flags import SettingsError, settings_from
-from app.settings import Settings, key_digest
+from app.settings import Settings, key_digest, unknown_variables
 from model.checkpoint import BUNDLED
 
 
@@ -70,8 +70,15 @@ def test_unknown_setting_is_refused() -> None:
         Settings(prot=1)  # type: ignore[call-arg]
 
 
+def test_misspelt_variable_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LEXIMIND_PORT", "9000")
+    monkeypatch.setenv("leximind_host", "::1")
+    monkeypatch.setenv("LEXIMIND_PROT", "9000")
+    assert unknown_variables() == ["LEXIMIND_PROT"]
+
+
 def test_environment_is_read_in_one_file_only() -> None:
     package = Path(__file__).parents[2] / "app"
     readers = [path.name for path in package.rglob("*.py") if "environ" in path.read_text().replace("environment", "")]
-    assert readers == []
+    assert readers == ["settings.py"]
     assert [path.name for path in package.rglob("*.py") if "BaseSettings" in path.read_text()] == ["settings.py"]
