@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from itertools import chain, zip_longest
 from typing import Any
 
 from model.leximind import LexiMind
@@ -10,7 +9,6 @@ from training.data.terms import TERMS, terms_of
 from training.evaluation.report import sources, table, to_markdown
 from training.evaluation.result import Result, Sample
 
-NUM_SAMPLES = 10
 _WEAK_F1 = 0.2
 _RESTRICTED = ("non-commercial", "-NC", "research", "no licence")
 
@@ -40,9 +38,12 @@ def model_card(name: str, model: LexiMind, manifest: Mapping[str, Any], result: 
 
 
 def samples(result: Result) -> list[Sample]:
-    """Ten outputs, the first rows of each source in turn."""
-    turns = chain.from_iterable(zip_longest(*result.samples))
-    return [sample for sample in turns if sample is not None][:NUM_SAMPLES]
+    """The first rows of the source that is answered most in the model's own words.
+
+    The others are answered with sentences of the source, which are not ours to reprint.
+    """
+    own = [result.facts[f"summaries.{source}"]["new_bigrams"] for source in sources(result)]
+    return max(zip(own, result.samples, strict=True), key=lambda pair: pair[0], default=(0.0, []))[1]
 
 
 def _what(model: LexiMind) -> str:

@@ -1,0 +1,88 @@
+"""The checkpoint that ships, on texts written for this test: fitting topics and emotions, summaries of their source."""
+
+import re
+
+import pytest
+import torch
+
+from model.checkpoint import BUNDLED, Checkpoint, load_checkpoint
+from model.decoding.batch import decode
+from model.decoding.options import DecodingOptions
+
+NEWS = {
+    "Sports": "Maria Lopez scored twice in the final ten minutes as Valencia came from behind to beat Sevilla 3-2 on "
+    "Sunday night. The win takes her team to the top of the table with four games left to play.",
+    "Business": "The European Central Bank raised interest rates by a quarter point on Thursday, saying inflation in "
+    "the euro zone remained too high. Economists had expected the move, which brings the main deposit rate to its "
+    "highest level in more than two decades.",
+    "World": "A strong earthquake struck the coast of northern Japan early on Wednesday, injuring dozens of people and "
+    "cutting power to thousands of homes. Officials issued a tsunami warning, which was lifted three hours later.",
+    "Sci/Tech": "Scientists at a laboratory in California have built a battery that charges in under five minutes. The "
+    "team says the new design uses a cheap and abundant metal, and could be in electric cars within three years.",
+}
+OTHERS = [
+    "#Person1#: Hi Anna, did you finish the report for Mr. Brown?\n#Person2#: Not yet. I am still waiting for the "
+    "sales figures from Tom.\n#Person1#: He wants it before the meeting on Friday.\n#Person2#: All right, I will call "
+    "Tom this afternoon and send you the report tomorrow.",
+    "We introduce a new method for translating between languages with little parallel data. Our approach trains a "
+    "single neural network on many languages at once and shares its parameters. Experiments on twelve language pairs "
+    "show that it improves over strong baselines, in particular for low-resource languages.",
+]
+COMMENTS = {
+    "gratitude": "Thank you so much, this is exactly what I needed!",
+    "anger": "This makes me so angry, I hate it.",
+    "love": "I love this song, I love it so much.",
+    "sadness": "I am so sad that she died, I cried all day.",
+}
+
+
+@pytest.fixture(scope="module")
+def bundled() -> Checkpoint:
+    return load_checkpoint(BUNDLED, torch.device("cpu"))
+
+
+def encode(bundled: Checkpoint, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.tensor([bundled.tokenizer.encode_source(text, bundled.tasks.prompts["summarize"])])
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    return bundled.model.encode(ids, mask), mask
+
+
+def summary(bundled: Checkpoint, text: str) -> str:
+    hidden, mask = encode(bundled, text)
+    return bundled.tokenizer.decode(
+        decode(bundled.model, hidden, mask, [DecodingOptions(max_new_tokens=64)])[0].token_ids
+    )
+
+
+def words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+@pytest.mark.parametrize("topic", NEWS)
+def test_topic_fits(bundled: Checkpoint, topic: str) -> None:
+    logits = bundled.model.topic_logits(*encode(bundled, NEWS[topic]))
+    assert bundled.tasks.topic_labels[int(logits.argmax())] == topic
+
+
+@pytest.mark.parametrize("emotion", COMMENTS)
+def test_emotion_is_found(bundled: Checkpoint, emotion: str) -> None:
+    scores = bundled.model.emotion_logits(*encode(bundled, COMMENTS[emotion])).sigmoid()[0].tolist()
+    found = zip(bundled.tasks.emotion_labels, scores, bundled.tasks.emotion_thresholds, strict=True)
+    assert emotion in {label for label, score, threshold in found if score >= threshold}
+
+
+@pytest.mark.parametrize("text", [*NEWS.values(), *OTHERS])
+def test_summary_is_in_the_words_of_its_source(bundled: Checkpoint, text: str) -> None:
+    answer = summary(bundled, text)
+    assert 5 <= len(answer.split()) < len(text.split())
+    assert answer[0].isupper() or answer.startswith("#Person")
+    share = len(words(answer) & words(text)) / len(words(answer))
+    assert share >= 0.7, answer
+
+
+def test_summaries_of_different_sources_differ(bundled: Checkpoint) -> None:
+    answers = [words(summary(bundled, text)) for text in [*NEWS.values(), *OTHERS]]
+    overlaps = [
+        len(one & other) / min(len(one), len(other)) for i, one in enumerate(answers) for other in answers[i + 1 :]
+    ]
+    assert max(overlaps) < 0.6
