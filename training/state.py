@@ -10,8 +10,6 @@ from torch import Tensor
 from training.errors import ResumeError, TrainingError
 
 STATE_FILE = "state.pt"
-# What states written before 2026-11-24 lack: the run that becomes the bundled model began with one.
-_EARLIER: dict[str, Any] = {"scaler": {}, "averaged": None, "best": {}, "run_id": None, "config": None, "data": {}}
 
 
 def save_state(folder: Path, state: dict[str, Any]) -> None:
@@ -49,9 +47,7 @@ def load_state(folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zip, pickle and torch each have their own
         raise ResumeError(f"{path}: cannot be read ({error}); start afresh or restore the file") from error
-    if isinstance(state["rng"], Tensor):
-        state["rng"] = [{"cpu": state["rng"]}]
-    return {**_EARLIER, **state}
+    return state
 
 
 def random_states(device: torch.device) -> dict[str, Tensor]:

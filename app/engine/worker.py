@@ -172,7 +172,7 @@ class Worker:
         if isinstance(item.answer, EngineAnswer) and item.answer.summary is not None:
             num_tokens = len(item.answer.summary.token_ids)
             self._metrics.output_tokens.observe(num_tokens)
-            if num_tokens > len(item.token_ids):  # beams come all at once and have no gaps
+            if num_tokens > max(1, len(item.token_ids)):  # beams come all at once and have no gaps, nor has one token
                 gap_s = (now - self._first_token_at[work.key]) / (num_tokens - 1)
                 self._metrics.time_per_output_token_seconds.observe(gap_s)
 

@@ -33,5 +33,6 @@ def sample(scores: Tensor, options: Sequence[DecodingOptions], draws: Tensor) ->
     probabilities = probabilities.masked_fill((before >= column([o.top_p for o in options])) & (rank > 0), 0.0)
     cumulative = probabilities.cumsum(-1)
     chosen = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1)
-    last = (probabilities > 0).sum(-1) - 1  # rounding must not fall off the end
+    # Rounding must not fall off the end, and scores that are not numbers not off the start.
+    last = ((probabilities > 0).sum(-1) - 1).clamp(min=0)
     return token_ids.gather(1, torch.minimum(chosen, last)[:, None])[:, 0]

@@ -114,6 +114,11 @@ def test_extreme_draws_take_a_likely_token(draw: float) -> None:
     assert sample(scores, [options], torch.tensor([draw])).item() in (0, 2)
 
 
+def test_scores_that_are_no_numbers_still_name_a_token() -> None:
+    options = replace(FREE, do_sample=True, top_k=0)
+    assert 0 <= sample(torch.full((1, 4), float("nan")), [options], torch.tensor([0.5])).item() < 4
+
+
 def test_seed_decides_the_draws_and_nothing_else_does(model: LexiMind) -> None:
     options = [replace(FREE, do_sample=True, top_k=0, seed=seed) for seed in (1, 2, 1)]
     ids = torch.full((3, 5), 9)

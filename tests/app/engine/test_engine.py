@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from app.engine.request import (
@@ -166,7 +167,7 @@ async def test_abandoned_stream_frees_its_row(start: Any, source: Source) -> Non
 
 
 async def test_those_who_stay_get_their_answers_whoever_leaves(start: Any, source: Source, alone: Alone) -> None:
-    rig = await start(max_batch_tokens=300, max_decode_rows=8)
+    rig = await start(max_batch_tokens=300, max_decode_rows=8, max_queued_requests=300)
     requests = [mixed_request(1000 + seed, source) for seed in range(300)]
 
     async def ask(seed: int) -> EngineAnswer:
@@ -355,6 +356,24 @@ async def test_start_can_be_cancelled_while_the_model_warms_up(start: Any, model
     with pytest.raises(asyncio.CancelledError):
         await starting
     shut.open()  # the fixture stops the engine and sees that nothing raised
+
+
+async def test_summary_of_one_token_is_answered(
+    start: Any, source: Source, model: LexiMind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = model.step
+
+    def eager_to_end(*args: Any) -> torch.Tensor:
+        logits = step(*args)
+        logits[:, model.config.eos_id] += 1e4
+        return logits
+
+    monkeypatch.setattr(model, "step", eager_to_end)
+    rig = await start()
+    options = DecodingOptions(max_new_tokens=8, min_new_tokens=1)
+    for seed in range(2):  # the engine lives on
+        summary = (await rig.engine.answer(EngineRequest(source(seed, 6), math.inf, options=options))).summary
+        assert (len(summary.token_ids), summary.finish_reason) == (1, "stop")
 
 
 async def test_metrics_tell_what_was_done(start: Any, source: Source) -> None:
