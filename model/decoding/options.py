@@ -13,7 +13,7 @@ FinishReason = Literal["stop", "length"]
 class DecodingOptions:
     """How one document is decoded.
 
-    `max_new_tokens` and `min_new_tokens` count the end token. `early_stopping` and `length_penalty` matter with
+    `max_new_tokens` counts the end token, `min_new_tokens` does not. `early_stopping` and `length_penalty` matter with
     beams only; `temperature`, `top_k` (0: off), `top_p` and `seed` with `do_sample` only. Penalties and temperature
     keep to where float32 can hold the scores: beyond, one document's infinities would fail its whole batch.
 
