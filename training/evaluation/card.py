@@ -1,4 +1,4 @@
-"""`MODEL_CARD.md`, written from what was measured: no figure, and no weakness, is typed by hand."""
+"""`MODEL_CARD.md`, written from what was measured: no figure is typed by hand."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +10,10 @@ from training.evaluation.report import sources, table, to_markdown
 from training.evaluation.result import Result, Sample
 
 _WEAK_F1 = 0.2
+_DIALOGUES = (
+    "- Dialogues whose speakers have names: DialogSum knows only `#Person1#:`, `#Person2#:`, a turn a line, and other "
+    "dialogues get one of their own lines as a summary."
+)
 _RESTRICTED = ("non-commercial", "-NC", "research", "no licence")
 
 
@@ -85,6 +89,8 @@ def _weaknesses(result: Result) -> str:
             lines.append(
                 f"- Summaries of {source} score below its first sentences (ROUGE-L {own:.3f} against {lead:.3f})."
             )
+    if "dialogsum" in sources(result):
+        lines.append(_DIALOGUES)
     weak = [
         name.rpartition(".")[2]
         for name, score in result.scores.items()
