@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS
+from benchmarks.trainers import TRAINERS
 from benchmarks.weights import Weights
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +54,7 @@ class Worker:
 
     def __init__(self, name: str, python: Interpreter, weights: Weights, threads: int) -> None:
         self.name = name
-        self.versions = {one: python.versions[one] for one in CONTENDERS[name].requires}
+        self.versions = {one: python.versions[one] for one in (CONTENDERS | TRAINERS)[name].requires}
         self._log = weights.folder / f"{name.replace(' ', '-')}.log"
         command = [python.path, "-m", "benchmarks.worker", weights.shape.name, str(weights.folder.parent), name]
         with self._log.open("w") as log:

@@ -37,8 +37,9 @@ class Shape:
 
 
 BASE = Shape("base", 768, 12, 64, 2048, 12, 32000, 32128, 44000)
+SMALL = Shape("small", 512, 6, 64, 1024, 8, 32000, 32128, 44000)
 SMOKE = Shape("smoke", 64, 4, 16, 128, 2, 1000, 1128, 1200)
-SHAPES = {shape.name: shape for shape in (BASE, SMOKE)}
+SHAPES = {shape.name: shape for shape in (BASE, SMALL, SMOKE)}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from benchmarks.contenders import CONTENDERS, Contender
+from benchmarks.trainers import TRAINERS, TrainingContender
 from benchmarks.weights import SHAPES, Weights
 
 
@@ -18,7 +19,7 @@ def main(shape: str, cache: str, name: str, threads: str) -> None:
     """Load, say so, then obey until stdin ends."""
     answers = _private_stdout()
     weights = Weights(SHAPES[shape], Path(cache) / shape)
-    contender = CONTENDERS[name]
+    contender = (CONTENDERS | TRAINERS)[name]
     started_at = time.perf_counter()
     contender.load(weights, int(threads))
     _say(answers, {"load_s": time.perf_counter() - started_at})
@@ -26,7 +27,9 @@ def main(shape: str, cache: str, name: str, threads: str) -> None:
         _say(answers, _obey(contender, json.loads(line)))
 
 
-def _obey(contender: Contender, order: dict[str, Any]) -> dict[str, Any]:
+def _obey(contender: Contender | TrainingContender, order: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(contender, TrainingContender):
+        return contender.obey(**order)
     started_at = time.perf_counter()
     if order["do"] == "encode":
         contender.encode(order["sources"])

@@ -65,6 +65,7 @@ class Trainer:
             AveragedModel(self.objective.model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema)) if loop.ema else None
         )
         self._norm = 0.0
+        self.last_loss = math.nan
 
     def run(self) -> None:
         """Train up to `loop.steps`, or until the metric has not risen for `loop.patience` validations.
@@ -79,14 +80,49 @@ class Trainer:
         with Progress(loop.steps, self.step, quiet=not self.processes.is_first) as progress, stop_signals() as wish:
             try:
                 while self.step < loop.steps and not self._is_over():
-                    self._one_step()
+                    self.one_step()
                     self._after_step(progress)
                     if self.processes.any(wish.signal is not None):
                         self.save()
                         progress.say(f"stopped; saved at step {self.step} in {self.folder}")
                         raise Interrupted(wish.signal or signal.SIGTERM)
             finally:
-                self._feed.close()
+                self.close()
+
+    def close(self) -> None:
+        """Let the thread that makes batches end; no further step can be taken."""
+        self._feed.close()
+
+    def one_step(self) -> None:
+        """One optimizer step and nothing else: neither report nor validation nor state.
+
+        Raises:
+            NotFinite: as `run`.
+        """
+        slots = self._feed.take(self.step)
+        totals = []
+        for slot in slots:
+            with self._precision.autocast():
+                loss, losses = self.objective(slot.batch)
+            self._precision.backward(loss * slot.share)
+            self._meter.add(losses, slot.batch)
+            totals.append(loss.detach())
+        found = torch.stack(totals).tolist()  # waits for the device once a step
+        for slot, total in zip(slots, found, strict=True):
+            if not math.isfinite(total):
+                raise self._not_finite(f"the loss is {total}", [slot])
+        self.processes.average_gradients(self._parameters)
+        norm = self._precision.clip(self.optimizers, self._parameters, self.config.loop.clip_norm)
+        if not math.isfinite(norm) and not self._precision.scaler.is_enabled():
+            raise self._not_finite(f"the gradient's norm is {norm}", slots)
+        self.optimizers.set_scale(learning_rate_scale(self.config.schedule, self.step, self.config.loop.steps))
+        self._precision.step(self.optimizers)
+        self.optimizers.zero_grad()
+        if self._averaged:
+            self._averaged.update_parameters(self.objective.model)
+        self.step += 1
+        self._norm = norm
+        self.last_loss = sum(slot.share * total for slot, total in zip(slots, found, strict=True))
 
     def save(self) -> None:
         """Write the state of the run."""
@@ -125,30 +161,6 @@ class Trainer:
             self._averaged.load_state_dict(state["averaged"])
         set_random_states(state["rng"][self.processes.rank], self.device)
         self.step, self.best, self.run_id = state["step"], Best(**state["best"]), state["run_id"]
-
-    def _one_step(self) -> None:
-        slots = self._feed.take(self.step)
-        totals = []
-        for slot in slots:
-            with self._precision.autocast():
-                loss, losses = self.objective(slot.batch)
-            self._precision.backward(loss * slot.share)
-            self._meter.add(losses, slot.batch)
-            totals.append(loss.detach())
-        for slot, total in zip(slots, torch.stack(totals).tolist(), strict=True):  # waits for the device once a step
-            if not math.isfinite(total):
-                raise self._not_finite(f"the loss is {total}", [slot])
-        self.processes.average_gradients(self._parameters)
-        norm = self._precision.clip(self.optimizers, self._parameters, self.config.loop.clip_norm)
-        if not math.isfinite(norm) and not self._precision.scaler.is_enabled():
-            raise self._not_finite(f"the gradient's norm is {norm}", slots)
-        self.optimizers.set_scale(learning_rate_scale(self.config.schedule, self.step, self.config.loop.steps))
-        self._precision.step(self.optimizers)
-        self.optimizers.zero_grad()
-        if self._averaged:
-            self._averaged.update_parameters(self.objective.model)
-        self.step += 1
-        self._norm = norm
 
     def _after_step(self, progress: Progress) -> None:
         loop = self.config.loop

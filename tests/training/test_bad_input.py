@@ -109,7 +109,7 @@ def test_every_key_of_the_defaults_is_known_to_the_schema(data: Path, tmp_path: 
 
 def test_nan_stops_the_run_and_names_its_rows(data: Path, tmp_path: Path) -> None:
     run = trainer(data, tmp_path / "run", "loop.steps=3")
-    run._one_step()
+    run.one_step()
     run.save()
     before = (tmp_path / "run" / "state.pt").read_bytes()
     with torch.no_grad():

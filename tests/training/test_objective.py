@@ -96,7 +96,7 @@ def test_recomputed_layers_give_the_same_step(data: Path, tmp_path: Path) -> Non
     weights = []
     for name, option in (("kept", "false"), ("again", "true")):
         run = trainer(data, tmp_path / name, f"loop.checkpoint_layers={option}", "model.dropout=0.1")
-        run._one_step()
+        run.one_step()
         weights.append(run.objective.model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -104,5 +104,5 @@ def test_recomputed_layers_give_the_same_step(data: Path, tmp_path: Path) -> Non
 def test_half_precision_is_scaled(data: Path, tmp_path: Path) -> None:
     run = trainer(data, tmp_path / "run", "loop.precision=fp16")
     assert run._precision.scaler.is_enabled()
-    run._one_step()
+    run.one_step()
     assert run.step == 1

@@ -35,14 +35,14 @@ class Killed(BaseException):
 
 
 def cut(run, at: int) -> None:  # type: ignore[no-untyped-def]
-    step = run._one_step
+    step = run.one_step
 
     def one_step() -> None:
         if run.step == at:
             raise Killed
         step()
 
-    run._one_step = one_step
+    run.one_step = one_step
     with pytest.raises(Killed):
         run.run()
 
@@ -71,14 +71,14 @@ def test_saving_seldom_loses_steps_but_no_bit(data: Path, tmp_path: Path) -> Non
 
 def test_a_signal_is_granted_between_two_steps(data: Path, tmp_path: Path) -> None:
     run = trainer(data, tmp_path / "run")
-    step = run._one_step
+    step = run.one_step
 
     def one_step() -> None:
         step()
         if run.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    run._one_step = one_step  # type: ignore[method-assign]
+    run.one_step = one_step  # type: ignore[method-assign]
     with pytest.raises(Interrupted) as stop:
         run.run()
     assert stop.value.number == signal.SIGTERM

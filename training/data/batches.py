@@ -139,6 +139,10 @@ class Stream:
             self.epoch, self.position, self._order = self.epoch + 1, 0, []
         return passed
 
+    def batches_per_epoch(self) -> int:
+        """How many batches the epoch that it is in has; every epoch has as many."""
+        return len(self._order or self._shuffled())
+
     def seek(self, epoch: int, position: int) -> None:
         """Go to a batch."""
         self.epoch, self.position, self._order = epoch, position, []

@@ -1,0 +1,56 @@
+"""Both trainers minimise the same function, and what is told of them is what was measured."""
+
+import pytest
+
+from benchmarks.trainers import TRAINERS
+from benchmarks.training import QUICK, TABLES, Plan, markdown
+from benchmarks.weights import SMOKE, Weights, prepare
+
+PLAN = Plan(SMOKE, "cpu", **QUICK)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    return prepare(SMOKE, tmp_path_factory.mktemp("weights"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("table", TABLES)
+def test_both_trainers_have_the_same_loss_and_number_of_steps(table: str, weights: Weights) -> None:
+    pytest.importorskip("accelerate")
+    answers = []
+    for name in ("our trainer fp32", "HF Trainer fp32"):
+        TRAINERS[name].load(weights, threads=1)
+        answers.append(TRAINERS[name].train(PLAN.rows(table), PLAN.batch, "cpu"))
+    ours, peer = answers
+    assert ours["steps"] == peer["steps"]
+    # Other batches of the same rows, and a step between them; the rows of `mixed` weigh by batch.
+    assert ours["loss"] == pytest.approx(peer["loss"], rel=2e-3 if table == "equal" else 2e-2)
+
+
+def test_lengths_are_as_planned() -> None:
+    assert {(len(source), len(target)) for source, target in PLAN.rows("equal")} == {(PLAN.source, PLAN.target)}
+    mixed = Plan(SMOKE, "cpu", batch=8, steps=40, source=256, target=64).rows("mixed")
+    lengths = sorted(len(source) for source, _ in mixed)
+    assert lengths[len(lengths) // 2] == pytest.approx(157, rel=0.1)
+    assert max(lengths) <= 512
+
+
+def test_ratios_are_of_medians_and_warming_up_does_not_count() -> None:
+    seconds = {"our trainer bf16": (9.0, 1.0, 1.0, 5.0), "HF Trainer bf16": (9.0, 2.0, 2.0, 2.0)}
+    data = {
+        "facts": dict.fromkeys(("date", "commit", "processor", "cores", "load_before", "python", "command"), "x")
+        | {"versions": {}},
+        "plan": {"shape": "smoke", **QUICK},
+        "work": {table: {"tokens": 100, "operations": 1e9} for table in TABLES},
+        "peaks": {"bf16": 2e9},
+        "measurements": [
+            {"contender": name, "table": "equal", "repetition": number, "seconds": one, "loss": 7.0}
+            for name, times in seconds.items()
+            for number, one in enumerate(times)
+        ],
+        "notes": {},
+    }
+    told = markdown(data)
+    assert "| our trainer bf16 | 100 | 50% | – | – | 7.000 |" in told
+    assert "| **ours ÷ HF, bf16** | 2.00 |" in told
