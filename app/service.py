@@ -14,7 +14,8 @@ from app.metrics import Metrics
 from app.settings import Settings
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.errors import ModelError
-from model.precision import Precision, computing_dtype, pack
+from model.packed import pack
+from model.precision import Precision, computing_dtype
 
 logger = logging.getLogger(__name__)
 

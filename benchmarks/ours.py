@@ -13,7 +13,8 @@ from model.checkpoint import load_checkpoint
 from model.decoding.batch import decode
 from model.decoding.options import DecodingOptions
 from model.leximind import LexiMind
-from model.precision import Precision, computing_dtype, pack
+from model.packed import pack
+from model.precision import Precision, computing_dtype
 
 
 def load(folder: Path, device: torch.device, dtype: Precision) -> LexiMind:

@@ -1,7 +1,8 @@
 """The decoder's memory: keys and values of the documents in flight with one beam width, in preallocated arrays.
 
 Passed in, never hidden in a module. Documents are dense, 0 to `num_documents`; a document that leaves is replaced
-by the last one, so a step reads contiguous slices and never a finished row.
+by the last one, so a step reads contiguous slices and never a finished row. Beams that change places do not move their
+keys: `lineage` remembers which beam of the document wrote each of a row's keys.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.native import library
 
 _ROUND = 16  # capacities of the source and target axes are multiples of this
 
@@ -30,7 +32,10 @@ class KVCache:
         self._cross_k = self._cross_v = self._array(0, 0)
         self._source_bias = torch.empty(0, 0, device=device)  # (documents, source), float32, -inf at padding
         self.positions = torch.empty(0, dtype=torch.int64, device=device)  # (documents·N,) of the token to come
+        self._lineage = torch.empty(0, 0, dtype=torch.int32, device=device)  # (documents·N, target), beam numbers
+        self._source_ends = self.positions  # (documents,), one past each source's last token
         self._places = self.positions  # (R·H,) of the coming token in one layer's keys, by `begin_step`
+        self._holders: tuple[Tensor, Tensor, Tensor] | None = None  # of each row's keys, with beams, by `begin_step`
         self._source_lengths: list[int] = []
         self._ages: list[int] = []  # the same positions, known without asking the device
 
@@ -64,7 +69,13 @@ class KVCache:
             self._cross_v[layer, first:last, :, :length] = v
         self._source_bias[first:last] = float("-inf")
         self._source_bias[first:last, :length].masked_fill_(source_mask, 0.0)
-        self.positions[first * self.num_beams : last * self.num_beams] = 0
+        places = torch.arange(1, length + 1, device=self._device)
+        self._source_ends[first:last] = (source_mask * places).amax(1)
+        rows = slice(first * self.num_beams, last * self.num_beams)
+        self.positions[rows] = 0
+        self._lineage[rows] = torch.arange(self.num_beams, dtype=torch.int32, device=self._device).repeat(batch)[
+            :, None
+        ]
         self._source_lengths += [length] * batch
         self._ages += [0] * batch
         self.num_documents = last
@@ -74,12 +85,18 @@ class KVCache:
         _, _, heads, length, _ = self._self_k.shape
         firsts = torch.arange(self.num_rows * heads, device=self._device) * length
         self._places = firsts + self.positions[: self.num_rows].repeat_interleave(heads)
+        if self.num_beams > 1:
+            length = self.target_length
+            families = torch.arange(self.num_rows, device=self._device) // self.num_beams * self.num_beams
+            holders = families[:, None, None] + self._lineage[: self.num_rows, None, :length]  # (R, 1, T)
+            across = torch.arange(heads, device=self._device)[:, None], torch.arange(length, device=self._device)
+            self._holders = (holders, *across)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the coming token's (R, H, K) and return what each row holds with it: two of (R, H, T, K)."""
         for array, new in ((self._self_k, k), (self._self_v, v)):
             array[layer].flatten(0, 2).index_copy_(0, self._places, new.flatten(0, 1))
-        used = slice(self.num_rows), slice(None), slice(self.target_length)
+        used = self._holders or (slice(self.num_rows), slice(None), slice(self.target_length))
         return self._self_k[layer][used], self._self_v[layer][used]
 
     def source(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -95,10 +112,10 @@ class KVCache:
         self._ages = [age + 1 for age in self._ages]
 
     def reorder(self, parents: Tensor) -> None:
-        """Give each row the past of another: `parents` (R,) are row numbers (beam search)."""
-        for array in (self._self_k, self._self_v):
-            held = array[:, : self.num_rows, :, : max(self._ages)]
-            held.copy_(held.index_select(1, parents))
+        """Give each row the past of another of its document: `parents` (R,) are row numbers (beam search)."""
+        held = self._lineage[: self.num_rows, : max(self._ages)]
+        is_past = torch.arange(held.shape[1], device=self._device) < self.positions[: self.num_rows, None]
+        held.copy_(torch.where(is_past, held[parents], held))  # what is to come, a row writes itself
 
     def move(self, source: int, target: int) -> None:
         """Overwrite document `target` with document `source`."""
@@ -107,9 +124,11 @@ class KVCache:
         length, age = self._source_lengths[source], self._ages[source]
         for array in (self._self_k, self._self_v):
             array[:, rows[1], :, :age] = array[:, rows[0], :, :age]
+        self._lineage[rows[1]] = self._lineage[rows[0]]
         for array in (self._cross_k, self._cross_v):
             array[:, target, :, :length] = array[:, source, :, :length]
         self._source_bias[target] = self._source_bias[source]
+        self._source_ends[target] = self._source_ends[source]
         self.positions[rows[1]] = self.positions[rows[0]]
         self._source_lengths[target], self._ages[target] = length, age
 
@@ -117,6 +136,27 @@ class KVCache:
         """Forget the documents from `num_documents` on."""
         self.num_documents = num_documents
         del self._source_lengths[num_documents:], self._ages[num_documents:]
+
+    def as_struct(self) -> library.Cache:
+        """What is in use, as the native step takes it; void once documents join."""
+        return library.Cache(
+            self.num_documents,
+            self.num_beams,
+            self._self_k.data_ptr(),
+            self._self_v.data_ptr(),
+            self._self_k.stride(0),
+            self._self_k.shape[3],
+            self._lineage.data_ptr(),
+            self._lineage.shape[1],
+            self._cross_k.data_ptr(),
+            self._cross_v.data_ptr(),
+            self._cross_k.stride(0),
+            self._cross_k.shape[3],
+            self._source_bias.data_ptr(),
+            self._source_bias.shape[1],
+            self.positions.data_ptr(),
+            self._source_ends.data_ptr(),
+        )
 
     def _reserve(self, documents: int, source: int, target: int) -> None:
         capacity = self._cross_k.shape[1]
@@ -133,6 +173,10 @@ class KVCache:
         bias = torch.full((documents, source), float("-inf"), device=self._device)
         self._source_bias = _enlarge(self._source_bias, bias)
         self.positions = _enlarge(self.positions, torch.zeros(rows, dtype=torch.int64, device=self._device))
+        lineage = torch.zeros(rows, target, dtype=torch.int32, device=self._device)
+        lineage += torch.arange(rows, dtype=torch.int32, device=self._device)[:, None] % self.num_beams
+        self._lineage = _enlarge(self._lineage, lineage)
+        self._source_ends = _enlarge(self._source_ends, torch.zeros(documents, dtype=torch.int64, device=self._device))
 
     def _array(self, rows: int, length: int) -> Tensor:
         # Zeros, not empty: a masked key's value is multiplied by 0, and 0 times a stray NaN is NaN.

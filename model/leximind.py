@@ -9,6 +9,7 @@ from model.decoder import Decoder
 from model.encoder import Encoder
 from model.heads import ClassificationHead
 from model.kv_cache import KVCache
+from model.native.decoder import NativeDecoder
 
 
 class LexiMind(nn.Module):
@@ -32,7 +33,8 @@ class LexiMind(nn.Module):
             self.emotion_head = ClassificationHead(config.d_model, config.num_emotions, config.dropout)
         if config.num_topics:
             self.topic_head = ClassificationHead(config.d_model, config.num_topics, config.dropout)
-        self.packed_lm_head: nn.Module | None = None  # takes the head's place in int8 (see model.precision)
+        self.packed_lm_head: nn.Module | None = None  # these two by model.packed, after loading
+        self.native_decoder: NativeDecoder | None = None
 
     @property
     def device(self) -> torch.device:
@@ -47,7 +49,14 @@ class LexiMind(nn.Module):
     @property
     def precision(self) -> str:
         """`float32`, `bfloat16` or `int8`: the numbers that the matrices are in."""
+        if self.native_decoder is not None:
+            return self.native_decoder.precision
         return "int8" if self.packed_lm_head is not None else str(self.dtype).removeprefix("torch.")
+
+    def new_cache(self, num_beams: int) -> KVCache:
+        """An empty cache for documents with `num_beams` rows each."""
+        dtype = self.dtype if self.native_decoder is None else self.native_decoder.cache_dtype
+        return KVCache(self.config, num_beams, self.device, dtype)
 
     @property
     def lm_head_weight(self) -> Tensor:
@@ -83,7 +92,10 @@ class LexiMind(nn.Module):
             positions = torch.cat([cache.positions[: cache.num_rows] for cache in caches])
             known = (positions < self.config.num_positions)[:, None]
             x = x + F.embedding(positions.clamp(max=self.config.num_positions - 1), self.decoder_positions) * known
-        logits = self._logits(self.decoder.step(x, caches))
+        if self.native_decoder is not None:
+            logits = self.native_decoder.step(x, caches)
+        else:
+            logits = self._logits(self.decoder.step(x, caches))
         for cache in caches:
             cache.advance()
         return logits.float()

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from model.decoding.options import DecodingOptions, DecodingResult
 from model.decoding.rules import Rules
-from model.kv_cache import KVCache
 from model.leximind import LexiMind
 
 
@@ -35,7 +34,7 @@ class Rows(ABC):
 
     def __init__(self, model: LexiMind, num_beams: int) -> None:
         self.num_beams = num_beams
-        self.cache = KVCache(model.config, num_beams, model.device, model.dtype)
+        self.cache = model.new_cache(num_beams)
         self.keys: list[int] = []
         self.options: list[DecodingOptions] = []
         self.state: dict[str, Tensor] = {}

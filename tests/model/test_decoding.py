@@ -10,6 +10,8 @@ from torch import Tensor
 from model.decoding.batch import DecodingBatch, decode
 from model.decoding.options import DecodingOptions, DecodingResult
 from model.leximind import LexiMind
+from model.native.library import is_available
+from model.packed import pack
 from tests.model.conftest import CONFIG, random_model
 
 GREEDY = DecodingOptions(max_new_tokens=20, no_repeat_ngram_size=0)
@@ -26,11 +28,15 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module")
-def model() -> LexiMind:
+@pytest.fixture(scope="module", params=["torch", "native"])
+def model(request: pytest.FixtureRequest) -> LexiMind:
     """Random, and fond enough of its end token that documents end at different times."""
     model = random_model(CONFIG)
     model.lm_head.weight[1] *= 1.5
+    if request.param == "native":
+        if not is_available("float32"):
+            pytest.skip("no native kernels: no compiler, or a processor without AVX-512")
+        pack(model, "float32")
     return model
 
 

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from model.decoding.batch import decode
 from model.decoding.options import DecodingOptions
 from model.leximind import LexiMind
-from model.precision import Int8Linear, PackedLinear, Precision, computing_dtype, pack
+from model.packed import Int8Linear, PackedLinear, pack
+from model.precision import Precision, computing_dtype
 from tests.model.conftest import CONFIG, random_model
 
 
@@ -82,11 +83,3 @@ def test_int8_tokens_are_the_same_alone_and_batched() -> None:
     for row, option in enumerate(options):
         one, its_mask = ids[row : row + 1, mask[row]], mask[row : row + 1, mask[row]]
         assert decode(model, model.encode(one, its_mask), its_mask, [option])[0].token_ids == together[row].token_ids
-
-
-def test_float32_stays_as_it_is() -> None:
-    model = random_model(CONFIG)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    pack(model, "float32")
-    assert model.state_dict().keys() == before.keys()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -1,0 +1,108 @@
+"""The compiled kernels: where they are, whether this processor runs them, and their structs (see `kernels.cpp`)."""
+
+import ctypes
+import logging
+from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from model.precision import Precision
+
+logger = logging.getLogger(__name__)
+
+LIBRARY = Path(__file__).with_name("kernels.so")  # compiled by hatch_build.py when the package is installed
+KINDS: dict[Precision, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
+COLUMNS = 32  # outputs of a weight block; every row of numbers is padded to a multiple of it
+MAX_HEAD_WIDTH = 128
+
+_FEATURES: dict[Precision, str] = {"float32": "avx512_f", "bfloat16": "avx512_bf16", "int8": "avx512_vnni"}
+_COMMON = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")  # caches are bfloat16 but in float32
+
+
+class Linear(Structure):
+    """A packed matrix."""
+
+    _fields_ = (("weight", c_void_p), ("scales", c_void_p), ("sums", c_void_p), ("inputs", c_int64), ("out", c_int64))
+
+
+class DecoderLayer(Structure):
+    """Norm weights and matrices of a layer."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("self_norm", "cross_norm", "feed_forward_norm")),
+        *((name, Linear) for name in ("qkv", "self_out", "q", "cross_out", "wi", "wo")),
+    )
+
+
+class Shape(Structure):
+    """Sizes of the network; `kind` is one of `KINDS`."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("kind", "d_model", "num_heads", "d_kv", "d_ff")),
+        ("epsilon", c_float),
+    )
+
+
+class Decoder(Structure):
+    """All that a step reads of the network."""
+
+    _fields_ = (
+        ("shape", Shape),
+        ("num_layers", c_int64),
+        ("layers", POINTER(DecoderLayer)),
+        ("norm", c_void_p),
+        ("lm_head", Linear),
+        ("bias", c_void_p),
+        ("num_distances", c_int64),
+    )
+
+
+class Cache(Structure):
+    """What a step reads and writes of a `KVCache`; strides in elements."""
+
+    _fields_ = (
+        ("num_documents", c_int64),
+        ("num_beams", c_int64),
+        ("self_k", c_void_p),
+        ("self_v", c_void_p),
+        ("self_stride", c_int64),
+        ("target_capacity", c_int64),
+        ("lineage", c_void_p),
+        ("lineage_stride", c_int64),
+        ("cross_k", c_void_p),
+        ("cross_v", c_void_p),
+        ("cross_stride", c_int64),
+        ("source_capacity", c_int64),
+        ("source_bias", c_void_p),
+        ("bias_stride", c_int64),
+        ("positions", c_void_p),
+        ("source_lengths", c_void_p),
+    )
+
+
+def is_available(precision: Precision) -> bool:
+    """Whether the kernels are compiled and this processor has the instructions for `precision`."""
+    found = torch.cpu.get_capabilities()
+    can_run = all(found.get(name, False) for name in (*_COMMON, _FEATURES[precision]))
+    return can_run and library() is not None
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The kernels; torch's own OpenMP threads run them, since both ask for the same library. None where there are none.
+
+    Their absence costs speed, never an answer.
+    """
+    if not LIBRARY.exists():
+        logger.info("no native kernels: they are compiled where a C++ compiler was at hand at installation")
+        return None
+    try:
+        loaded = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        logger.warning("the native kernels cannot be loaded, decoding will be slower: %s", error)
+        return None
+    loaded.leximind_decoder_step.argtypes = (POINTER(Decoder), POINTER(Cache), c_int64, c_void_p, c_void_p, c_int64)
+    loaded.leximind_decoder_step.restype = None
+    return loaded

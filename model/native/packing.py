@@ -1,0 +1,54 @@
+"""Matrices in the layout that the kernels read, in float32, bfloat16 or int8."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.native.library import COLUMNS, Linear
+from model.precision import Precision
+
+_LEVELS = 127
+_ZERO = 128
+_GROUPS: dict[Precision, int] = {"float32": 1, "bfloat16": 2, "int8": 4}
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """A matrix (out, in) in blocks; keeps alive what `as_struct` points to."""
+
+    blocks: Tensor  # (ceil(out / 32), ceil(in / g), 32, g)
+    scales: Tensor  # (out, up to the next 32) float32; int8 only
+    sums: Tensor  # 128 times the sum of each output's levels, int32; int8 only
+    in_features: int
+    out_features: int
+
+    def as_struct(self) -> Linear:
+        """The matrix as the kernels take it."""
+        pointers = (self.blocks.data_ptr(), self.scales.data_ptr(), self.sums.data_ptr())
+        return Linear(*pointers, self.in_features, self.out_features)
+
+
+def pack_matrix(weight: Tensor, precision: Precision) -> PackedMatrix:
+    """`weight` (out, in) in blocks; in int8 rounded to 255 levels, one scale an output."""
+    out_features, in_features = weight.shape
+    group = _GROUPS[precision]
+    padded = F.pad(weight.detach(), (0, -in_features % group, 0, -out_features % COLUMNS))
+    scales, sums = torch.empty(0), torch.empty(0, dtype=torch.int32)
+    if precision == "int8":
+        wide = padded.float()
+        scales = wide.abs().amax(1).clamp_(min=1e-12) / _LEVELS  # (out,)
+        padded = (wide / scales[:, None]).round_().to(torch.int8)
+        sums = padded.sum(1, dtype=torch.int32) * _ZERO
+    else:
+        padded = padded.to(torch.float32 if precision == "float32" else torch.bfloat16)
+    blocks = padded.view(-1, COLUMNS, padded.shape[1] // group, group).transpose(1, 2).contiguous()
+    return PackedMatrix(blocks, scales, sums, in_features, out_features)
+
+
+def interleave_gates(weight: Tensor) -> Tensor:
+    """Rows of a fused gate and value matrix (2·F, D) as 16 gates, their 16 values, and so on, F padded to that."""
+    half = COLUMNS // 2
+    gate, value = (F.pad(part, (0, 0, 0, -len(part) % half)).unflatten(0, (-1, half)) for part in weight.chunk(2))
+    return torch.stack([gate, value], dim=1).flatten(0, 2)

@@ -1,0 +1,89 @@
+"""A loaded network's weights in the layout that the processor multiplies fastest."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.decoder import DecoderLayer
+from model.leximind import LexiMind
+from model.native.decoder import NativeDecoder
+from model.native.library import MAX_HEAD_WIDTH, is_available
+from model.precision import Precision
+
+_LEVELS = 127
+_ZERO = 128  # oneDNN has fast kernels for unsigned activations only: with signed ones a row takes 100 times as long
+
+
+def pack(model: LexiMind, precision: Precision) -> None:
+    """Bring the matrices of `model`, in evaluation mode on a CPU, into the layout for `precision`, in place.
+
+    The result encodes and decodes but can be neither trained nor saved. Where the native kernels are available they
+    take the decoder's place; elsewhere oneDNN's matrices take the plain ones'.
+    """
+    if model.device.type != "cpu":
+        return
+    if is_available(precision) and model.config.d_kv <= MAX_HEAD_WIDTH:
+        scale = model.config.d_model**-0.5 if model.config.scale_lm_head else 1.0
+        model.native_decoder = NativeDecoder(model.decoder, model.lm_head_weight, scale, precision)
+        _drop_step_matrices(model)
+    if precision != "float32":
+        _pack_linears(model, precision)
+
+
+def _drop_step_matrices(model: LexiMind) -> None:
+    for layer in model.decoder.layers:
+        assert isinstance(layer, DecoderLayer)
+        del layer.self_attention, layer.feed_forward, layer.cross_attention.q, layer.cross_attention.out
+    if not model.config.tie_lm_head:
+        del model.lm_head
+
+
+def _pack_linears(model: LexiMind, precision: Precision) -> None:
+    layer = Int8Linear if precision == "int8" else PackedLinear
+    for stack in (model.encoder, model.decoder):
+        for parent in list(stack.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Linear):
+                    setattr(parent, name, layer(child.weight))
+    if precision == "int8" and model.native_decoder is None:
+        model.packed_lm_head = Int8Linear(model.lm_head_weight)
+        if not model.config.tie_lm_head:
+            del model.lm_head
+
+
+class PackedLinear(nn.Module):
+    """`F.linear` without bias over a bfloat16 matrix (out, in) in oneDNN's blocked layout."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().bfloat16())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) bfloat16 to (…, out)."""
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, None, "none", [], "")
+        return out
+
+
+class Int8Linear(nn.Module):
+    """`F.linear` without bias over a matrix (out, in) rounded to int8, one scale a row of it."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        wide = weight.detach().float()
+        self.scales = wide.abs().amax(1).clamp_(min=1e-12) / _LEVELS  # (out,)
+        levels = (wide / self.scales[:, None]).round_().to(torch.int8)
+        self.zeros = torch.zeros(len(levels), dtype=torch.int32)
+        self.weight = torch.ops.onednn.qlinear_prepack(levels, None)
+        self.out_features = len(levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in) to (…, out), dtype kept."""
+        rows = x.flatten(0, -2)
+        scale = rows.abs().amax(1, keepdim=True).float().clamp_(min=1e-12).div_(_LEVELS)
+        levels = (rows / scale).round_().add_(_ZERO).to(torch.uint8)
+        out: Any = torch.ops.onednn.qlinear_pointwise(
+            levels, 1.0, _ZERO, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        result: Tensor = out.mul_(scale).to(x.dtype).unflatten(0, x.shape[:-1])
+        return result

@@ -1,0 +1,147 @@
+"""The native kernels: what `transformers` gives in float32, near it in less; to the bit the same alone and batched."""
+
+import ctypes
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.decoding.batch import decode
+from model.decoding.options import DecodingOptions
+from model.leximind import LexiMind
+from model.native import library
+from model.packed import pack
+from model.precision import PRECISIONS, Precision, computing_dtype
+from tests.model.conftest import CONFIG, Pair, random_model
+from tests.model.test_parity import BEAM, GREEDY, TOLERANCE, generate
+
+pytestmark = pytest.mark.skipif(
+    not all(map(library.is_available, PRECISIONS)),
+    reason="no native kernels: no compiler, or a processor without AVX-512",
+)
+
+LENGTHS = (30, 4, 17, 11)
+
+
+@pytest.fixture
+def native(pair: Pair) -> LexiMind:
+    model = deepcopy(pair.model)
+    pack(model, "float32")
+    assert model.native_decoder is not None
+    return model
+
+
+def packed(precision: Precision, *, tied: bool = False) -> LexiMind:
+    model = random_model(replace(CONFIG, tie_lm_head=tied)).to(computing_dtype(precision))
+    pack(model, precision)
+    return model
+
+
+def padded_sources() -> tuple[Tensor, Tensor]:
+    ids = torch.randint(3, 90, (len(LENGTHS), max(LENGTHS)), generator=torch.Generator().manual_seed(3))
+    mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
+    return ids * mask, mask
+
+
+def step_logits(model: LexiMind, hidden: Tensor, mask: Tensor, tokens: list[int]) -> Tensor:
+    """Logits (T, B, V) of feeding every document `tokens`."""
+    cache = model.new_cache(1)
+    cache.add(model.decoder.project_source(hidden), mask, [len(tokens)] * len(hidden))
+    return torch.stack([model.step(torch.full((len(hidden),), token), [cache]) for token in tokens])
+
+
+@pytest.mark.parametrize("options", GREEDY, ids=str)
+def test_greedy_ids_are_those_of_transformers(
+    pair: Pair, native: LexiMind, sources: tuple[Tensor, Tensor], options: DecodingOptions
+) -> None:
+    ours = decode(native, native.encode(*sources), sources[1], [options] * 5)
+    assert [list(result.token_ids) for result in ours] == generate(pair, sources, options)[0]
+
+
+@pytest.mark.parametrize("options", BEAM, ids=str)
+def test_beam_ids_and_scores_are_those_of_transformers(
+    pair: Pair, native: LexiMind, sources: tuple[Tensor, Tensor], options: DecodingOptions
+) -> None:
+    ours = decode(native, native.encode(*sources), sources[1], [options] * 5)
+    theirs, scores = generate(pair, sources, options)
+    assert [list(result.token_ids) for result in ours] == theirs
+    assert scores is not None
+    torch.testing.assert_close(torch.tensor([result.score for result in ours]), scores, **TOLERANCE)
+
+
+@torch.inference_mode()
+def test_logits_are_those_of_the_torch_step() -> None:
+    ids, mask = padded_sources()
+    plain = random_model(CONFIG)
+    hidden = plain.encode(ids, mask)
+    tokens = torch.arange(40).tolist()
+    torch.testing.assert_close(
+        step_logits(packed("float32"), hidden, mask, tokens), step_logits(plain, hidden, mask, tokens), **TOLERANCE
+    )
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@torch.inference_mode()
+def test_less_precise_logits_stay_near(precision: Precision, tied: bool) -> None:
+    ids, mask = padded_sources()
+    plain = random_model(replace(CONFIG, tie_lm_head=tied))
+    model = packed(precision, tied=tied)
+    assert model.precision == precision
+    hidden = plain.encode(ids, mask)
+    exact = step_logits(plain, hidden, mask, [0, 5, 9, 7])
+    error = (step_logits(model, hidden.to(model.dtype), mask, [0, 5, 9, 7]) - exact).norm() / exact.norm()
+    assert 0 < float(error) < (0.05 if precision == "bfloat16" else 0.1)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@torch.inference_mode()
+def test_a_row_alone_is_the_row_of_a_batch_to_the_bit(precision: Precision) -> None:
+    """Nothing else decides: neither how many rows there are nor how far the others' sources reach."""
+    model = packed(precision)
+    ids, mask = padded_sources()
+    hidden = model.encode(ids, mask)
+    tokens = torch.arange(20).tolist()
+    together = step_logits(model, hidden, mask, tokens)
+    for row, length in enumerate(LENGTHS):
+        alone = step_logits(model, hidden[row : row + 1, :length], mask[row : row + 1, :length], tokens)
+        assert torch.equal(alone[:, 0], together[:, row])
+    many = step_logits(model, hidden.repeat(9, 1, 1), mask.repeat(9, 1), tokens)  # 36 rows: several tiles
+    assert torch.equal(many, together.repeat(1, 9, 1))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@torch.inference_mode()
+def test_threads_change_nothing(precision: Precision) -> None:
+    model = packed(precision)
+    ids, mask = padded_sources()
+    hidden = model.encode(ids, mask)
+    one = step_logits(model, hidden, mask, [0, 5, 9])
+    try:
+        for threads in (2, 3, 7):
+            torch.set_num_threads(threads)
+            assert torch.equal(step_logits(model, hidden, mask, [0, 5, 9]), one)
+    finally:
+        torch.set_num_threads(1)
+
+
+@torch.inference_mode()
+def test_hidden_tokens_inside_a_source_count_nothing() -> None:
+    model, plain = packed("float32"), random_model(CONFIG)
+    ids, mask = padded_sources()
+    mask[0, 5:9] = False
+    hidden = plain.encode(ids, mask)
+    tokens = [0, 5, 9, 7]
+    torch.testing.assert_close(
+        step_logits(model, hidden, mask, tokens), step_logits(plain, hidden, mask, tokens), **TOLERANCE
+    )
+
+
+def test_structs_are_those_of_the_kernels() -> None:
+    """A field more or less on one side would shift all that follow."""
+    loaded = library.library()
+    assert loaded is not None
+    for struct in (library.Linear, library.DecoderLayer, library.Decoder, library.Cache):
+        assert ctypes.c_int64.in_dll(loaded, f"leximind_sizeof_{struct.__name__}").value == ctypes.sizeof(struct)
