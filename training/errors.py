@@ -9,6 +9,10 @@ class DataError(TrainingError):
     """A data folder, file or row that cannot be used; the message names file and line."""
 
 
+class DownloadError(TrainingError):
+    """Data that cannot be fetched or have no place."""
+
+
 class ResumeError(TrainingError):
     """A training state that is missing, damaged, or of another run."""
 

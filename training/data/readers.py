@@ -63,6 +63,16 @@ def read_gap_sentences(root: Path, split: str) -> list[Example]:
     ]
 
 
+def read_prose(root: Path, split: str) -> list[Example]:
+    """Passages of Project Gutenberg's books; the summary is their most central sentence."""
+    return [
+        Example(" ".join(passage), "gutenberg", summary=" ".join(target))
+        for number, (row, _) in enumerate(rows(root / "prose" / f"{split}.jsonl.gz", "document"))
+        for passage in passages(row["document"], number, 4, 9)
+        if (target := central_sentences(passage, is_lead=False))
+    ]
+
+
 def read_oracle_extracts(root: Path, split: str) -> list[Example]:
     """CNN/DailyMail, case restored; the summary is what of the article comes nearest to the highlights. Train only."""
     if split != "train":
@@ -87,6 +97,7 @@ READERS: dict[str, Callable[[Path, str], list[Example]]] = {
     "renamed_dialogues": read_renamed_dialogues,
     "leads": read_leads,
     "gap_sentences": read_gap_sentences,
+    "prose": read_prose,
     "oracle_extracts": read_oracle_extracts,
 }
 
