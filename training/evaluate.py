@@ -14,7 +14,9 @@ from model.checkpoint import Checkpoint, describe_checkpoint, load_checkpoint
 from model.decoding.options import DecodingOptions
 from model.errors import ModelError
 from training.errors import TrainingError
+from training.evaluation.bertscore import BertScore
 from training.evaluation.card import model_card
+from training.evaluation.plots import draw
 from training.evaluation.predict import Predictor
 from training.evaluation.report import comparison, comparison_markdown, to_json, to_markdown
 from training.evaluation.result import Result, evaluate, read_split
@@ -30,35 +32,47 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    checkpoint, result = _evaluate(options.checkpoint, options)
+    bertscore = BertScore(options.bertscore, options.device) if options.bertscore else None
+    checkpoint, result = _evaluate(options.checkpoint, options, bertscore)
     report = {
-        "checkpoint": checkpoint.folder.resolve().name,
+        "checkpoint": _name(checkpoint.folder),
         "weights": checkpoint.manifest["files"]["model.safetensors"],
         "decoding": {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens},
         "data": _hashes(options.data, options.split),
+        **({"bertscore": bertscore.facts} if bertscore else {}),
         **to_json(result),
     }
     page = f"# {report['checkpoint']} on {options.split}\n\n{to_markdown(result)}"
     if options.against:
-        differences = comparison(result, _evaluate(options.against, options)[1])
-        report["against"] = {"checkpoint": options.against.resolve().name, "differences": differences}
+        differences = comparison(result, _evaluate(options.against, options, bertscore)[1])
+        report["against"] = {"checkpoint": _name(options.against), "differences": differences}
         page += "\n" + comparison_markdown(differences)
     folder = options.output or Path("runs/evaluation") / f"{report['checkpoint']}-{options.split}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "report.md").write_text(page, encoding="utf-8")
+    figures = [f"![{shown}]({path.name})\n" for shown, path in draw(result, folder, report["checkpoint"]).items()]
+    (folder / "report.md").write_text("\n".join([page, "## Figures\n", *figures]), encoding="utf-8")
     print(page)  # noqa: T201
     if options.card:
         _describe(checkpoint, result, report)
     print(f"written to {folder}" + (f", card of {checkpoint.folder}" if options.card else ""))  # noqa: T201
 
 
-def _evaluate(folder: Path, options: argparse.Namespace) -> tuple[Checkpoint, Result]:
+def _name(folder: Path) -> str:
+    """A run calls its folders `checkpoint` and `last`: its own name tells more."""
+    folder = folder.resolve()
+    names = {"checkpoint": folder.parent.name, "last": f"{folder.parent.name}-last"}
+    return names.get(folder.name, folder.name)
+
+
+def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | None) -> tuple[Checkpoint, Result]:
     checkpoint = load_checkpoint(folder, torch.device(options.device))
     predictor = Predictor(checkpoint.model, checkpoint.tokenizer, checkpoint.tasks)
     decoding = DecodingOptions(num_beams=options.num_beams, max_new_tokens=options.max_new_tokens)
     split = read_split(options.data, options.split, checkpoint.tasks)
-    return checkpoint, evaluate(predictor, split, options.rows, decoding)
+    facts = checkpoint.manifest.get("evaluation", {}).get("facts", {})
+    temperatures = {task: fact["temperature"] for task, fact in facts.items() if "temperature" in fact}
+    return checkpoint, evaluate(predictor, split, options.rows, decoding, bertscore, temperatures)
 
 
 def _describe(checkpoint: Checkpoint, result: Result, report: dict[str, Any]) -> None:
@@ -89,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-new-tokens", type=int, default=DecodingOptions().max_new_tokens)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--against", type=Path, metavar="OTHER", help="a second checkpoint, compared row by row")
+    parser.add_argument(
+        "--bertscore", type=Path, metavar="MODEL", help="folder of a BERT-like encoder: adds BERTScore to summaries"
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="runs/evaluation/CHECKPOINT-SPLIT if not given")
     parser.add_argument(
         "--card",

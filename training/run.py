@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +16,7 @@ from model.leximind import LexiMind
 from model.tasks import EMOTIONS, TASKS, TOPICS, Tasks
 from model.tokenizer import Tokenizer
 from training.config import DataConfig, TrainConfig, suggestion
+from training.curves import draw_curves
 from training.data.batches import Stream, encode_examples
 from training.data.examples import Example
 from training.data.readers import READERS
@@ -27,12 +29,13 @@ from training.mixture import Mixture
 from training.optim import Optimizers
 from training.parallel import Processes
 from training.precision import checkpoint_layers, compile_layers
-from training.tracking import Tracker
-from training.trainer import Trainer
+from training.tracking import Tracker, read_history
+from training.trainer import BAD_BATCH, Trainer
 from training.validation import Validation, check_metric
 from training.vocabulary import train_vocabulary
 
 Examples = Mapping[str, list[Example]]  # by group
+PLOTS = "plots"
 
 
 def build_run(config: TrainConfig, command: list[str], processes: Processes, device: torch.device) -> Trainer:
@@ -91,8 +94,15 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
 
 
 def finish_run(trainer: Trainer, status: str) -> None:
-    """Close the tracking; a run that is finished leaves its checkpoint and state there as well."""
-    artefacts = [trainer.folder / "checkpoint"] if status == "FINISHED" else []
+    """Draw the curves and close the tracking, which keeps them, what stopped a failed run, and the best checkpoint."""
+    folder = trainer.folder
+    with suppress(OSError):  # a full disk, which may be what ended the run: its error is told, not this one
+        draw_curves(read_history(folder), folder / PLOTS / "training.png", folder.resolve().name)
+    artefacts = [folder / PLOTS]
+    if status == "FINISHED":
+        artefacts.append(folder / "checkpoint")
+    elif status == "FAILED":
+        artefacts.append(folder / BAD_BATCH)
     trainer.tracker.finish(status, artefacts)
 
 

@@ -1,5 +1,6 @@
 """`python -m training.train`: compose the configuration, build the run, train, leave a checkpoint folder."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ def train(config: DictConfig, command: list[str]) -> None:
             parameters = flat(OmegaConf.to_container(config, resolve=True))
             name = Path(parsed.output).name
             trainer.run_id = trainer.tracker.start(name, parameters, trainer.step, trainer.run_id)
+            trainer.tracker.text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
+            trainer.tracker.text("data.json", json.dumps(trainer.validation.facts["data"], indent=2))
         status = "FAILED"
         try:
             trainer.run()

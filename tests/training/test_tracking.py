@@ -1,15 +1,21 @@
 """Figures of real runs, where a person looks for them."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow import MlflowClient
-from small_runs import trainer
+from omegaconf import OmegaConf
+from small_runs import composed, trainer
 
+from model.checkpoint import load_checkpoint
 from training.config import TrackingConfig
 from training.errors import TrainingError
 from training.run import finish_run
 from training.tracking import Tracker, read_history
+from training.train import train
 
 # SQLAlchemy's pool leaves connections to the collector; MLflow uses what SQLAlchemy 2.1 deprecates.
 pytestmark = pytest.mark.filterwarnings(
@@ -38,6 +44,28 @@ def test_a_run_is_kept_and_a_resumed_one_goes_on_in_it(data: Path, tmp_path: Pat
     finish_run(again, "FINISHED")
     steps = [metric.step for metric in client.get_metric_history(run.run_id, "dev/overall")]
     assert steps == [2, 4]
+
+
+def test_what_a_run_was_and_did_can_be_read_in_mlflow(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.meter.peak_operations", lambda _: 1e12)  # as on a known GPU
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    options = ("tracking.enabled=true", f"tracking.uri={uri}", "loop.steps=2", "loop.seed=7")
+    train(composed(data, tmp_path / "run", *options), ["python -m training.train"])
+    client = MlflowClient(uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("leximind").experiment_id])  # type: ignore[union-attr]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["loop.seed"] == "7"
+    assert run.data.metrics["train/mfu"] > 0
+    kept = tmp_path / "artefacts" / run.info.run_id / "artifacts"
+    assert OmegaConf.load(kept / "config.yaml").loop.seed == 7
+    hashes = json.loads((kept / "data.json").read_text())["files"]
+    path = "topic/train.jsonl.gz"
+    assert hashes[path] == hashlib.sha256((data / path).read_bytes()).hexdigest()
+    assert (kept / "outputs" / "step-2.md").read_text().startswith("| row | output |")
+    assert (kept / "plots" / "training.png").read_bytes() == (tmp_path / "run" / "plots" / "training.png").read_bytes()
+    load_checkpoint(kept / "checkpoint", torch.device("cpu"))
 
 
 def test_history_drops_what_came_after_the_saved_step(tmp_path: Path) -> None:

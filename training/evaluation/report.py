@@ -4,10 +4,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from training.evaluation.result import Result
+from training.evaluation.result import TUNED_ON, Result
 from training.evaluation.scores import ROUGE, Score, compare
 
-_SUMMARY_SCORES = (*ROUGE, "bleu")
+_SUMMARY_SCORES = dict(
+    zip(
+        (*ROUGE, "bleu", "bertscore"),
+        ("ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum", "BLEU", "BERTScore"),
+        strict=True,
+    )
+)
 
 
 def to_json(result: Result) -> dict[str, Any]:
@@ -73,20 +79,21 @@ def _figure(score: Score) -> str:
 
 def _summaries(result: Result) -> str:
     rows = []
+    given = [name for name in _SUMMARY_SCORES if any(key.endswith(f".{name}") for key in result.scores)]
     for source in sources(result):
         fact = result.facts[f"summaries.{source}"]
         prefix = f"summaries.{source}"
         rows.append(
             (
                 f"{source} ({result.rows[prefix]})",
-                *(_figure(result.scores[f"{prefix}.{name}"]) for name in _SUMMARY_SCORES),
+                *(_figure(result.scores[f"{prefix}.{name}"]) for name in given),
                 f"{fact['different_outputs']:.0%}",
                 f"{fact['new_bigrams']:.0%}",
             )
         )
-        lead = (f"{result.scores[f'{prefix}.lead.{name}'].value:.3f}" for name in _SUMMARY_SCORES)
+        lead = (f"{result.scores[f'{prefix}.lead.{name}'].value:.3f}" for name in given)
         rows.append((f"its lead-{fact['lead_k']}", *lead, "", ""))
-    head = ("source (rows)", "ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-Lsum", "BLEU", "different", "new bigrams")
+    head = ("source (rows)", *(_SUMMARY_SCORES[name] for name in given), "different", "new bigrams")
     return "## Summaries\n\n" + table(head, rows)
 
 
@@ -105,12 +112,19 @@ def _emotions(result: Result) -> str:
     return "\n\n".join(
         (
             "## Emotions",
-            f"Thresholds tuned on one half of {result.split}, scored on the other ({result.rows['emotions']} rows).",
+            _tuned(result),
             table(("average", "95 % interval"), [(name, _figure(scores[f"emotions.{key}"])) for name, key in averages]),
             table(("label", "threshold", "rows", "F1"), labels),
             _calibration(fact),
         )
     )
+
+
+def _tuned(result: Result) -> str:
+    rows = result.rows["emotions"]
+    if result.split == TUNED_ON:
+        return f"Thresholds tuned on one half of {result.split}, scored on the other ({rows} rows)."
+    return f"Thresholds as the checkpoint serves them; nothing was tuned on {result.split} ({rows} rows)."
 
 
 def _topics(result: Result) -> str:
@@ -127,7 +141,9 @@ def _topics(result: Result) -> str:
 
 
 def _calibration(fact: Mapping[str, Any]) -> str:
+    error = f"Calibration error {fact['calibration_error']:.3f}"
+    if "temperature" not in fact:
+        return f"{error}."
     return (
-        f"Calibration error {fact['calibration_error']:.3f}; {fact['calibration_error_at_temperature']:.3f} at the "
-        f"fitted temperature {fact['temperature']:.2f}."
+        f"{error}; {fact['calibration_error_at_temperature']:.3f} at the fitted temperature {fact['temperature']:.2f}."
     )

@@ -1,13 +1,13 @@
 """One model on one split: every score by its dotted name, and the facts that are no single figure.
 
-Names: `summaries.SOURCE.rouge1` (… `rouge2`, `rougeL`, `rougeLsum`, `bleu`), the same after `summaries.SOURCE.lead.`
-for the first sentences of the source, `emotions.macro_f1` (… `micro_f1`, `samples_f1`, `label.NAME`),
-`topic.accuracy`, `topic.macro_f1`.
+Names: `summaries.SOURCE.rouge1` (… `rouge2`, `rougeL`, `rougeLsum`, `bleu`, `bertscore`), the same after
+`summaries.SOURCE.lead.` for the first sentences of the source, `emotions.macro_f1` (… `micro_f1`, `samples_f1`,
+`label.NAME`), `topic.accuracy`, `topic.macro_f1`.
 """
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +21,7 @@ from training.data.examples import Example, read_emotions, read_headlines, read_
 from training.data.extracts import sentences
 from training.errors import DataError
 from training.evaluation.calibration import (
+    Logits,
     calibration_error,
     fit_temperature,
     halves,
@@ -32,6 +33,9 @@ from training.evaluation.calibration import (
 from training.evaluation.predict import Predictor
 from training.evaluation.scores import Flags, Score, bleu, f1, mean, rouge
 
+Measure = Callable[[Sequence[str], Sequence[str]], Score]  # predictions, references
+
+TUNED_ON = "dev"
 _WORD = re.compile(r"\w+")
 
 
@@ -44,6 +48,15 @@ class Sample:
     output: str
 
 
+@dataclass(frozen=True)
+class Lengths:
+    """Words of each row."""
+
+    source: list[int]
+    reference: list[int]
+    output: list[int]
+
+
 @dataclass
 class Result:
     """What `evaluate` found."""
@@ -54,6 +67,7 @@ class Result:
     facts: dict[str, Any] = field(default_factory=dict)
     thresholds: tuple[float, ...] = ()
     samples: list[list[Sample]] = field(default_factory=list)  # for each source its first rows
+    lengths: dict[str, Lengths] = field(default_factory=dict)  # by source
 
 
 @dataclass(frozen=True)
@@ -81,19 +95,30 @@ def read_split(root: Path, name: str, tasks: Tasks) -> Split:
     return Split(name, summaries, emotions, topics)
 
 
-def evaluate(predictor: Predictor, split: Split, rows: int, options: DecodingOptions) -> Result:
+def evaluate(
+    predictor: Predictor,
+    split: Split,
+    rows: int,
+    options: DecodingOptions,
+    bertscore: Measure | None = None,
+    temperatures: Mapping[str, float] | None = None,
+) -> Result:
     """Score all that the checkpoint can do.
+
+    Thresholds and temperatures are fitted on dev only: on one half of it, and scored on the other. Any other split is
+    scored whole, with the thresholds that the checkpoint serves and with `temperatures` (by task).
 
     Args:
         rows: at most so many summaries of each source, the first ones; classification takes every row.
     """
     result = Result(split.name)
     for source, examples in split.summaries.items():
-        _summaries(result, predictor, source, examples[:rows], options)
+        _summaries(result, predictor, source, examples[:rows], options, bertscore)
+    fitted = None if split.name == TUNED_ON else (temperatures or {})
     if split.emotions:
-        _emotions(result, predictor, split.emotions)
+        _emotions(result, predictor, split.emotions, fitted)
     if split.topics:
-        _topics(result, predictor, split.topics)
+        _topics(result, predictor, split.topics, fitted)
     return result
 
 
@@ -104,7 +129,12 @@ def _full(examples: list[Example], folder: Path, split: str) -> list[Example]:
 
 
 def _summaries(
-    result: Result, predictor: Predictor, source: str, examples: Sequence[Example], options: DecodingOptions
+    result: Result,
+    predictor: Predictor,
+    source: str,
+    examples: Sequence[Example],
+    options: DecodingOptions,
+    bertscore: Measure | None,
 ) -> None:
     texts = [example.source for example in examples]
     references = [example.summary or "" for example in examples]
@@ -115,6 +145,8 @@ def _summaries(
     for prefix, predictions in ((f"summaries.{source}", outputs), (f"summaries.{source}.lead", leads)):
         result.scores |= {f"{prefix}.{name}": score for name, score in rouge(predictions, references).items()}
         result.scores[f"{prefix}.bleu"] = bleu(predictions, references)
+        if bertscore:
+            result.scores[f"{prefix}.bertscore"] = bertscore(predictions, references)
     result.rows[f"summaries.{source}"] = len(examples)
     result.facts[f"summaries.{source}"] = {
         "lead_k": lead_k,
@@ -122,36 +154,43 @@ def _summaries(
         "new_bigrams": float(np.mean([_new_bigrams(o, t) for o, t in zip(outputs, texts, strict=True)])),
         "mean_words": float(np.mean([len(output.split()) for output in outputs])),
     }
+    result.lengths[source] = Lengths(
+        *([len(text.split()) for text in column] for column in (texts, references, outputs))
+    )
     shown = zip(texts[:10], outputs[:10], strict=True)
     result.samples.append([Sample(f"{source} row {n}", _hint(t), o) for n, (t, o) in enumerate(shown, 1)])
 
 
-def _emotions(result: Result, predictor: Predictor, examples: Sequence[Example]) -> None:
+def _emotions(
+    result: Result, predictor: Predictor, examples: Sequence[Example], fitted: Mapping[str, float] | None
+) -> None:
     labels = predictor.tasks.emotion_labels
     logits = predictor.classify("emotions", [example.source for example in examples])
     truth = _one_hot([example.emotions or () for example in examples], len(labels))
-    tuned, scored = halves(len(examples))
-    thresholds = tune_thresholds(sigmoid(logits[tuned]), truth[tuned])
+    if fitted is None:
+        tuned, scored = halves(len(examples))
+        thresholds = tune_thresholds(sigmoid(logits[tuned]), truth[tuned])
+        fitted = {"emotions": fit_temperature(logits[tuned], truth[tuned], exclusive=False)}
+    else:
+        scored, thresholds = slice(None), predictor.tasks.emotion_thresholds
     predicted, there = sigmoid(logits[scored]) >= np.array(thresholds, dtype=np.float32), truth[scored]
     for average in ("macro", "micro", "samples"):
         result.scores[f"emotions.{average}_f1"] = f1(predicted, there, average)
     result.scores["emotions.macro_f1_at_half"] = f1(logits[scored] >= 0, there, "macro")
     for number, label in enumerate(labels):
         result.scores[f"emotions.label.{label}"] = f1(predicted, there, f"label:{number}")
-    temperature = fit_temperature(logits[tuned], truth[tuned], exclusive=False)
     result.thresholds = thresholds
     result.rows["emotions"] = len(there)
     result.facts["emotions"] = {
         "thresholds": dict(zip(labels, thresholds, strict=True)),
         "support": dict(zip(labels, there.sum(0).tolist(), strict=True)),
-        "temperature": temperature,
-        "calibration_error": calibration_error(sigmoid(logits[scored]), there),
-        "calibration_error_at_temperature": calibration_error(sigmoid(logits[scored] / temperature), there),
-        "reliability": reliability(sigmoid(logits[scored]), there),
+        **_calibration(logits[scored], there, sigmoid, fitted.get("emotions")),
     }
 
 
-def _topics(result: Result, predictor: Predictor, examples: Sequence[Example]) -> None:
+def _topics(
+    result: Result, predictor: Predictor, examples: Sequence[Example], fitted: Mapping[str, float] | None
+) -> None:
     labels = predictor.tasks.topic_labels
     logits = predictor.classify("topic", [example.source for example in examples])
     truth = _one_hot([(example.topic or 0,) for example in examples], len(labels))
@@ -159,16 +198,33 @@ def _topics(result: Result, predictor: Predictor, examples: Sequence[Example]) -
     predicted = _one_hot([(int(number),) for number in chosen], len(labels))
     result.scores["topic.accuracy"] = mean(chosen == np.array([example.topic for example in examples]))
     result.scores["topic.macro_f1"] = f1(predicted, truth, "macro")
-    tuned, scored = halves(len(examples))
-    temperature = fit_temperature(logits[tuned], truth[tuned], exclusive=True)
+    scored = slice(None)
+    if fitted is None:
+        tuned, scored = halves(len(examples))
+        fitted = {"topic": fit_temperature(logits[tuned], truth[tuned], exclusive=True)}
     result.rows["topic"] = len(examples)
     result.facts["topic"] = {
         "labels": list(labels),
         "confusion": (truth.astype(int).T @ predicted.astype(int)).tolist(),  # rows: true, columns: predicted
+        **_calibration(logits[scored], truth[scored], softmax, fitted.get("topic")),
+    }
+
+
+def _calibration(
+    logits: Logits, truth: Flags, normalise: Callable[[Logits], Logits], temperature: float | None
+) -> dict[str, Any]:
+    plain = normalise(logits)
+    fact: dict[str, Any] = {
+        "calibration_error": calibration_error(plain, truth),
+        "reliability": reliability(plain, truth),
+    }
+    if temperature is None:
+        return fact
+    scaled = normalise(logits / temperature)
+    return fact | {
         "temperature": temperature,
-        "calibration_error": calibration_error(softmax(logits[scored]), truth[scored]),
-        "calibration_error_at_temperature": calibration_error(softmax(logits[scored] / temperature), truth[scored]),
-        "reliability": reliability(softmax(logits[scored]), truth[scored]),
+        "calibration_error_at_temperature": calibration_error(scaled, truth),
+        "reliability_at_temperature": reliability(scaled, truth),
     }
 
 

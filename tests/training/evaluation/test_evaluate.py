@@ -1,11 +1,13 @@
 """The command on a real small checkpoint: what it scores, writes, refuses."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from small_encoder import save_encoder
 
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.decoding.batch import decode
@@ -42,6 +44,9 @@ def test_report_scores_every_task_and_source(copy: Path, data: Path, tmp_path: P
     page = (tmp_path / "report" / "report.md").read_text()
     assert "lead-1" in page
     assert "| joy |" in page
+    linked = re.findall(r"!\[.+?\]\((.+?)\)", page)
+    assert len(linked) == 4
+    assert all((tmp_path / "report" / name).is_file() for name in linked)
 
 
 def test_card_is_written_into_the_checkpoint_and_its_hashes_hold(copy: Path, data: Path, tmp_path: Path) -> None:
@@ -67,6 +72,39 @@ def test_a_checkpoint_is_no_better_than_itself(copy: Path, data: Path, tmp_path:
 def test_missing_split_names_the_file(copy: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"test\.jsonl\.gz: no such file"):
         run(copy, data, tmp_path, "--split", "test")
+
+
+def test_nothing_is_tuned_on_a_test_split(copy: Path, data: Path, tmp_path: Path) -> None:
+    both = Path(shutil.copytree(data, tmp_path / "data"))
+    for kind in ("emotion", "summarization", "topic"):
+        shutil.copy(both / kind / "dev.jsonl.gz", both / kind / "test.jsonl.gz")
+    served = load_checkpoint(copy, torch.device("cpu")).tasks.emotion_thresholds
+    plain = run(copy, both, tmp_path / "plain", "--split", "test")
+    assert "temperature" not in plain["facts"]["topic"]
+    assert tuple(plain["facts"]["emotions"]["thresholds"].values()) == served  # type: ignore[attr-defined]
+    assert plain["rows"]["emotions"] == 24  # type: ignore[comparison-overlap]  # every row
+    tuned = run(copy, both, tmp_path / "dev", "--card")
+    after = run(copy, both, tmp_path / "test", "--split", "test")
+    for task in ("emotions", "topic"):
+        assert after["facts"][task]["temperature"] == tuned["facts"][task]["temperature"]
+    assert after["facts"]["emotions"]["thresholds"] == tuned["facts"]["emotions"]["thresholds"]
+    assert "nothing was tuned on test" in (tmp_path / "test" / "report.md").read_text()
+
+
+def test_a_run_is_called_by_its_own_name(copy: Path, data: Path, tmp_path: Path) -> None:
+    for name, called in (("checkpoint", "first"), ("last", "first-last")):
+        folder = Path(shutil.copytree(copy, tmp_path / "first" / name))
+        assert run(folder, data, tmp_path / name, "--rows", "2")["checkpoint"] == called  # type: ignore[comparison-overlap]
+
+
+def test_bertscore_stands_beside_each_source_and_its_lead(copy: Path, data: Path, tmp_path: Path) -> None:
+    encoder = save_encoder(tmp_path / "encoder")
+    report = run(copy, data, tmp_path / "report", "--rows", "4", "--bertscore", str(encoder))
+    assert report["bertscore"] == {"model": "encoder", "layer": 3}  # type: ignore[comparison-overlap]
+    for source in ("dialogsum", "cnn_dailymail", "ag_headline"):
+        assert 0 <= report["scores"][f"summaries.{source}.bertscore"]["value"] <= 1
+        assert 0 < report["scores"][f"summaries.{source}.lead.bertscore"]["value"] <= 1
+    assert "BERTScore" in (tmp_path / "report" / "report.md").read_text()
 
 
 def test_damaged_checkpoint_is_refused(copy: Path, data: Path, tmp_path: Path) -> None:
