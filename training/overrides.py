@@ -1,11 +1,12 @@
 """What was typed after `python -m training.train`: checked against the keys that there are, with the nearest named."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, OverrideType
+from hydra.core.override_parser.types import Override, OverrideType, ValueType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -27,15 +28,19 @@ def check_overrides(arguments: Sequence[str]) -> None:
     except HydraException:
         return
     overrides = [one for one in typed if one.type == OverrideType.CHANGE and not one.key_or_group.startswith("hydra.")]
-    choices = [one for one in overrides if (_CONFIGS / one.key_or_group).is_dir()]
-    for choice in choices:
-        names = sorted(path.stem for path in (_CONFIGS / choice.key_or_group).glob("*.yaml"))
-        if choice.value() not in names:
-            raise TrainingError(f"{choice.input_line}: no such choice{suggestion(str(choice.value()), names)}")
+    choices: dict[str, list[str]] = {}
+    for choice in overrides:
+        group = choice.key_or_group
+        if (_CONFIGS / group).is_dir():
+            names = sorted(path.stem for path in (_CONFIGS / group).glob("*.yaml"))
+            choices[group] = _chosen(choice, names)
+            for name in choices[group]:
+                if name not in names:
+                    raise TrainingError(f"{choice.input_line}: no such choice{suggestion(name, names)}")
     known = _known_keys(choices)
     for override in overrides:
         key = override.key_or_group
-        if override not in choices and key not in known:
+        if key not in choices and key not in known:
             raise TrainingError(f"{override.input_line}: no such key{suggestion(key, sorted(known))}")
 
 
@@ -44,8 +49,17 @@ def shown_overrides(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if not override.lstrip("+~").startswith(_PLACES)]
 
 
-def _known_keys(choices: Sequence[Override]) -> set[str]:
+def _chosen(choice: Override, names: list[str]) -> list[str]:
+    """One, or with `-m` several: `model=tiny,small`, `model=glob(*)`."""
+    if choice.value_type is ValueType.GLOB_CHOICE_SWEEP:
+        return names
+    return list(choice.sweep_string_iterator()) if choice.is_sweep_override() else [str(choice.value())]
+
+
+def _known_keys(choices: Mapping[str, Sequence[str]]) -> set[str]:
+    names: set[str] = set()
     with initialize_config_dir(str(_CONFIGS), version_base=None):
-        config = compose("train", overrides=[str(choice.input_line) for choice in choices])
-    names = [name for name, _ in flat(OmegaConf.to_container(config, resolve=False))]
+        for one in product(*([f"{group}={name}" for name in chosen] for group, chosen in choices.items())):
+            config = compose("train", overrides=list(one))
+            names |= {name for name, _ in flat(OmegaConf.to_container(config, resolve=False))}
     return {".".join(name.split(".")[:depth]) for name in names for depth in range(1, name.count(".") + 2)}

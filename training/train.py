@@ -7,6 +7,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from model.errors import ModelError
@@ -51,7 +52,10 @@ def train(config: DictConfig, command: list[str]) -> None:
 
 @hydra.main(version_base=None, config_path="configs", config_name="train")
 def _composed(config: DictConfig) -> None:
-    overrides: Any = HydraConfig.get().overrides.task
+    chosen = HydraConfig.get()
+    overrides: Any = chosen.overrides.task
+    if chosen.mode is RunMode.MULTIRUN:
+        config.output = f"{config.output}/{chosen.sweep.subdir}"
     try:
         train(config, ["python -m training.train", *shown_overrides(list(overrides))])
     except Interrupted as stop:
