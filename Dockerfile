@@ -8,7 +8,8 @@
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 
 FROM ${BASE_IMAGE} AS wheel
-# The compiler of the native kernels; it stays behind in this stage.
+# The compiler of the native kernels; it stays behind in this stage, whatever its version.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*

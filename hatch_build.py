@@ -12,7 +12,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 _TARGET = "model/native/kernels.so"
 _FLAGS = (
-    "-O3 -std=c++17 -fopenmp -fPIC -shared -fno-math-errno -Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized "
+    "-O3 -std=c++20 -fopenmp -fPIC -shared -fno-math-errno -Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized "
     "-mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16"
 ).split()
 
@@ -23,12 +23,12 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Compile, and have the result packed with the wheel."""
         target = Path(self.root, _TARGET)
-        target.unlink(missing_ok=True)
+        source = target.with_name("kernels.cpp")
         compiler = shutil.which(os.environ.get("CXX", "g++"))
         if platform.system() != "Linux" or platform.machine() != "x86_64" or compiler is None:
+            target.unlink(missing_ok=True)
             self.app.display_warning("no C++ compiler for Linux on x86-64: decoding on a CPU will be slower")
             return
-        source = target.with_name("kernels.cpp")
         done = subprocess.run([compiler, *_FLAGS, str(source), "-o", str(target)], capture_output=True, text=True)
         if done.returncode:
             target.unlink(missing_ok=True)

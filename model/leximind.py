@@ -10,6 +10,7 @@ from model.encoder import Encoder
 from model.heads import ClassificationHead
 from model.kv_cache import KVCache
 from model.native.decoder import NativeDecoder
+from model.native.encoder import NativeEncoder
 
 
 class LexiMind(nn.Module):
@@ -33,7 +34,8 @@ class LexiMind(nn.Module):
             self.emotion_head = ClassificationHead(config.d_model, config.num_emotions, config.dropout)
         if config.num_topics:
             self.topic_head = ClassificationHead(config.d_model, config.num_topics, config.dropout)
-        self.packed_lm_head: nn.Module | None = None  # these two by model.packed, after loading
+        self.packed_lm_head: nn.Module | None = None  # these three by model.packed, after loading
+        self.native_encoder: NativeEncoder | None = None
         self.native_decoder: NativeDecoder | None = None
 
     @property
@@ -72,8 +74,16 @@ class LexiMind(nn.Module):
         x = self.embedding(input_ids)
         if self.config.num_positions:
             x = _add_positions(x, self.encoder_positions)
+        if self.native_encoder is not None:
+            return self.native_encoder.encode(x, encoder_mask)
         hidden: Tensor = self.encoder(x, encoder_mask)
         return hidden
+
+    def project_source(self, hidden: Tensor, encoder_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each decoder layer the cross-attention keys and values of `hidden` (B, S, D): two of (B, H, S, K)."""
+        if self.native_decoder is not None:
+            return self.native_decoder.project_source(hidden, encoder_mask)
+        return self.decoder.project_source(hidden)
 
     def decode(self, hidden: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Teacher-forced logits on given states: (B, S, D), (B, S), (B, T) to (B, T, V)."""

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.decoder import DecoderLayer
 from model.leximind import LexiMind
 from model.native.decoder import NativeDecoder
+from model.native.encoder import NativeEncoder
 from model.native.library import MAX_HEAD_WIDTH, is_available
 from model.precision import Precision
 
@@ -19,24 +19,19 @@ def pack(model: LexiMind, precision: Precision) -> None:
     """Bring the matrices of `model`, in evaluation mode on a CPU, into the layout for `precision`, in place.
 
     The result encodes and decodes but can be neither trained nor saved. Where the native kernels are available they
-    take the decoder's place; elsewhere oneDNN's matrices take the plain ones'.
+    take the place of both stacks; elsewhere oneDNN's matrices take the plain ones'.
     """
     if model.device.type != "cpu":
         return
     if is_available(precision) and model.config.d_kv <= MAX_HEAD_WIDTH:
         scale = model.config.d_model**-0.5 if model.config.scale_lm_head else 1.0
+        model.native_encoder = NativeEncoder(model.encoder, precision)
         model.native_decoder = NativeDecoder(model.decoder, model.lm_head_weight, scale, precision)
-        _drop_step_matrices(model)
-    if precision != "float32":
+        del model.encoder, model.decoder
+        if not model.config.tie_lm_head:
+            del model.lm_head
+    elif precision != "float32":
         _pack_linears(model, precision)
-
-
-def _drop_step_matrices(model: LexiMind) -> None:
-    for layer in model.decoder.layers:
-        assert isinstance(layer, DecoderLayer)
-        del layer.self_attention, layer.feed_forward, layer.cross_attention.q, layer.cross_attention.out
-    if not model.config.tie_lm_head:
-        del model.lm_head
 
 
 def _pack_linears(model: LexiMind, precision: Precision) -> None:
@@ -46,7 +41,7 @@ def _pack_linears(model: LexiMind, precision: Precision) -> None:
             for name, child in list(parent.named_children()):
                 if isinstance(child, nn.Linear):
                     setattr(parent, name, layer(child.weight))
-    if precision == "int8" and model.native_decoder is None:
+    if precision == "int8":
         model.packed_lm_head = Int8Linear(model.lm_head_weight)
         if not model.config.tie_lm_head:
             del model.lm_head

@@ -36,7 +36,7 @@ class DecodingBatch:
             encoder_mask: (B, S) bool, True at real tokens.
             options: for each document how it is decoded.
         """
-        cross = self._model.decoder.project_source(hidden)
+        cross = self._model.project_source(hidden, encoder_mask)
         for num_beams in sorted({option.num_beams for option in options}):
             chosen = [number for number, option in enumerate(options) if option.num_beams == num_beams]
             rows = torch.tensor(chosen, device=hidden.device)

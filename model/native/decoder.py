@@ -1,4 +1,4 @@
-"""A decoder's weights packed for the kernels, and the step that runs on them: the same function as `Decoder.step`."""
+"""A decoder's weights packed for the kernels, and what runs on them: the same functions as those of `Decoder`."""
 
 import ctypes
 from collections.abc import Sequence
@@ -8,9 +8,8 @@ from torch import Tensor
 
 from model.decoder import Decoder, DecoderLayer
 from model.kv_cache import KVCache
-from model.layers import RMSNorm
 from model.native import library
-from model.native.packing import PackedMatrix, interleave_gates, pack_matrix
+from model.native.packing import Packer, interleave_gates, padded, padded_rows
 from model.precision import Precision
 
 
@@ -27,36 +26,64 @@ class NativeDecoder:
         loaded = library.library()
         assert loaded is not None, "the caller asks is_available first"
         self._library = loaded
-        self._kept: list[Tensor | PackedMatrix] = []
+        self._packer = Packer(precision)
         layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self._layers = (library.DecoderLayer * len(layers))(*map(self._layer, layers))
         table = decoder.relative_bias
         distances = torch.arange(table.max_distance + 1, device="cpu")
         bias = table.by_offset(-distances).detach().float().contiguous()  # (H, max_distance + 1)
         self._vocab_size = len(lm_head)
-        first = layers[0]
+        self._cross = (library.Linear * len(layers))(
+            *(self._packer.matrix(layer.cross_attention.kv.weight) for layer in layers)
+        )
+        self._shape = library.Shape(
+            library.KINDS[precision],
+            lm_head.shape[1],
+            layers[0].self_attention.num_heads,
+            layers[0].self_attention.out.in_features // layers[0].self_attention.num_heads,
+            layers[0].feed_forward.wo.in_features,
+            decoder.norm.epsilon,
+        )
         self._decoder = library.Decoder(
-            library.Shape(
-                library.KINDS[precision],
-                lm_head.shape[1],
-                first.self_attention.num_heads,
-                first.self_attention.out.in_features // first.self_attention.num_heads,
-                first.feed_forward.wo.in_features,
-                decoder.norm.epsilon,
-            ),
+            self._shape,
             len(layers),
             self._layers,
-            self._vector(decoder.norm.weight * logit_scale),
-            self._matrix(lm_head),
-            self._vector(bias),
+            self._packer.vector(decoder.norm.weight * logit_scale),
+            self._packer.matrix(lm_head),
+            self._packer.vector(bias),
             bias.shape[1],
         )
 
+    def project_source(self, hidden: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each layer the cross-attention keys and values of `hidden` (B, S, D): two of (B, H, S, K).
+
+        Zeros where `mask` (B, S) is False.
+        """
+        batch, length, _ = hidden.shape
+        places = mask.nonzero().T.contiguous()  # documents, then their tokens
+        rows = padded_rows(hidden[mask])
+        sizes = (len(self._layers), batch, self._shape.num_heads, length, self._shape.d_kv)
+        keys, values = torch.zeros(2, *sizes, dtype=self.cache_dtype).unbind()
+        self._library.leximind_project(
+            ctypes.byref(self._shape),
+            self._cross,
+            len(self._layers),
+            rows.data_ptr(),
+            len(rows),
+            places[0].data_ptr(),
+            places[1].data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            keys.stride(0),
+            length,
+            torch.get_num_threads(),
+        )
+        return list(zip(keys, values, strict=True))
+
     def step(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """One new token a row: embedded tokens (R, D) of all `caches` in order to logits (R, V) float32."""
-        stream = torch.zeros(len(x), _padded(x.shape[1]))
-        stream[:, : x.shape[1]] = x
-        logits = torch.empty(len(x), _padded(self._vocab_size))
+        stream = padded_rows(x)
+        logits = torch.empty(len(x), padded(self._vocab_size))
         structs = (library.Cache * len(caches))(*(cache.as_struct() for cache in caches))
         self._library.leximind_decoder_step(
             ctypes.byref(self._decoder),
@@ -70,26 +97,11 @@ class NativeDecoder:
 
     def _layer(self, layer: DecoderLayer) -> library.DecoderLayer:
         own, cross, feed_forward = layer.self_attention, layer.cross_attention, layer.feed_forward
+        norms = (layer.self_norm, layer.cross_norm, layer.feed_forward_norm)
+        matrices = (own.qkv, own.out, cross.q, cross.out)
         return library.DecoderLayer(
-            *map(self._norm, (layer.self_norm, layer.cross_norm, layer.feed_forward_norm)),
-            *map(self._matrix, (own.qkv.weight, own.out.weight, cross.q.weight, cross.out.weight)),
-            self._matrix(interleave_gates(feed_forward.wi.weight)),
-            self._matrix(feed_forward.wo.weight),
+            *(self._packer.vector(norm.weight) for norm in norms),
+            *(self._packer.matrix(matrix.weight) for matrix in matrices),
+            self._packer.matrix(interleave_gates(feed_forward.wi.weight)),
+            self._packer.matrix(feed_forward.wo.weight),
         )
-
-    def _norm(self, norm: RMSNorm) -> int:
-        return self._vector(norm.weight)
-
-    def _vector(self, values: Tensor) -> int:
-        kept = values.detach().float().contiguous()
-        self._kept.append(kept)
-        return kept.data_ptr()
-
-    def _matrix(self, weight: Tensor) -> library.Linear:
-        kept = pack_matrix(weight, self.precision)
-        self._kept.append(kept)
-        return kept.as_struct()
-
-
-def _padded(width: int) -> int:
-    return -(-width // library.COLUMNS) * library.COLUMNS

@@ -1,9 +1,10 @@
-// The decoder's step on a processor with AVX-512, in float32, bfloat16 or int8: all layers and the output matrix in one
-// call, one thread team, no allocation but for the first. Knows plain arrays, neither Python nor torch; `library.py`
-// mirrors the structs.
+// The network on a processor with AVX-512, in float32, bfloat16 or int8: the encoder, the keys and values of
+// cross-attention, and the decoder's step, each one call and one thread team. Knows plain arrays, neither Python nor
+// torch; `library.py` mirrors the structs.
 //
 // What a row gives does not depend on the other rows: every product is summed over its inputs in order, whatever the
-// number of rows, and attention reads a row's own keys only. So tokens are bit for bit those of the row alone.
+// number of rows, and attention reads a document's own keys only. So states and tokens are bit for bit those of the
+// document alone.
 
 #include <immintrin.h>
 #include <omp.h>
@@ -12,6 +13,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -21,6 +24,8 @@ constexpr int kColumns = 32;    // outputs of a weight block: two registers
 constexpr int kTileRows = 12;   // 24 of the 32 registers accumulate
 constexpr int kZero = 128;      // VNNI multiplies unsigned by signed bytes: activations are shifted up by this
 constexpr int kPanelRows = 192; // rows whose activations stay in the second-level cache beside a weight block
+constexpr int kGroupRows = 384; // rows that pass through all layers of the encoder together, in the third-level cache
+constexpr int kQueryRows = 48;  // queries of one head that a thread takes at a time
 
 enum Kind : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
 
@@ -50,6 +55,13 @@ struct EncoderLayer {
 struct Shape {
   int64_t kind, d_model, num_heads, d_kv, d_ff;
   float epsilon;
+};
+
+struct Encoder {
+  Shape shape;
+  int64_t num_layers;
+  const EncoderLayer* layers;
+  const float* norm;
 };
 
 struct Decoder {
@@ -138,6 +150,14 @@ struct Operand {
   }
 };
 
+// Where a product finds its rows.
+struct Rows {
+  const uint8_t* bytes;
+  int64_t stride;
+  const float* scales;
+  Rows(const Operand& x) : bytes(x.bytes.data()), stride(x.stride), scales(x.scales.data()) {}
+};
+
 // One row of `width` floats, zeros up to the next 32, times `weight` and `scale` where there are such.
 template <Kind kind>
 void convert_row(const float* x, const float* weight, float scale, int64_t width, Operand& to, int64_t row) {
@@ -180,76 +200,82 @@ void normalise_row(const float* x, const float* weight, float epsilon, int64_t w
 
 // --- matrices --------------------------------------------------------------------------------------------------------
 
-// kRows rows by one weight block: four bytes of each row and two registers of weights at a time.
-template <Kind kind, int kRows, typename Epilogue>
-void tile(const Linear& linear, int64_t block, const Operand& x, int64_t row, const Epilogue& epilogue) {
-  constexpr int64_t kGroup = kind == kFloat32 ? 1 : kind == kBfloat16 ? 2 : 4;
-  const int64_t groups = (linear.in + kGroup - 1) / kGroup;
-  const uint8_t* weight = linear.weight + block * groups * 4 * kColumns;
-  const uint8_t* rows = x.bytes.data() + row * x.stride;
-  const int64_t stride = x.stride;
-  __m512i sums[kRows][2] = {};
-  for (int64_t group = 0; group < groups; ++group) {
-    const __m512i w0 = _mm512_loadu_si512(weight + group * 128);
-    const __m512i w1 = _mm512_loadu_si512(weight + group * 128 + 64);
-#pragma GCC unroll 12
-    for (int r = 0; r < kRows; ++r) {
-      int32_t four;
-      std::memcpy(&four, rows + r * stride + group * 4, 4);
-      const __m512i a = _mm512_set1_epi32(four);
-      if constexpr (kind == kFloat32) {
-        const __m512 f = _mm512_castsi512_ps(a);
-        sums[r][0] = _mm512_castps_si512(_mm512_fmadd_ps(f, _mm512_castsi512_ps(w0), _mm512_castsi512_ps(sums[r][0])));
-        sums[r][1] = _mm512_castps_si512(_mm512_fmadd_ps(f, _mm512_castsi512_ps(w1), _mm512_castsi512_ps(sums[r][1])));
-      } else if constexpr (kind == kBfloat16) {
-        sums[r][0] = _mm512_castps_si512(
-            _mm512_dpbf16_ps(_mm512_castsi512_ps(sums[r][0]), (__m512bh)a, (__m512bh)w0));
-        sums[r][1] = _mm512_castps_si512(
-            _mm512_dpbf16_ps(_mm512_castsi512_ps(sums[r][1]), (__m512bh)a, (__m512bh)w1));
-      } else {
-        sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], a, w0);
-        sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], a, w1);
-      }
-    }
-  }
-  const int64_t column = block * kColumns;
-  for (int r = 0; r < kRows; ++r) {
-    __m512 out[2];
-    for (int half = 0; half < 2; ++half) {
-      if constexpr (kind == kInt8) {
-        const __m512i shift = _mm512_loadu_si512(linear.sums + column + half * kLanes);
-        const __m512 scale = _mm512_loadu_ps(linear.scales + column + half * kLanes);
-        const __m512 whole = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums[r][half], shift));
-        out[half] = _mm512_mul_ps(_mm512_mul_ps(whole, scale), _mm512_set1_ps(x.scales[row + r]));
-      } else {
-        out[half] = _mm512_castsi512_ps(sums[r][half]);
-      }
-    }
-    epilogue(row + r, block, out[0], out[1]);
-  }
+// Four bytes of a row by four of each of 16 outputs. Written out, since GCC 12 copies and spills every sum in each turn
+// when these are intrinsics: a third of the speed.
+template <Kind kind>
+inline void accumulate(__m512i& sum, __m512i x, __m512i weight) {
+  if constexpr (kind == kInt8) asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(weight));
+  if constexpr (kind == kBfloat16) asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(weight));
+  if constexpr (kind == kFloat32) asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(weight));
 }
 
-template <Kind kind, typename Epilogue>
-void tiles(int count, const Linear& linear, int64_t block, const Operand& x, int64_t row, const Epilogue& epilogue) {
-  switch (count) {
-    case 1: return tile<kind, 1>(linear, block, x, row, epilogue);
-    case 2: return tile<kind, 2>(linear, block, x, row, epilogue);
-    case 3: return tile<kind, 3>(linear, block, x, row, epilogue);
-    case 4: return tile<kind, 4>(linear, block, x, row, epilogue);
-    case 5: return tile<kind, 5>(linear, block, x, row, epilogue);
-    case 6: return tile<kind, 6>(linear, block, x, row, epilogue);
-    case 7: return tile<kind, 7>(linear, block, x, row, epilogue);
-    case 8: return tile<kind, 8>(linear, block, x, row, epilogue);
-    case 9: return tile<kind, 9>(linear, block, x, row, epilogue);
-    case 10: return tile<kind, 10>(linear, block, x, row, epilogue);
-    case 11: return tile<kind, 11>(linear, block, x, row, epilogue);
-    default: return tile<kind, 12>(linear, block, x, row, epilogue);
+// The sums of kRows rows by 32 outputs: members, not an array, or the compiler keeps them in memory.
+template <Kind kind, int kRows>
+struct Sums {
+  Sums<kind, kRows - 1> above;
+  __m512i a = _mm512_setzero_si512(), b = _mm512_setzero_si512();
+
+  __attribute__((always_inline)) void add(const uint8_t* four, int64_t stride, __m512i w0, __m512i w1) {
+    above.add(four, stride, w0, w1);
+    int32_t unit;
+    std::memcpy(&unit, four + (kRows - 1) * stride, 4);
+    const __m512i x = _mm512_set1_epi32(unit);
+    accumulate<kind>(a, x, w0);
+    accumulate<kind>(b, x, w1);
   }
+
+  __attribute__((always_inline)) void store(const Linear& linear, int64_t column, const float* scales, float* to) {
+    above.store(linear, column, scales, to);
+    half(a, linear, column, scales, to + (kRows - 1) * kColumns);
+    half(b, linear, column + kLanes, scales, to + (kRows - 1) * kColumns + kLanes);
+  }
+
+  static void half(__m512i sum, const Linear& linear, int64_t column, const float* scales, float* to) {
+    __m512 out = _mm512_castsi512_ps(sum);
+    if constexpr (kind == kInt8) {
+      const __m512i shift = _mm512_loadu_si512(linear.sums + column);
+      const __m512 whole = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, shift));
+      out = _mm512_mul_ps(_mm512_mul_ps(whole, _mm512_loadu_ps(linear.scales + column)), _mm512_set1_ps(scales[kRows - 1]));
+    }
+    _mm512_storeu_ps(to, out);
+  }
+};
+
+template <Kind kind>
+struct Sums<kind, 0> {
+  void add(const uint8_t*, int64_t, __m512i, __m512i) {}
+  void store(const Linear&, int64_t, const float*, float*) {}
+};
+
+// kRows rows by one weight block: four bytes of each row and two registers of weights at a time.
+template <Kind kind, int kRows>
+void sum_tile(const Linear& linear, int64_t block, const Rows& x, int64_t row, float* to) {
+  constexpr int64_t kGroup = kind == kFloat32 ? 1 : kind == kBfloat16 ? 2 : 4;
+  const int64_t groups = (linear.in + kGroup - 1) / kGroup, stride = x.stride;
+  const uint8_t* weight = linear.weight + block * groups * 4 * kColumns;
+  const uint8_t* rows = x.bytes + row * stride;
+  Sums<kind, kRows> sums;
+  for (int64_t group = 0; group < groups; ++group, weight += 128, rows += 4)
+    sums.add(rows, stride, _mm512_loadu_si512(weight), _mm512_loadu_si512(weight + 64));
+  sums.store(linear, block * kColumns, x.scales + row, to);
+}
+
+// By way of a buffer, so that the many forms of `sum_tile` are not compiled anew for every use of the sums.
+template <Kind kind, typename Epilogue>
+void tile(int64_t count, const Linear& linear, int64_t block, const Rows& x, int64_t row, const Epilogue& epilogue) {
+  using Sum = void (*)(const Linear&, int64_t, const Rows&, int64_t, float*);
+  static constexpr Sum kSums[] = {sum_tile<kind, 1>, sum_tile<kind, 2>,  sum_tile<kind, 3>,  sum_tile<kind, 4>,
+                                  sum_tile<kind, 5>, sum_tile<kind, 6>,  sum_tile<kind, 7>,  sum_tile<kind, 8>,
+                                  sum_tile<kind, 9>, sum_tile<kind, 10>, sum_tile<kind, 11>, sum_tile<kind, 12>};
+  alignas(64) float sums[kTileRows * kColumns];
+  kSums[count - 1](linear, block, x, row, sums);
+  for (int64_t r = 0; r < count; ++r)
+    epilogue(row + r, block, _mm512_load_ps(sums + r * kColumns), _mm512_load_ps(sums + r * kColumns + kLanes));
 }
 
 // This thread's share of the blocks, for all rows.
 template <Kind kind, typename Epilogue>
-void multiply(const Linear& linear, const Operand& x, int64_t num_rows, const Epilogue& epilogue) {
+void multiply(const Linear& linear, const Rows& x, int64_t num_rows, const Epilogue& epilogue) {
   const int64_t blocks = (linear.out + kColumns - 1) / kColumns;
   const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
   for (int64_t panel = 0; panel < num_rows; panel += kPanelRows) {
@@ -258,7 +284,7 @@ void multiply(const Linear& linear, const Operand& x, int64_t num_rows, const Ep
     for (int64_t block = blocks * thread / threads; block < blocks * (thread + 1) / threads; ++block)
       for (int64_t part = 0; part < height; ++part) {
         const int64_t begin = rows * part / height, end = rows * (part + 1) / height;
-        tiles<kind>(static_cast<int>(end - begin), linear, block, x, panel + begin, epilogue);
+        tile<kind>(end - begin, linear, block, x, panel + begin, epilogue);
       }
   }
 }
@@ -350,12 +376,134 @@ void attend_any(const float* query, int64_t width, int64_t length, float* scores
   }
 }
 
+// --- attention of whole documents -------------------------------------------------------------------------------------
+
+// A head's keys or values of one document as a matrix: keys have the positions as outputs, values as inputs. Both are
+// written by units of four bytes, one float or two bfloat16.
+template <Kind kind>
+struct Head {
+  static constexpr int64_t kGroup = kind == kFloat32 ? 1 : 2;
+  static int64_t key_units(int64_t length, int64_t width) {
+    return round_up(length, kColumns) * ((width + kGroup - 1) / kGroup);
+  }
+  static int64_t value_units(int64_t length, int64_t width) {
+    return round_up(width, kColumns) * ((length + kGroup - 1) / kGroup);
+  }
+};
+
+template <Kind kind>
+void pack_keys(const float* from, int64_t stride, int64_t length, int64_t width, uint32_t* to, Operand& row) {
+  const int64_t groups = (width + Head<kind>::kGroup - 1) / Head<kind>::kGroup;
+  const uint32_t* units = reinterpret_cast<const uint32_t*>(row.bytes.data());
+  for (int64_t s = 0; s < round_up(length, kColumns); ++s) {
+    uint32_t* column = to + s / kColumns * groups * kColumns + s % kColumns;
+    if (s < length) convert_row<kind>(from + s * stride, nullptr, 1.0f, width, row, 0);
+    for (int64_t g = 0; g < groups; ++g) column[g * kColumns] = s < length ? units[g] : 0;
+  }
+}
+
+template <Kind kind>
+void pack_values(const float* from, int64_t stride, int64_t length, int64_t width, uint32_t* to) {
+  const int64_t groups = (length + Head<kind>::kGroup - 1) / Head<kind>::kGroup;
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t j = 0; j < round_up(width, kColumns); j += kLanes) {
+      const __mmask16 mask = first(width - j > 0 ? width - j : 0);
+      uint32_t* unit = to + (j / kColumns * groups + g) * kColumns + j % kColumns;
+      const float* at = from + g * Head<kind>::kGroup * stride + j;
+      if constexpr (kind == kFloat32) {
+        _mm512_storeu_si512(unit, _mm512_castps_si512(load16(at, mask)));
+      } else {
+        const __mmask16 next = g * 2 + 1 < length ? mask : __mmask16(0);
+        const auto half = [](__m512 x) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)); };
+        const __m512i low = half(load16(at, mask)), high = half(load16(at + (next ? stride : 0), next));
+        _mm512_storeu_si512(unit, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+      }
+    }
+}
+
+// What a thread needs for some queries of one head.
+struct HeadScratch {
+  Operand row, queries, weights;
+  std::vector<float> scores, inverse;
+  int64_t stride = 0;
+
+  void reserve(int64_t length, int64_t width) {
+    row.reserve(1, width);
+    queries.reserve(kQueryRows, width);
+    weights.reserve(kQueryRows, length);
+    stride = round_up(length, kColumns);
+    if (static_cast<int64_t>(scores.size()) < kQueryRows * stride) scores.resize(kQueryRows * stride);
+    inverse.resize(kQueryRows);
+  }
+};
+
+thread_local HeadScratch head_scratch;
+
+struct WriteHead {  // some columns of the context, each row times its factor
+  float* to;
+  int64_t stride, width;
+  const float* factors;
+  void operator()(int64_t row, int64_t block, __m512 a, __m512 b) const {
+    const __m512 factor = _mm512_set1_ps(factors[row]);
+    const int64_t column = block * kColumns;
+    float* at = to + row * stride + column;
+    _mm512_mask_storeu_ps(at, first(std::max<int64_t>(width - column, 0)), _mm512_mul_ps(a, factor));
+    _mm512_mask_storeu_ps(at + kLanes, first(std::max<int64_t>(width - column - kLanes, 0)), _mm512_mul_ps(b, factor));
+  }
+};
+
+// Queries `begin` to `end` of one head on all keys of their document. `bias` is this head's at offset 0 (key minus
+// query), `hidden` 0 or -inf a key.
+template <Kind kind>
+void attend_whole(const float* queries, int64_t stride, int64_t begin, int64_t end, int64_t length, int64_t width,
+                  const uint32_t* keys, const uint32_t* values, const float* bias, const float* hidden, float* context,
+                  int64_t context_stride, HeadScratch& work) {
+  const int64_t count = end - begin;
+  const auto product = [&](const Linear& linear, const Rows& x, const auto& epilogue) {
+    const int64_t parts = (count + kTileRows - 1) / kTileRows;
+    for (int64_t block = 0; block < (linear.out + kColumns - 1) / kColumns; ++block)
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t from = count * part / parts, to = count * (part + 1) / parts;
+        tile<kind>(to - from, linear, block, x, from, epilogue);
+      }
+  };
+  for (int64_t r = 0; r < count; ++r)
+    convert_row<kind>(queries + (begin + r) * stride, nullptr, 1.0f, width, work.queries, r);
+  const Linear key_matrix{reinterpret_cast<const uint8_t*>(keys), nullptr, nullptr, width, length};
+  product(key_matrix, work.queries, Write{work.scores.data(), work.stride});
+  const __m512 nothing = _mm512_set1_ps(-INFINITY);
+  for (int64_t r = 0; r < count; ++r) {
+    float* scores = work.scores.data() + r * work.stride;
+    const float* offsets = bias - (begin + r);
+    __m512 most = nothing;
+    for (int64_t t = 0; t < length; t += kLanes) {
+      const __mmask16 mask = first(length - t);
+      const __m512 extra = _mm512_add_ps(load16(offsets + t, mask), load16(hidden + t, mask));
+      const __m512 s = _mm512_mask_add_ps(nothing, mask, _mm512_loadu_ps(scores + t), extra);
+      _mm512_storeu_ps(scores + t, s);
+      most = _mm512_max_ps(most, s);
+    }
+    const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(most));
+    __m512 total = _mm512_setzero_ps();
+    for (int64_t t = 0; t < length; t += kLanes) {
+      const __m512 e = exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + t), top));
+      _mm512_storeu_ps(scores + t, e);
+      total = _mm512_add_ps(total, e);
+    }
+    work.inverse[r] = 1.0f / _mm512_reduce_add_ps(total);
+    convert_row<kind>(scores, nullptr, 1.0f, length, work.weights, r);
+  }
+  const Linear value_matrix{reinterpret_cast<const uint8_t*>(values), nullptr, nullptr, length, width};
+  product(value_matrix, work.weights, WriteHead{context + begin * context_stride, context_stride, width, work.inverse.data()});
+}
+
 // --- the step --------------------------------------------------------------------------------------------------------
 
 struct Scratch {
   Operand operand;
   std::vector<float> wide;     // (R, queries, keys and values), or (R, feed-forward)
   std::vector<float> context;  // (R, H·K)
+  std::vector<uint32_t> keys, values;  // of the encoder's heads
   int64_t wide_stride = 0, context_stride = 0;
 
   void reserve(const Shape& shape, int64_t rows) {
@@ -495,9 +643,181 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
   multiply<kind>(decoder.lm_head, operand, num_rows, Write{logits, round_up(decoder.lm_head.out, kColumns)});
 }
 
+// The documents `starts[0]` to `starts[count]` (rows), through all layers.
+template <Kind kind>
+void encode(const Encoder& encoder, const int64_t* starts, int64_t count, float* x, const float* hidden,
+            const float* bias, int64_t reach, Scratch& work) {
+  constexpr Kind kInner = kind == kFloat32 ? kFloat32 : kBfloat16;  // of attention
+  const Shape& shape = encoder.shape;
+  const int64_t heads = shape.num_heads, width = shape.d_kv, inner = heads * width;
+  const int64_t x_stride = round_up(shape.d_model, kColumns), num_rows = starts[count] - starts[0];
+  Operand& operand = work.operand;
+  float* wide = work.wide.data();
+  float* context = work.context.data();
+  HeadScratch& mine_alone = head_scratch;
+
+  std::vector<int64_t> key_at(count + 1, 0), value_at(count + 1, 0);  // in units, for all heads of a document
+  std::vector<std::pair<int64_t, int64_t>> parts;                    // document, first query
+  int64_t longest = 0;
+  for (int64_t d = 0; d < count; ++d) {
+    const int64_t length = starts[d + 1] - starts[d];
+    key_at[d + 1] = key_at[d] + heads * Head<kInner>::key_units(length, width);
+    value_at[d + 1] = value_at[d] + heads * Head<kInner>::value_units(length, width);
+    for (int64_t q = 0; q < length; q += kQueryRows) parts.emplace_back(d, q);
+    longest = std::max(longest, length);
+  }
+#pragma omp single
+  {
+    if (static_cast<int64_t>(work.keys.size()) < key_at[count]) work.keys.resize(key_at[count]);
+    if (static_cast<int64_t>(work.values.size()) < value_at[count]) work.values.resize(value_at[count]);
+  }
+  mine_alone.reserve(longest, width);
+
+  const auto convert = [&](const float* from, int64_t stride, int64_t columns) {
+    mine(num_rows, [&](int64_t r) { convert_row<kind>(from + r * stride, nullptr, 1.0f, columns, operand, r); });
+#pragma omp barrier
+  };
+  const auto normalise = [&](const float* weight) {
+    mine(num_rows, [&](int64_t r) {
+      normalise_row<kind>(x + r * x_stride, weight, shape.epsilon, shape.d_model, operand, r);
+    });
+#pragma omp barrier
+  };
+
+  for (int64_t l = 0; l < encoder.num_layers; ++l) {
+    const EncoderLayer& layer = encoder.layers[l];
+    normalise(layer.attention_norm);
+    multiply<kind>(layer.qkv, operand, num_rows, Write{wide, work.wide_stride});
+#pragma omp barrier
+    mine(count * heads, [&](int64_t i) {
+      const int64_t d = i / heads, h = i % heads, length = starts[d + 1] - starts[d];
+      const float* rows = wide + (starts[d] - starts[0]) * work.wide_stride + h * width;
+      pack_keys<kInner>(rows + inner, work.wide_stride, length, width,
+                        work.keys.data() + key_at[d] + h * Head<kInner>::key_units(length, width), mine_alone.row);
+      pack_values<kInner>(rows + 2 * inner, work.wide_stride, length, width,
+                          work.values.data() + value_at[d] + h * Head<kInner>::value_units(length, width));
+    });
+#pragma omp barrier
+    mine(static_cast<int64_t>(parts.size()) * heads, [&](int64_t i) {
+      const auto [d, begin] = parts[i / heads];
+      const int64_t h = i % heads, length = starts[d + 1] - starts[d], at = starts[d] - starts[0];
+      attend_whole<kInner>(wide + at * work.wide_stride + h * width, work.wide_stride, begin,
+                           std::min(begin + kQueryRows, length), length, width,
+                           work.keys.data() + key_at[d] + h * Head<kInner>::key_units(length, width),
+                           work.values.data() + value_at[d] + h * Head<kInner>::value_units(length, width),
+                           bias + h * (2 * reach - 1) + reach - 1, hidden + at,
+                           context + at * work.context_stride + h * width, work.context_stride, mine_alone);
+    });
+#pragma omp barrier
+    convert(context, work.context_stride, inner);
+    multiply<kind>(layer.out, operand, num_rows, Add{x, x_stride});
+#pragma omp barrier
+    normalise(layer.feed_forward_norm);
+    multiply<kind>(layer.wi, operand, num_rows, Gate{wide, work.wide_stride});
+#pragma omp barrier
+    convert(wide, work.wide_stride, shape.d_ff);
+    multiply<kind>(layer.wo, operand, num_rows, Add{x, x_stride});
+#pragma omp barrier
+  }
+  mine(num_rows, [&](int64_t r) {
+    normalise_row<kFloat32>(x + r * x_stride, encoder.norm, shape.epsilon, shape.d_model, operand, r);
+    std::memcpy(x + r * x_stride, operand.bytes.data() + r * operand.stride, shape.d_model * sizeof(float));
+  });
+#pragma omp barrier
+}
+
+// Keys, then values, of one head a half block: (documents, H, room, K) each, by document and place in it.
+template <typename Number>
+struct WriteSource {
+  Number *keys, *values;
+  const int64_t *document, *place;  // of each row
+  int64_t heads, room, width;
+  void operator()(int64_t row, int64_t block, __m512 a, __m512 b) const {
+    put(row, block * kColumns, a);
+    put(row, block * kColumns + kLanes, b);
+  }
+  void put(int64_t row, int64_t column, __m512 x) const {
+    const int64_t inner = heads * width;
+    const auto at = [&](int64_t c) {
+      Number* array = c < inner ? keys : values;
+      const int64_t within = c < inner ? c : c - inner;
+      return array + ((document[row] * heads + within / width) * room + place[row]) * width + within % width;
+    };
+    if (width % kLanes == 0) {
+      if (column < 2 * inner) store16(at(column), __mmask16(0xffff), x);
+      return;
+    }
+    Number numbers[kLanes];
+    store16(numbers, __mmask16(0xffff), x);
+    for (int64_t i = 0; i < kLanes && column + i < 2 * inner; ++i) *at(column + i) = numbers[i];
+  }
+};
+
+template <Kind kind>
+void project(const Shape& shape, const Linear* layers, int64_t num_layers, const float* states, int64_t num_rows,
+             const int64_t* document, const int64_t* place, uint8_t* keys, uint8_t* values, int64_t layer_stride,
+             int64_t room, Scratch& work) {
+  using Number = std::conditional_t<kind == kFloat32, float, uint16_t>;
+  const int64_t stride = round_up(shape.d_model, kColumns);
+  mine(num_rows, [&](int64_t r) {
+    convert_row<kind>(states + r * stride, nullptr, 1.0f, shape.d_model, work.operand, r);
+  });
+#pragma omp barrier
+  for (int64_t l = 0; l < num_layers; ++l)
+    multiply<kind>(layers[l], work.operand, num_rows,
+                   WriteSource<Number>{reinterpret_cast<Number*>(keys) + l * layer_stride,
+                                       reinterpret_cast<Number*>(values) + l * layer_stride, document, place,
+                                       shape.num_heads, room, shape.d_kv});
+}
+
 }  // namespace
 
 extern "C" {
+
+// Documents of `starts[d]` to `starts[d + 1]` rows each. `x` (rows, d_model up to the next 32) embedded tokens, then
+// their states; `hidden` (rows,) 0, or -inf for a token that none may see; `bias` (H, 2 · reach - 1) by key minus query.
+void leximind_encode(const Encoder* encoder, const int64_t* starts, int64_t num_documents, float* x,
+                     const float* hidden, const float* bias, int64_t reach, int64_t num_threads) {
+  const int64_t stride = round_up(encoder->shape.d_model, kColumns);
+  Scratch& work = scratch;
+  for (int64_t begin = 0, end; begin < num_documents; begin = end) {
+    end = begin + 1;
+    while (end < num_documents && starts[end + 1] - starts[begin] <= kGroupRows) ++end;
+    work.reserve(encoder->shape, starts[end] - starts[begin]);
+    float* rows = x + starts[begin] * stride;
+    const float* mask = hidden + starts[begin];
+#pragma omp parallel num_threads(num_threads)
+    switch (encoder->shape.kind) {
+      case kFloat32: encode<kFloat32>(*encoder, starts + begin, end - begin, rows, mask, bias, reach, work); break;
+      case kBfloat16: encode<kBfloat16>(*encoder, starts + begin, end - begin, rows, mask, bias, reach, work); break;
+      default: encode<kInt8>(*encoder, starts + begin, end - begin, rows, mask, bias, reach, work);
+    }
+  }
+}
+
+// Cross-attention's keys and values of encoder states `states` (rows, d_model up to the next 32), written to `keys` and
+// `values` (L, documents, H, room, K) at each row's `document` and `place`. `layers` are key and value matrices.
+void leximind_project(const Shape* shape, const Linear* layers, int64_t num_layers, const float* states,
+                      int64_t num_rows, const int64_t* document, const int64_t* place, uint8_t* keys, uint8_t* values,
+                      int64_t layer_stride, int64_t room, int64_t num_threads) {
+  const int64_t stride = round_up(shape->d_model, kColumns);
+  Scratch& work = scratch;
+  for (int64_t begin = 0; begin < num_rows; begin += kGroupRows) {
+    const int64_t rows = std::min<int64_t>(kGroupRows, num_rows - begin);
+    work.reserve(*shape, rows);
+    const float* from = states + begin * stride;
+    const auto run = [&](const auto& kernel) {
+      kernel(*shape, layers, num_layers, from, rows, document + begin, place + begin, keys, values, layer_stride, room,
+             work);
+    };
+#pragma omp parallel num_threads(num_threads)
+    switch (shape->kind) {
+      case kFloat32: run(project<kFloat32>); break;
+      case kBfloat16: run(project<kBfloat16>); break;
+      default: run(project<kInt8>);
+    }
+  }
+}
 
 // `x` (R, d_model up to the next 32) embedded tokens, lost; `logits` (R, vocabulary up to the next 32).
 void leximind_decoder_step(const Decoder* decoder, const Cache* caches, int64_t num_caches, float* x, float* logits,
@@ -521,5 +841,7 @@ extern "C" {
 extern const int64_t leximind_sizeof_Linear = sizeof(Linear);
 extern const int64_t leximind_sizeof_DecoderLayer = sizeof(DecoderLayer);
 extern const int64_t leximind_sizeof_Decoder = sizeof(Decoder);
+extern const int64_t leximind_sizeof_EncoderLayer = sizeof(EncoderLayer);
+extern const int64_t leximind_sizeof_Encoder = sizeof(Encoder);
 extern const int64_t leximind_sizeof_Cache = sizeof(Cache);
 }

@@ -45,6 +45,26 @@ class Shape(Structure):
     )
 
 
+class EncoderLayer(Structure):
+    """Norm weights and matrices of a layer."""
+
+    _fields_ = (
+        *((name, c_void_p) for name in ("attention_norm", "feed_forward_norm")),
+        *((name, Linear) for name in ("qkv", "out", "wi", "wo")),
+    )
+
+
+class Encoder(Structure):
+    """All that encoding reads of the network, but the relative bias."""
+
+    _fields_ = (
+        ("shape", Shape),
+        ("num_layers", c_int64),
+        ("layers", POINTER(EncoderLayer)),
+        ("norm", c_void_p),
+    )
+
+
 class Decoder(Structure):
     """All that a step reads of the network."""
 
@@ -103,6 +123,10 @@ def library() -> ctypes.CDLL | None:
     except OSError as error:
         logger.warning("the native kernels cannot be loaded, decoding will be slower: %s", error)
         return None
-    loaded.leximind_decoder_step.argtypes = (POINTER(Decoder), POINTER(Cache), c_int64, c_void_p, c_void_p, c_int64)
-    loaded.leximind_decoder_step.restype = None
+    p, n = c_void_p, c_int64
+    loaded.leximind_encode.argtypes = (POINTER(Encoder), p, n, p, p, p, n, n)
+    loaded.leximind_project.argtypes = (POINTER(Shape), POINTER(Linear), n, p, n, p, p, p, p, n, n, n)
+    loaded.leximind_decoder_step.argtypes = (POINTER(Decoder), POINTER(Cache), n, p, p, n)
+    for function in (loaded.leximind_encode, loaded.leximind_project, loaded.leximind_decoder_step):
+        function.restype = None
     return loaded

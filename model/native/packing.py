@@ -52,3 +52,35 @@ def interleave_gates(weight: Tensor) -> Tensor:
     half = COLUMNS // 2
     gate, value = (F.pad(part, (0, 0, 0, -len(part) % half)).unflatten(0, (-1, half)) for part in weight.chunk(2))
     return torch.stack([gate, value], dim=1).flatten(0, 2)
+
+
+class Packer:
+    """Weights as the kernels' structs point to them; it must live as long as the structs."""
+
+    def __init__(self, precision: Precision) -> None:
+        self._precision = precision
+        self._kept: list[Tensor | PackedMatrix] = []
+
+    def vector(self, values: Tensor) -> int:
+        """Address of a float32 copy."""
+        kept = values.detach().float().contiguous()
+        self._kept.append(kept)
+        return kept.data_ptr()
+
+    def matrix(self, weight: Tensor) -> Linear:
+        """A packed copy of `weight` (out, in)."""
+        kept = pack_matrix(weight, self._precision)
+        self._kept.append(kept)
+        return kept.as_struct()
+
+
+def padded(width: int) -> int:
+    """Numbers that a row of `width` takes in the kernels' arrays."""
+    return -(-width // COLUMNS) * COLUMNS
+
+
+def padded_rows(x: Tensor) -> Tensor:
+    """A float32 copy of `x` (R, D) with D padded."""
+    rows = torch.zeros(len(x), padded(x.shape[1]))
+    rows[:, : x.shape[1]] = x
+    return rows

@@ -36,7 +36,8 @@ def test_image_serves_as_an_ordinary_user_on_every_interface() -> None:
 
 def test_context_holds_what_the_build_needs() -> None:
     kept = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    assert kept == {"app", "model", "training", "pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
+    files = {"pyproject.toml", "hatch_build.py", "constraints.txt", "README.md", "LICENSE"}
+    assert kept == {"app", "model", "training"} | files
     assert all((REPOSITORY / name).exists() for name in kept)
 
 

@@ -16,6 +16,12 @@ _PLAIN = {name: value for name, value in os.environ.items() if name not in ("MAK
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
 
 
+def copy_prerequisites(folder: Path) -> None:
+    (folder / "model" / "native").mkdir(parents=True)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "hatch_build.py", "model/native/kernels.cpp"):
+        shutil.copy(REPOSITORY / name, folder / name)
+
+
 def dry_run(*arguments: str, cwd: Path = REPOSITORY, **variables: str) -> str:
     command = ["make", "--dry-run", "--assume-old", ".venv/.installed", *arguments]
     ran = subprocess.run(command, cwd=cwd, env=_PLAIN | variables, capture_output=True, text=True, check=True)
@@ -33,8 +39,7 @@ def test_serve_takes_no_host_from_the_environment() -> None:
 
 
 def test_unfit_python_is_refused_with_the_remedy(tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(REPOSITORY / name, tmp_path)
+    copy_prerequisites(tmp_path)
     old = tmp_path / "old"
     old.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.9.1 || exit 1\n')
     old.chmod(0o755)
@@ -45,8 +50,7 @@ def test_unfit_python_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 
 def test_python_of_another_version_means_a_new_environment(tmp_path: Path) -> None:
-    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
-        shutil.copy(REPOSITORY / name, tmp_path)
+    copy_prerequisites(tmp_path)
     other = tmp_path / ".venv" / "bin" / "python"
     other.parent.mkdir(parents=True)
     other.write_text('#!/bin/sh\n[ "$1" = -V ] && echo Python 3.10.1 || exit 0\n')

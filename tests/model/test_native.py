@@ -48,8 +48,14 @@ def padded_sources() -> tuple[Tensor, Tensor]:
 def step_logits(model: LexiMind, hidden: Tensor, mask: Tensor, tokens: list[int]) -> Tensor:
     """Logits (T, B, V) of feeding every document `tokens`."""
     cache = model.new_cache(1)
-    cache.add(model.decoder.project_source(hidden), mask, [len(tokens)] * len(hidden))
+    cache.add(model.project_source(hidden, mask), mask, [len(tokens)] * len(hidden))
     return torch.stack([model.step(torch.full((len(hidden),), token), [cache]) for token in tokens])
+
+
+def test_encoder_states_are_those_of_transformers(pair: Pair, native: LexiMind, sources: tuple[Tensor, Tensor]) -> None:
+    ids, mask = sources
+    theirs = pair.reference.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+    torch.testing.assert_close(native.encode(ids, mask)[mask], theirs[mask], **TOLERANCE)
 
 
 @pytest.mark.parametrize("options", GREEDY, ids=str)
@@ -114,6 +120,37 @@ def test_a_row_alone_is_the_row_of_a_batch_to_the_bit(precision: Precision) -> N
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @torch.inference_mode()
+def test_states_alone_are_the_states_of_a_batch_to_the_bit(precision: Precision) -> None:
+    """Also of documents longer than one group of rows, of one token, and past the table of positions."""
+    model = packed(precision)
+    lengths = (500, 1, 33, 260, 32, 200, 7)
+    ids = torch.randint(3, 90, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(5))
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    together = model.encode(ids, mask)
+    sources = model.project_source(together, mask)
+    assert bool(together.isfinite().all())
+    for row, length in enumerate(lengths):
+        alone = model.encode(ids[row : row + 1, :length], mask[row : row + 1, :length])
+        assert torch.equal(alone[0], together[row, :length])
+        for own, theirs in zip(model.project_source(alone, mask[row : row + 1, :length]), sources, strict=True):
+            assert torch.equal(own[0][0], theirs[0][row, :, :length])
+            assert torch.equal(own[1][0], theirs[1][row, :, :length])
+
+
+@torch.inference_mode()
+def test_states_and_keys_are_those_of_torch() -> None:
+    model, plain = packed("float32"), random_model(CONFIG)
+    ids, mask = padded_sources()
+    mask[0, 5:9] = False  # hidden inside the source
+    hidden = plain.encode(ids, mask)
+    torch.testing.assert_close(model.encode(ids, mask)[mask], hidden[mask], **TOLERANCE)
+    for ours, theirs in zip(model.project_source(hidden, mask), plain.project_source(hidden, mask), strict=True):
+        for own, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(own.transpose(1, 2)[mask], other.transpose(1, 2)[mask], **TOLERANCE)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@torch.inference_mode()
 def test_threads_change_nothing(precision: Precision) -> None:
     model = packed(precision)
     ids, mask = padded_sources()
@@ -122,6 +159,7 @@ def test_threads_change_nothing(precision: Precision) -> None:
     try:
         for threads in (2, 3, 7):
             torch.set_num_threads(threads)
+            assert torch.equal(model.encode(ids, mask), hidden)
             assert torch.equal(step_logits(model, hidden, mask, [0, 5, 9]), one)
     finally:
         torch.set_num_threads(1)
@@ -143,5 +181,6 @@ def test_structs_are_those_of_the_kernels() -> None:
     """A field more or less on one side would shift all that follow."""
     loaded = library.library()
     assert loaded is not None
-    for struct in (library.Linear, library.DecoderLayer, library.Decoder, library.Cache):
+    names = ("Linear", "EncoderLayer", "Encoder", "DecoderLayer", "Decoder", "Cache")
+    for struct in (getattr(library, name) for name in names):
         assert ctypes.c_int64.in_dll(loaded, f"leximind_sizeof_{struct.__name__}").value == ctypes.sizeof(struct)

@@ -1,4 +1,4 @@
-"""Packed bfloat16 and int8: near what float32 computes; int8 gives the same tokens whatever it is batched with."""
+"""Packed bfloat16 and int8 by torch, where the native kernels do not run: near what float32 computes."""
 
 from dataclasses import replace
 
@@ -12,6 +12,11 @@ from model.leximind import LexiMind
 from model.packed import Int8Linear, PackedLinear, pack
 from model.precision import Precision, computing_dtype
 from tests.model.conftest import CONFIG, random_model
+
+
+@pytest.fixture(autouse=True)
+def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.packed.is_available", lambda _: False)
 
 
 def packed(precision: Precision, *, tied: bool = False) -> LexiMind:

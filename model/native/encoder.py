@@ -1,0 +1,84 @@
+"""An encoder's weights packed for the kernels, and the function of `Encoder` on them."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from model.encoder import Encoder, EncoderLayer
+from model.native import library
+from model.native.packing import Packer, interleave_gates, padded_rows
+from model.precision import Precision
+
+
+class NativeEncoder:
+    """All layers in one call, documents without their padding. The weights are copies: the module may be dropped.
+
+    Documents pass through all layers a few at a time, so that what lies between the layers stays in the processor's
+    caches; a document's states are bit for bit those that it has alone.
+    """
+
+    def __init__(self, encoder: Encoder, precision: Precision) -> None:
+        loaded = library.library()
+        assert loaded is not None, "the caller asks is_available first"
+        self._library = loaded
+        self._packer = Packer(precision)
+        layers = [layer for layer in encoder.layers if isinstance(layer, EncoderLayer)]
+        self._layers = (library.EncoderLayer * len(layers))(*map(self._layer, layers))
+        self._table = encoder.relative_bias
+        attention, feed_forward = layers[0].attention, layers[0].feed_forward
+        self._encoder = library.Encoder(
+            library.Shape(
+                library.KINDS[precision],
+                attention.out.out_features,
+                attention.num_heads,
+                attention.out.in_features // attention.num_heads,
+                feed_forward.wo.in_features,
+                encoder.norm.epsilon,
+            ),
+            len(layers),
+            self._layers,
+            self._packer.vector(encoder.norm.weight),
+        )
+        self._bias = torch.empty(0, 0)  # (H, 2 · reach - 1) by key minus query, for the longest document so far
+
+    def encode(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`x` (B, S, D), `mask` (B, S) bool, True at real tokens. Returns (B, S, D), 0 past a document's end."""
+        ends = (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)  # (B,), one past the last token
+        is_row = torch.arange(mask.shape[1]) < ends[:, None]
+        rows = padded_rows(x[is_row])
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends.cumsum(0)])
+        hidden = torch.zeros(len(rows)).masked_fill_(~mask[is_row], float("-inf"))
+        reach = self._reach(int(ends.max()))
+        self._library.leximind_encode(
+            ctypes.byref(self._encoder),
+            starts.data_ptr(),
+            len(ends),
+            rows.data_ptr(),
+            hidden.data_ptr(),
+            self._bias.data_ptr(),
+            reach,
+            torch.get_num_threads(),
+        )
+        states = torch.zeros_like(x)
+        states[is_row] = rows[:, : x.shape[2]].to(x.dtype)
+        return states
+
+    def _reach(self, length: int) -> int:
+        reach = (self._bias.shape[1] + 1) // 2
+        if length > reach:
+            offsets = torch.arange(1 - length, length)
+            self._bias = self._table.by_offset(offsets).detach().float().contiguous()
+            reach = length
+        return reach
+
+    def _layer(self, layer: EncoderLayer) -> library.EncoderLayer:
+        attention, feed_forward = layer.attention, layer.feed_forward
+        return library.EncoderLayer(
+            self._packer.vector(layer.attention_norm.weight),
+            self._packer.vector(layer.feed_forward_norm.weight),
+            self._packer.matrix(attention.qkv.weight),
+            self._packer.matrix(attention.out.weight),
+            self._packer.matrix(interleave_gates(feed_forward.wi.weight)),
+            self._packer.matrix(feed_forward.wo.weight),
+        )
