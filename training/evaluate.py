@@ -72,7 +72,11 @@ def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | 
     split = read_split(options.data, options.split, checkpoint.tasks)
     facts = checkpoint.manifest.get("evaluation", {}).get("facts", {})
     temperatures = {task: fact["temperature"] for task, fact in facts.items() if "temperature" in fact}
-    return checkpoint, evaluate(predictor, split, options.rows, decoding, bertscore, temperatures)
+
+    def say(line: str) -> None:
+        print(f"{_name(folder)} {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+    return checkpoint, evaluate(predictor, split, options.rows, decoding, bertscore, temperatures, say)
 
 
 def _describe(checkpoint: Checkpoint, result: Result, report: dict[str, Any]) -> None:

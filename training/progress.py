@@ -1,11 +1,13 @@
 """What a person sees while training: a bar with losses, tokens a second and time left; plain lines in a log file."""
 
 import time
+from collections.abc import Iterator
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.text import Text
 
 
 class Progress:
@@ -14,11 +16,10 @@ class Progress:
     def __init__(self, total: int, done: int, *, quiet: bool) -> None:
         self._console = Console(quiet=quiet)
         self._total, self._done, self._start = total, done, time.monotonic()
-        self._bar = RichProgress(
+        self._bar = _Bar(
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(),
-            TextColumn("{task.description}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
@@ -37,10 +38,9 @@ class Progress:
 
     def update(self, step: int, figures: dict[str, float]) -> None:
         """Show `figures` at `step`."""
-        text = "  ".join(
-            f"{name} {value:,.0f}" if value >= 100 else f"{name} {value:.3f}" for name, value in figures.items()
-        )
-        self._bar.update(self._task, completed=step, description=text)
+        text = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
+        self._bar.figures = Text(text)
+        self._bar.update(self._task, completed=step)
         if not self._console.is_terminal:
             left = (time.monotonic() - self._start) / max(1, step - self._done) * (self._total - step)
             self.say(f"step {step}/{self._total}  {text}  left {left / 60:.0f} min")
@@ -48,3 +48,19 @@ class Progress:
     def say(self, line: str) -> None:
         """A line above the bar."""
         self._console.print(line, highlight=False, soft_wrap=True)
+
+
+class _Bar(RichProgress):
+    """The figures stand below the bar: beside it they would push the time left off a terminal of 80 columns."""
+
+    figures = Text()
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield self.figures
+
+
+def _short(value: float) -> str:
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if abs(value) >= 0.01 or not value else f"{value:.1e}"  # a learning rate

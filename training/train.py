@@ -15,7 +15,8 @@ from training.config import flat, parse_config
 from training.errors import Interrupted, TrainingError
 from training.overrides import check_overrides, shown_overrides
 from training.parallel import join, leave
-from training.run import build_run, finish_run
+from training.run import PLOTS, build_run, finish_run
+from training.trainer import Trainer
 
 
 def train(config: DictConfig, command: list[str]) -> None:
@@ -27,6 +28,8 @@ def train(config: DictConfig, command: list[str]) -> None:
     parsed = parse_config(config)
     processes, device = join(parsed.loop.device)
     try:
+        if processes.is_first:
+            _say(f"reading {parsed.data.root}")
         trainer = build_run(parsed, command, processes, device)
         if parsed.resume_from:
             trainer.resume(Path(parsed.resume_from))
@@ -36,6 +39,7 @@ def train(config: DictConfig, command: list[str]) -> None:
             trainer.run_id = trainer.tracker.start(name, parameters, trainer.step, trainer.run_id)
             trainer.tracker.text("config.yaml", OmegaConf.to_yaml(config, resolve=True))
             trainer.tracker.text("data.json", json.dumps(trainer.validation.facts["data"], indent=2))
+            _say(_beginning(trainer))
         status = "FAILED"
         try:
             trainer.run()
@@ -46,8 +50,29 @@ def train(config: DictConfig, command: list[str]) -> None:
         finally:
             if processes.is_first:
                 finish_run(trainer, status)
+        if processes.is_first:
+            _say(_end(trainer))
     finally:
         leave()
+
+
+def _beginning(trainer: Trainer) -> str:
+    parameters = sum(p.numel() for p in trainer.objective.model.parameters()) / 1e6
+    rows = ", ".join(f"{name} {len(stream.rows):,}" for name, (stream, _) in trainer.mixture.streams.items())
+    steps = trainer.config.loop.steps
+    return f"{parameters:.1f} M parameters on {trainer.device}; rows: {rows}; steps {trainer.step} to {steps}"
+
+
+def _end(trainer: Trainer) -> str:
+    best, metric = trainer.best, trainer.config.loop.metric
+    return (
+        f"best on dev: {metric} {best.value:.4f} at step {best.step}, in {trainer.folder / 'checkpoint'}; "
+        f"curves in {trainer.folder / PLOTS}"
+    )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201
 
 
 @hydra.main(version_base=None, config_path="configs", config_name="train")

@@ -102,6 +102,7 @@ def evaluate(
     options: DecodingOptions,
     bertscore: Measure | None = None,
     temperatures: Mapping[str, float] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Score all that the checkpoint can do.
 
@@ -110,14 +111,18 @@ def evaluate(
 
     Args:
         rows: at most so many summaries of each source, the first ones; classification takes every row.
+        say: is told what is scored next.
     """
     result = Result(split.name)
     for source, examples in split.summaries.items():
+        say(f"{source}: {len(examples[:rows])} summaries")
         _summaries(result, predictor, source, examples[:rows], options, bertscore)
     fitted = None if split.name == TUNED_ON else (temperatures or {})
     if split.emotions:
+        say(f"emotions: {len(split.emotions)} texts")
         _emotions(result, predictor, split.emotions, fitted)
     if split.topics:
+        say(f"topics: {len(split.topics)} texts")
         _topics(result, predictor, split.topics, fitted)
     return result
 
