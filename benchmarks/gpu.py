@@ -19,6 +19,8 @@ import torch
 
 from benchmarks import ours, report
 from benchmarks.weights import BASE, CACHE, SMOKE, Weights, prepare
+from model.decoding.batch import DecodingBatch
+from model.decoding.graphs import StepGraphs
 
 NO_DEVICE = 3
 _BATCHES = (1, 8, 32, 128)
@@ -68,20 +70,23 @@ def measure(
     """Every row, each told to `keep` as soon as it is known."""
     batches, new_tokens = (1, 2) if args.quick else _BATCHES, args.new_tokens
     model = ours.load(weights.ours, device, args.dtype)
+    decoding = DecodingBatch(model, StepGraphs(model) if device.type == "cuda" else None)
     for beams in (1, _BEAMS):
         for batch in batches:
             texts = _sources(weights, batch, args.source_tokens)
-            seconds = _seconds(partial(ours.generate, model, texts, new_tokens, beams), device, args.repetitions)
+            seconds = _seconds(
+                partial(ours.generate, model, texts, new_tokens, beams, decoding), device, args.repetitions
+            )
             line = "ours, greedy" if beams == 1 else f"ours, {beams} beams"
             keep("tokens_per_s", line, batch, batch * new_tokens / seconds)
     for batch in batches:
         texts = _sources(weights, batch, args.source_tokens)
         seconds = _seconds(partial(ours.encode, model, texts), device, args.repetitions)
         keep("documents_per_s", "ours, encoder", batch, batch / seconds)
-    del model
-    generate = _hugging_face(weights, device, args.dtype)
+    del model, decoding
+    theirs = _hugging_face(weights, device, args.dtype)
     texts = _sources(weights, 1, args.source_tokens)
-    seconds = _seconds(partial(generate, texts, new_tokens), device, args.repetitions)
+    seconds = _seconds(partial(theirs, texts, new_tokens), device, args.repetitions)
     keep("tokens_per_s", "transformers generate, greedy", 1, new_tokens / seconds)
 
 

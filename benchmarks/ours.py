@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import load_checkpoint
-from model.decoding.batch import decode
+from model.decoding.batch import DecodingBatch, decode
 from model.decoding.options import DecodingOptions
 from model.leximind import LexiMind
 from model.packed import pack
@@ -43,11 +43,17 @@ def encode(model: LexiMind, sources: Sequence[Sequence[int]]) -> tuple[Tensor, T
 
 
 @torch.inference_mode()
-def generate(model: LexiMind, sources: Sequence[Sequence[int]], num_new_tokens: int, num_beams: int) -> list[list[int]]:
-    """Exactly `num_new_tokens` ids for each source, encoding included."""
+def generate(
+    model: LexiMind,
+    sources: Sequence[Sequence[int]],
+    num_new_tokens: int,
+    num_beams: int,
+    batch: DecodingBatch | None = None,
+) -> list[list[int]]:
+    """Exactly `num_new_tokens` ids for each source, encoding included; in `batch` if one is kept from call to call."""
     options = fixed_length(num_new_tokens, num_beams)
     hidden, mask = encode(model, sources)
-    return [list(result.token_ids) for result in decode(model, hidden, mask, [options] * len(sources))]
+    return [list(result.token_ids) for result in decode(model, hidden, mask, [options] * len(sources), batch)]
 
 
 def fixed_length(num_new_tokens: int, num_beams: int = 1) -> DecodingOptions:

@@ -59,7 +59,7 @@ class CrossAttention(nn.Module):
         """One new token a row, `x` (R, D); the beams of a document read its one copy of keys and values."""
         outputs = []
         for rows, cache in zip(self.q(x).split([c.num_rows for c in caches]), caches, strict=True):
-            q = rows.view(cache.num_documents, cache.num_beams, self.num_heads, -1).transpose(1, 2)  # (C, H, N, K)
+            q = split_heads(rows.unflatten(0, (-1, cache.num_beams)), self.num_heads)  # (C, H, N, K)
             keys, values, bias = cache.source(layer)
             context = _attend_by_matmul(q, keys, values, bias)  # (C, H, N, K)
             outputs.append(context.transpose(1, 2).reshape(cache.num_rows, -1))

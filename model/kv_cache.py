@@ -19,6 +19,9 @@ _ROUND = 16  # capacities of the source and target axes are multiples of this
 class KVCache:
     """Self- and cross-attention keys and values.
 
+    `window`, (documents, source, target), makes a step work on that much whatever is in use, in shapes that stay the
+    same: rows that no document has compute what nobody reads. None: exactly what is in use.
+
     Self: (L, documents·N, H, target, K), one row a beam. Cross: (L, documents, H, source, K), shared by the
     beams of a document. Sizes are capacities; `reserve` enlarges them, `append` and `source` return what is in use.
     """
@@ -26,6 +29,8 @@ class KVCache:
     def __init__(self, config: ModelConfig, num_beams: int, device: torch.device, dtype: torch.dtype) -> None:
         self.num_beams = num_beams
         self.num_documents = 0
+        self.window: tuple[int, int, int] | None = None
+        self.generation = 0  # of the arrays: goes up when they are made anew
         self._shape = (config.num_decoder_layers, config.num_heads, config.d_kv)
         self._device, self._dtype = device, dtype
         self._self_k = self._self_v = self._array(0, 0)
@@ -41,13 +46,23 @@ class KVCache:
 
     @property
     def num_rows(self) -> int:
-        """Decoder rows in use: documents times beams."""
-        return self.num_documents * self.num_beams
+        """Decoder rows that a step works on: documents times beams."""
+        return (self.window[0] if self.window else self.num_documents) * self.num_beams
 
     @property
     def target_length(self) -> int:
-        """Keys in the longest row once the coming token is written."""
-        return max(self._ages) + 1
+        """Keys that a step reads of each row: as many as the longest has once the coming token is written."""
+        return self.window[2] if self.window else max(self._ages) + 1
+
+    @property
+    def source_length(self) -> int:
+        """Source tokens that a step reads of each document: as many as the longest has."""
+        return self.window[1] if self.window else max(self._source_lengths)
+
+    @property
+    def capacity(self) -> tuple[int, int, int]:
+        """Documents, source tokens and target tokens that there is room for."""
+        return self._cross_k.shape[1], self._cross_k.shape[3], self._self_k.shape[3]
 
     def age(self, document: int) -> int:
         """Tokens that a document has decoded, known without asking the device."""
@@ -63,7 +78,7 @@ class KVCache:
         """
         batch, length = source_mask.shape
         first, last = self.num_documents, self.num_documents + batch
-        self._reserve(last, length, max(target_lengths))
+        self.reserve(last, length, max(target_lengths))
         for layer, (k, v) in enumerate(cross):
             self._cross_k[layer, first:last, :, :length] = k
             self._cross_v[layer, first:last, :, :length] = v
@@ -84,7 +99,8 @@ class KVCache:
         """To be called once before the coming token's `append`s: finds where each row writes, once for all layers."""
         _, _, heads, length, _ = self._self_k.shape
         firsts = torch.arange(self.num_rows * heads, device=self._device) * length
-        self._places = firsts + self.positions[: self.num_rows].repeat_interleave(heads)
+        # Rows that no document has grow older without end where a window holds them.
+        self._places = firsts + self.positions[: self.num_rows].clamp(max=length - 1).repeat_interleave(heads)
         if self.num_beams > 1:
             length = self.target_length
             families = torch.arange(self.num_rows, device=self._device) // self.num_beams * self.num_beams
@@ -101,14 +117,17 @@ class KVCache:
 
     def source(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """Cross keys and values, two of (C, H, S, K), and the additive padding mask (C, 1, 1, S)."""
-        longest = max(self._source_lengths)
-        used = slice(self.num_documents), slice(None), slice(longest)
-        bias = self._source_bias[: self.num_documents, None, None, :longest]
+        documents, longest = self.num_rows // self.num_beams, self.source_length
+        used = slice(documents), slice(None), slice(longest)
+        bias = self._source_bias[:documents, None, None, :longest]
         return self._cross_k[layer][used], self._cross_v[layer][used], bias
 
     def advance(self) -> None:
-        """The token that every row wrote is now part of the past."""
+        """On the device: the token that every row wrote is now part of the past. `count_step` is to follow."""
         self.positions[: self.num_rows] += 1
+
+    def count_step(self) -> None:
+        """On the host: every document is a token older."""
         self._ages = [age + 1 for age in self._ages]
 
     def reorder(self, parents: Tensor) -> None:
@@ -158,8 +177,10 @@ class KVCache:
             self._source_ends.data_ptr(),
         )
 
-    def _reserve(self, documents: int, source: int, target: int) -> None:
-        capacity = self._cross_k.shape[1]
+    def reserve(self, documents: int, source: int, target: int) -> None:
+        """Have room for so many documents, and for so many source and target tokens of each."""
+        before = self.capacity
+        capacity = before[0]
         if documents > capacity:
             documents = max(documents, 2 * capacity)
         documents = max(documents, capacity)
@@ -171,12 +192,14 @@ class KVCache:
         self._cross_k = _enlarge(self._cross_k, self._array(documents, source))
         self._cross_v = _enlarge(self._cross_v, self._array(documents, source))
         bias = torch.full((documents, source), float("-inf"), device=self._device)
+        bias[:, :1] = 0.0  # or the softmax of rows that no document has would be no number, and stay in their keys
         self._source_bias = _enlarge(self._source_bias, bias)
         self.positions = _enlarge(self.positions, torch.zeros(rows, dtype=torch.int64, device=self._device))
         lineage = torch.zeros(rows, target, dtype=torch.int32, device=self._device)
         lineage += torch.arange(rows, dtype=torch.int32, device=self._device)[:, None] % self.num_beams
         self._lineage = _enlarge(self._lineage, lineage)
         self._source_ends = _enlarge(self._source_ends, torch.zeros(documents, dtype=torch.int64, device=self._device))
+        self.generation += self.capacity != before
 
     def _array(self, rows: int, length: int) -> Tensor:
         # Zeros, not empty: a masked key's value is multiplied by 0, and 0 times a stray NaN is NaN.

@@ -95,8 +95,15 @@ class LexiMind(nn.Module):
     def step(self, token_ids: Tensor, caches: list[KVCache]) -> Tensor:
         """Logits of the next token of every row of `caches`, in order: (R,) to (R, V) float32.
 
-        Writes the tokens' keys and values and advances the caches' positions.
+        Writes the tokens' keys and values; every document is a token older afterwards.
         """
+        logits = self.compute_step(token_ids, caches)
+        for cache in caches:
+            cache.count_step()
+        return logits
+
+    def compute_step(self, token_ids: Tensor, caches: list[KVCache]) -> Tensor:
+        """What `step` has the device do; what the host knows of the caches stays as it is."""
         x = self.embedding(token_ids)
         if self.config.num_positions:
             positions = torch.cat([cache.positions[: cache.num_rows] for cache in caches])

@@ -24,6 +24,7 @@ from model.checkpoint import Checkpoint
 logger = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "draining", "failed"]
+_PREPARED_TOKENS = 256  # of a summary; the first that asks for more has every graph recorded anew
 _JOIN_S = 5.0  # longer than a decode step, shorter than an orchestrator's patience
 
 
@@ -242,6 +243,9 @@ class Engine:
     def _run(self) -> None:
         has_failed = False
         try:
+            if self._runner.on_gpu:
+                source_length = self._checkpoint.tasks.max_source_tokens
+                self._runner.prepare(self._limits.max_decode_rows, source_length, _PREPARED_TOKENS)
             self._runner.check()
             self._call(self._become_ready)
             self._worker.run()

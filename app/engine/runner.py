@@ -11,6 +11,7 @@ from torch import Tensor
 
 from app.engine.request import EngineAnswer, EngineRequest, News
 from model.decoding.batch import DecodingBatch
+from model.decoding.graphs import StepGraphs
 from model.decoding.options import DecodingOptions
 from model.decoding.rows import Step
 from model.leximind import LexiMind
@@ -37,9 +38,11 @@ class Encoded:
 class Runner:
     """Encodes batches of requests, and decodes those that want a summary together, whenever they joined."""
 
-    def __init__(self, model: LexiMind) -> None:
+    def __init__(self, model: LexiMind, *, use_graphs: bool | None = None) -> None:
+        """`use_graphs`: replay decode steps as CUDA graphs; None: where the model is on a GPU."""
         self._model = model.eval()
-        self._batch = DecodingBatch(model)
+        self._use_graphs = self.on_gpu if use_graphs is None else use_graphs
+        self._batch = self._new_batch()
         self._heads: dict[int, EngineAnswer] = {}  # of what decodes
         self._num_sent: dict[int, int] = {}  # tokens of what decodes that were in earlier news
 
@@ -105,9 +108,13 @@ class Runner:
 
     def reset(self) -> None:
         """Forget everything in flight."""
-        self._batch = DecodingBatch(self._model)
+        self._batch = self._new_batch()
         self._heads.clear()
         self._num_sent.clear()
+
+    def prepare(self, num_documents: int, source_length: int, target_length: int) -> None:
+        """Allocate the cache for so many documents and record their decode steps, which takes seconds; on a GPU."""
+        self._batch.prepare(num_documents, source_length, target_length)
 
     def check(self) -> None:
         """Answer a minimal request of each kind, beside what decodes, so that warming up and faults are no client's.
@@ -122,7 +129,7 @@ class Runner:
             DecodingOptions(max_new_tokens=2, do_sample=True),
         )
         source = (config.eos_id,) * _CHECK_TOKENS
-        probe = Runner(self._model)
+        probe = Runner(self._model, use_graphs=False)
         probe.join(
             probe.encode({key: EngineRequest(source, 0.0, options=kind, **tasks) for key, kind in enumerate(kinds)})
         )
@@ -140,6 +147,9 @@ class Runner:
     def on_gpu(self) -> bool:
         """Whether the model is on a CUDA device."""
         return self._model.device.type == "cuda"
+
+    def _new_batch(self) -> DecodingBatch:
+        return DecodingBatch(self._model, StepGraphs(self._model) if self._use_graphs else None)
 
     def _news_of(self, step: Step) -> News:
         if step.result is None:

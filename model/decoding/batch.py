@@ -6,18 +6,23 @@ import torch
 from torch import Tensor
 
 from model.decoding.beam import BeamRows
+from model.decoding.graphs import StepGraphs
 from model.decoding.greedy import GreedyRows
 from model.decoding.options import DecodingOptions, DecodingResult
-from model.decoding.rows import Rows, Step
+from model.decoding.rows import Outcome, Rows, Step
 from model.leximind import LexiMind
 
 
 class DecodingBatch:
     """Decoding of many documents on one model; a document's tokens do not depend on what else is in flight."""
 
-    def __init__(self, model: LexiMind) -> None:
+    def __init__(self, model: LexiMind, graphs: StepGraphs | None = None, *, lags: bool | None = None) -> None:
+        """`graphs` replays steps; with `lags`, which a GPU has by default, news come a step late and nothing waits."""
         self._model = model
+        self._graphs = graphs
+        self._lags = model.device.type == "cuda" if lags is None else lags
         self._groups: dict[int, Rows] = {}  # by beam width
+        self._taken: list[tuple[Rows, Outcome]] = []  # steps whose news are still to come
 
     @property
     def num_rows(self) -> int:
@@ -49,15 +54,30 @@ class DecodingBatch:
 
     @torch.inference_mode()
     def step(self) -> list[Step]:
-        """One token for every row in flight; documents that finish with it leave."""
+        """One token for every row in flight; documents that finish with it leave. Gives the news that are due."""
         groups = [group for group in self._groups.values() if group.keys]
+        taken = [(group, group.advance(logits)) for group, logits in zip(groups, self._logits(groups), strict=True)]
+        due, self._taken = (self._taken, taken) if self._lags else (taken, [])
+        return [news for group, outcome in due for news in group.report(outcome)]
+
+    @torch.inference_mode()
+    def prepare(self, num_documents: int, source_length: int, target_length: int) -> None:
+        """Make room for so many documents without beams and record their steps, before any joins."""
+        cache = self._group(1).cache
+        cache.reserve(num_documents, source_length, target_length + 1)
+        if self._graphs is not None:
+            self._graphs.prepare(cache)
+
+    def _logits(self, groups: list[Rows]) -> Sequence[Tensor]:
         if not groups:
             return []
-        token_ids = torch.cat([group.newest_tokens() for group in groups])
+        newest = [group.newest_tokens() for group in groups]
+        if self._graphs is not None:
+            return [self._graphs.step(ids, group.cache) for ids, group in zip(newest, groups, strict=True)]
         caches = [group.cache for group in groups]
         sizes = [cache.num_rows for cache in caches]
-        logits = self._model.step(token_ids, caches).split(sizes)
-        return [news for group, rows in zip(groups, logits, strict=True) for news in group.advance(rows)]
+        logits: Sequence[Tensor] = self._model.step(torch.cat(newest), caches).split(sizes)
+        return logits
 
     @torch.inference_mode()
     def remove(self, keys: Collection[int]) -> None:
@@ -72,12 +92,17 @@ class DecodingBatch:
 
 
 def decode(
-    model: LexiMind, hidden: Tensor, encoder_mask: Tensor, options: Sequence[DecodingOptions]
+    model: LexiMind,
+    hidden: Tensor,
+    encoder_mask: Tensor,
+    options: Sequence[DecodingOptions],
+    batch: DecodingBatch | None = None,
 ) -> list[DecodingResult]:
-    """Decode encoder states (B, S, D) to the end, in order."""
-    batch = DecodingBatch(model)
+    """Decode encoder states (B, S, D) to the end, in order; in `batch`, which must be empty, if one is given."""
+    batch = batch or DecodingBatch(model)
     batch.add(range(len(options)), hidden, encoder_mask, options)
     results: dict[int, DecodingResult] = {}
     while batch.num_rows:
         results |= {news.key: news.result for news in batch.step() if news.result is not None}
+    batch.step()  # what a lagging batch has taken a step too many of
     return [results[number] for number in range(len(options))]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.decoding.options import DecodingOptions, DecodingResult
-from model.decoding.rows import Rows, Step, empty_tokens
+from model.decoding.rows import Outcome, Rows, Step, empty_tokens
 from model.leximind import LexiMind
 
 # The score of a hypothesis that must not be chosen: finite, so that sums stay comparable, and below what the strictest
@@ -43,14 +43,15 @@ class BeamRows(Rows):
             "finished_lengths": torch.zeros(count, beams, dtype=torch.int64),
             "finished": torch.zeros(count, beams, dtype=torch.bool),
             "improvable": torch.ones(count, 1, dtype=torch.bool),
+            "done": torch.zeros(count, 1, dtype=torch.bool),  # and closed, whatever steps follow
             "length_penalty": column([o.length_penalty for o in options]),
             "max_new_tokens": column([o.max_new_tokens for o in options]),
             "stop_when_full": column([o.early_stopping is True for o in options]),
             "never_stop_early": column([o.early_stopping == "never" for o in options]),
         }
 
-    def advance(self, logits: Tensor) -> list[Step]:
-        """Extend every hypothesis by one token, keep the best, note what ended."""
+    def advance(self, logits: Tensor) -> Outcome:
+        """Extend every hypothesis by one token, keep the best; whether a document is done is the outcome."""
         state = self.state
         lengths = self.cache.positions[: self.cache.num_rows : self.num_beams, None]  # (C, 1) new tokens with this one
         scores, parents, token_ids = self._continuations(logits)  # (C, 2N) each
@@ -59,7 +60,7 @@ class BeamRows(Rows):
         ends = (token_ids == self.config.eos_id) | (lengths >= state["max_new_tokens"])
         self._keep_finished(scores, tokens, ends, lengths)
         self._keep_running(scores, tokens, parents, ends)
-        return self._report(self._done(ends, lengths))
+        return self.outcome(self._done(ends, lengths))
 
     def _continuations(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         log_probabilities = self.allowed(torch.log_softmax(logits, dim=-1))
@@ -73,7 +74,7 @@ class BeamRows(Rows):
         counts = ends.clone()
         counts[:, beams:] = False  # beyond the N best, an ending is not good enough to be an answer
         full = state["finished"].all(-1, keepdim=True) & state["stop_when_full"]
-        open_ = counts & ~full & state["improvable"]
+        open_ = counts & ~full & state["improvable"] & ~state["done"]
         final = scores / lengths.float() ** state["length_penalty"]
         final = torch.where(open_, final, final + _NEVER)
         merged = torch.cat([state["finished_scores"], final], dim=1)
@@ -90,7 +91,7 @@ class BeamRows(Rows):
         first_rows = torch.arange(len(self.keys), device=self.device)[:, None] * self.num_beams
         self.cache.reorder((parents.gather(1, best) + first_rows).flatten())
 
-    def _done(self, ends: Tensor, lengths: Tensor) -> list[bool]:
+    def _done(self, ends: Tensor, lengths: Tensor) -> Tensor:
         state = self.state
         # The running score at its most hopeful length: the longest possible if asked never to stop early.
         longest = state["never_stop_early"] & (state["length_penalty"] > 0)
@@ -100,13 +101,15 @@ class BeamRows(Rows):
         worst_finished = torch.where(state["finished"], worst_finished, _NEVER)
         state["improvable"] &= (best_running > worst_finished).any(-1, keepdim=True)
         full = state["finished"].all(-1, keepdim=True) & state["stop_when_full"]
-        done: list[bool] = (~state["improvable"] | full | ends.all(-1, keepdim=True))[:, 0].tolist()
-        return done
+        state["done"] |= ~state["improvable"] | full | ends.all(-1, keepdim=True)
+        return state["done"][:, 0]
 
-    def _report(self, done: list[bool]) -> list[Step]:
+    def report(self, outcome: Outcome) -> list[Step]:
+        """The best hypothesis of each document that is done."""
         steps = []
-        for number, key in enumerate(self.keys):
-            if done[number]:
+        for key, _, is_done in outcome.read():
+            if is_done and key in self.keys:
+                number = self.keys.index(key)
                 length = int(self.state["finished_lengths"][number, 0])
                 tokens = self.state["finished_tokens"][number, 0, 1 : length + 1].tolist()
                 stopped = tokens[-1] == self.config.eos_id

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from model.decoding.options import DecodingOptions, DecodingResult
-from model.decoding.rows import Rows, Step, empty_tokens
-from model.decoding.sampling import sample, uniforms
+from model.decoding.rows import Outcome, Rows, Step, empty_tokens
+from model.decoding.sampling import Sampling, uniforms
 from model.leximind import LexiMind
 
 
@@ -16,6 +16,7 @@ class GreedyRows(Rows):
 
     def __init__(self, model: LexiMind) -> None:
         super().__init__(model, num_beams=1)
+        self._drawn: tuple[Tensor, Sampling | None] | None = None
 
     def start(self, options: Sequence[DecodingOptions]) -> dict[str, Tensor]:
         """No tokens yet, and the numbers that a sampled document will draw by."""
@@ -26,24 +27,28 @@ class GreedyRows(Rows):
                 row[: option.max_new_tokens] = uniforms(option)
         return {"tokens": tokens, "draws": draws}
 
-    def advance(self, logits: Tensor) -> list[Step]:
-        """Append one token to every document."""
+    def advance(self, logits: Tensor) -> Outcome:
+        """Append one token to every document; its id is the outcome."""
         scores = self.allowed(logits)
         chosen = scores.argmax(-1)  # (C,)
         places = self.cache.positions[: self.cache.num_rows, None]
-        sampled = [number for number, option in enumerate(self.options) if option.do_sample]
-        if sampled:
-            rows = torch.tensor(sampled, device=self.device)
+        if self._drawn is None:
+            self._drawn = self._find_drawn()
+        rows, sampling = self._drawn
+        if sampling is not None:
             draws = self.state["draws"].gather(1, places - 1)[rows, 0]
-            chosen[rows] = sample(scores[rows], [self.options[number] for number in sampled], draws)
+            chosen[rows] = sampling.draw(scores[rows], draws)
         self.state["tokens"][:, 0].scatter_(1, places, chosen[:, None])
-        return self._report(chosen.tolist())
+        return self.outcome(chosen)
 
-    def _report(self, chosen: list[int]) -> list[Step]:
+    def report(self, outcome: Outcome) -> list[Step]:
+        """Each document's token; the whole of those that stopped or reached their limit."""
         steps = []
-        for number, (key, token_id) in enumerate(zip(self.keys, chosen, strict=True)):
+        for key, age, token_id in outcome.read():
+            if key not in self.keys:
+                continue
+            number = self.keys.index(key)
             stopped = token_id == self.config.eos_id
-            age = self.cache.age(number)
             result = None
             if stopped or age >= self.options[number].max_new_tokens:
                 tokens = self.state["tokens"][number, 0, 1 : age + 1 - stopped].tolist()
@@ -51,3 +56,14 @@ class GreedyRows(Rows):
             steps.append(Step(key, None if stopped else token_id, result))
         self.remove([step.key for step in steps if step.result is not None])
         return steps
+
+    def changed(self) -> None:
+        """Documents joined or left."""
+        super().changed()
+        self._drawn = None
+
+    def _find_drawn(self) -> tuple[Tensor, Sampling | None]:
+        sampled = [number for number, option in enumerate(self.options) if option.do_sample]
+        options = [self.options[number] for number in sampled]
+        sampling = Sampling(options, self.config.vocab_size, self.device) if sampled else None
+        return torch.tensor(sampled, dtype=torch.int64, device=self.device), sampling

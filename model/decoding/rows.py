@@ -1,6 +1,8 @@
 """What every way of decoding shares: the documents in flight with one beam width, their tokens and their cache.
 
 Documents are dense; one that leaves is replaced by the last (as in the cache), so that no step sees a finished row.
+A step has two halves: `advance` only gives the device work, `report` reads what came of it. On a GPU the second comes
+a step late, so that the device never waits; a document that has ended takes one more step then, which changes nothing.
 """
 
 from abc import ABC, abstractmethod
@@ -25,10 +27,26 @@ class Step:
     result: DecodingResult | None
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a step decided, on its way from the device: one value a document, of `keys` with `ages` tokens each."""
+
+    keys: tuple[int, ...]
+    ages: tuple[int, ...]
+    values: Tensor  # (C,), on the host once `arrived`
+    arrived: torch.cuda.Event | None
+
+    def read(self) -> list[tuple[int, int, int]]:
+        """Key, age and value of each document; waits for the device."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return list(zip(self.keys, self.ages, self.values.tolist(), strict=True))
+
+
 class Rows(ABC):
     """Documents that are decoded with `num_beams` rows each.
 
-    `state` holds every tensor that follows the documents (first dimension C); `tokens` (C, N, T + 1) is one of
+    `state` holds every tensor that follows the documents (first dimension C); `tokens` (C, N, T + 2) is one of
     them, the start token (padding) first.
     """
 
@@ -50,12 +68,12 @@ class Rows(ABC):
         options: Sequence[DecodingOptions],
     ) -> None:
         """Let documents join; `cross` and `source_mask` as for `KVCache.add`."""
-        self.cache.add(cross, source_mask, [o.max_new_tokens for o in options])
+        self.cache.add(cross, source_mask, [o.max_new_tokens + 1 for o in options])  # room for the step too many
         self.keys += keys
         self.options += options
         joining = self.start(options)
         self.state = {name: _joined(self.state.get(name), rows.to(self.device)) for name, rows in joining.items()}
-        self._rules = None
+        self.changed()
 
     def remove(self, keys: Collection[int]) -> None:
         """Let documents leave; the last ones take the places of those in between."""
@@ -71,7 +89,11 @@ class Rows(ABC):
             del self.keys[last], self.options[last]
         if leaving:
             self.state = {name: rows[: len(self.keys)] for name, rows in self.state.items()}
-            self._rules = None
+            self.changed()
+
+    def changed(self) -> None:
+        """Documents joined or left: what is kept as tensors of their options is out of date."""
+        self._rules = None
 
     def newest_tokens(self) -> Tensor:
         """Input of the coming step: (R,)."""
@@ -91,13 +113,27 @@ class Rows(ABC):
         """The state of documents that join."""
 
     @abstractmethod
-    def advance(self, logits: Tensor) -> list[Step]:
-        """Take the step that `logits` (R, V) decide; finished documents leave."""
+    def advance(self, logits: Tensor) -> Outcome:
+        """Take the step that `logits` (R, V) decide."""
+
+    @abstractmethod
+    def report(self, outcome: Outcome) -> list[Step]:
+        """The news of a step taken; documents that finished with it leave. Those that left since are passed over."""
+
+    def outcome(self, values: Tensor) -> Outcome:
+        """`values` (C,) of the documents in flight, sent to the host without waiting."""
+        ages = tuple(self.cache.age(number) for number in range(len(self.keys)))
+        arrived = None
+        if values.is_cuda:
+            values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return Outcome(tuple(self.keys), ages, values, arrived)
 
 
 def empty_tokens(options: Sequence[DecodingOptions], num_beams: int) -> Tensor:
-    """Room for the start token and the longest of the new ones: (C, N, T + 1)."""
-    return torch.zeros(len(options), num_beams, max(o.max_new_tokens for o in options) + 1, dtype=torch.int64)
+    """Room for the start token, the longest of the new ones and the step too many: (C, N, T + 2)."""
+    return torch.zeros(len(options), num_beams, max(o.max_new_tokens for o in options) + 2, dtype=torch.int64)
 
 
 def _joined(old: Tensor | None, new: Tensor) -> Tensor:

@@ -14,25 +14,31 @@ def uniforms(options: DecodingOptions) -> Tensor:
     return torch.rand(options.max_new_tokens, generator=generator, dtype=torch.float64).float()
 
 
-def sample(scores: Tensor, options: Sequence[DecodingOptions], draws: Tensor) -> Tensor:
-    """One token a row: `scores` (R, V) float32, `draws` (R,) in [0, 1). Returns (R,) int64.
+class Sampling:
+    """How some rows are drawn, as tensors; made when documents join or leave, not in a step."""
 
-    Temperature, then top-k, then top-p (Holtzman et al. 2020), then the inverse of the cumulative distribution.
-    """
-    device = scores.device
+    def __init__(self, options: Sequence[DecodingOptions], vocab_size: int, device: torch.device) -> None:
+        def column(values: Sequence[float]) -> Tensor:
+            return torch.tensor(values, device=device)[:, None]
 
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=device)[:, None]
+        limits = [min(o.top_k or vocab_size, vocab_size) for o in options]
+        self._widest = max(limits)
+        self._limits = column(limits)
+        self._temperatures = column([o.temperature for o in options])
+        self._top_p = column([o.top_p for o in options])
 
-    vocabulary = scores.shape[1]
-    limits = [min(o.top_k or vocabulary, vocabulary) for o in options]
-    values, token_ids = torch.topk(scores / column([o.temperature for o in options]), max(limits))
-    rank = torch.arange(values.shape[1], device=device)
-    probabilities = torch.softmax(values.masked_fill(rank >= column(limits), float("-inf")), dim=-1)
-    before = probabilities.cumsum(-1) - probabilities
-    probabilities = probabilities.masked_fill((before >= column([o.top_p for o in options])) & (rank > 0), 0.0)
-    cumulative = probabilities.cumsum(-1)
-    chosen = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1)
-    # Rounding must not fall off the end, and scores that are not numbers not off the start.
-    last = ((probabilities > 0).sum(-1) - 1).clamp(min=0)
-    return token_ids.gather(1, torch.minimum(chosen, last)[:, None])[:, 0]
+    def draw(self, scores: Tensor, draws: Tensor) -> Tensor:
+        """One token a row: `scores` (R, V) float32, `draws` (R,) in [0, 1). Returns (R,) int64.
+
+        Temperature, then top-k, then top-p (Holtzman et al. 2020), then the inverse of the cumulative distribution.
+        """
+        values, token_ids = torch.topk(scores / self._temperatures, self._widest)
+        rank = torch.arange(values.shape[1], device=scores.device)
+        probabilities = torch.softmax(values.masked_fill(rank >= self._limits, float("-inf")), dim=-1)
+        before = probabilities.cumsum(-1) - probabilities
+        probabilities = probabilities.masked_fill((before >= self._top_p) & (rank > 0), 0.0)
+        cumulative = probabilities.cumsum(-1)
+        chosen = (cumulative <= draws[:, None] * cumulative[:, -1:]).sum(-1)
+        # Rounding must not fall off the end, and scores that are not numbers not off the start.
+        last = ((probabilities > 0).sum(-1) - 1).clamp(min=0)
+        return token_ids.gather(1, torch.minimum(chosen, last)[:, None])[:, 0]

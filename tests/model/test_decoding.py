@@ -1,6 +1,7 @@
 """A result does not depend on what it is decoded with: alone, batched, padded, joined mid-flight, after others left."""
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from model.decoding.batch import DecodingBatch, decode
+from model.decoding.graphs import StepGraphs
 from model.decoding.options import DecodingOptions, DecodingResult
 from model.leximind import LexiMind
 from model.native.library import is_available
@@ -90,12 +92,39 @@ def test_mixed_kinds_in_one_batch_equal_alone(model: LexiMind) -> None:
         assert_equal(result, alone(model, number, option))
 
 
+def replayed(work: Callable[[], None]) -> Callable[[], None]:
+    """What a graph does, without a GPU: the same work on the same tensors, whose shapes were fixed when it was made."""
+    return work
+
+
+def plain(model: LexiMind) -> DecodingBatch:
+    return DecodingBatch(model)
+
+
+def lagging(model: LexiMind) -> DecodingBatch:
+    return DecodingBatch(model, lags=True)
+
+
+def graphed(model: LexiMind) -> DecodingBatch:
+    batch = DecodingBatch(model, StepGraphs(model, replayed), lags=True)
+    batch.prepare(6, 40, 10)  # too little for all: it grows, and records anew
+    return batch
+
+
+BATCHES = [plain, lagging, graphed]
+
+
+@pytest.mark.parametrize("make_batch", BATCHES)
 @pytest.mark.parametrize("seed", range(6))
-def test_joining_mid_flight_and_others_leaving_change_nothing(model: LexiMind, seed: int) -> None:
+def test_joining_mid_flight_and_others_leaving_change_nothing(
+    model: LexiMind, seed: int, make_batch: Callable[[LexiMind], DecodingBatch]
+) -> None:
+    if make_batch is graphed and model.native_decoder is not None:
+        pytest.skip("graphs are for GPUs, the kernels for processors")
     choose = random.Random(seed)
     waiting = {number: choose.choice(list(KINDS.values())) for number in range(1, 25)}
     expected = {number: alone(model, number, options) for number, options in waiting.items()}
-    batch, joined, gone, finished = DecodingBatch(model), set(), set(), {}
+    batch, joined, gone, finished = make_batch(model), set(), set(), {}
     while len(finished) + len(gone) < len(expected):
         numbers = choose.sample(sorted(waiting), k=min(len(waiting), choose.randint(0, 3)))
         if numbers:
@@ -116,10 +145,13 @@ def test_joining_mid_flight_and_others_leaving_change_nothing(model: LexiMind, s
         assert_equal(result, expected[number])
 
 
+@pytest.mark.parametrize("make_batch", [plain, lagging])
 @pytest.mark.parametrize("name", ["greedy", "sampled", "long"])
-def test_streamed_tokens_are_the_result(model: LexiMind, name: str) -> None:
+def test_streamed_tokens_are_the_result(
+    model: LexiMind, name: str, make_batch: Callable[[LexiMind], DecodingBatch]
+) -> None:
     ids, mask = padded([5, 6])
-    batch = DecodingBatch(model)
+    batch = make_batch(model)
     batch.add([5, 6], model.encode(ids, mask), mask, [KINDS[name]] * 2)
     streamed: dict[int, list[int]] = {5: [], 6: []}
     results = {}

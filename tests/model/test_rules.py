@@ -17,7 +17,7 @@ from transformers.generation.logits_process import (
 from model.decoding.batch import decode
 from model.decoding.options import DecodingOptions, DecodingResult
 from model.decoding.rules import Rules
-from model.decoding.sampling import sample, uniforms
+from model.decoding.sampling import Sampling, uniforms
 from model.leximind import LexiMind
 from tests.model.conftest import CONFIG, random_model
 
@@ -102,21 +102,25 @@ def test_draws_follow_the_distribution_of_transformers_warpers(temperature: floa
     count = 20_000
     options = replace(FREE, do_sample=True, temperature=temperature, top_k=top_k, top_p=top_p)
     grid = (torch.arange(count) + 0.5) / count
-    drawn = sample(scores.expand(count, -1), [options] * count, grid).bincount(minlength=40) / count
+    drawn = draw(scores.expand(count, -1), [options] * count, grid).bincount(minlength=40) / count
     # Every token's interval is counted to within one grid point at each end, and float32's sums of 20,000 parts.
     torch.testing.assert_close(drawn, torch.softmax(theirs[0], -1), rtol=0, atol=2.5 / count)
 
 
-@pytest.mark.parametrize("draw", [0.0, 1.0 - 2**-24])
-def test_extreme_draws_take_a_likely_token(draw: float) -> None:
+def draw(scores: Tensor, options: list[DecodingOptions], draws: Tensor) -> Tensor:
+    return Sampling(options, scores.shape[1], scores.device).draw(scores, draws)
+
+
+@pytest.mark.parametrize("number", [0.0, 1.0 - 2**-24])
+def test_extreme_draws_take_a_likely_token(number: float) -> None:
     scores = torch.tensor([[1.0, float("-inf"), 3.0, -200.0]])
     options = replace(FREE, do_sample=True, top_k=0)
-    assert sample(scores, [options], torch.tensor([draw])).item() in (0, 2)
+    assert draw(scores, [options], torch.tensor([number])).item() in (0, 2)
 
 
 def test_scores_that_are_no_numbers_still_name_a_token() -> None:
     options = replace(FREE, do_sample=True, top_k=0)
-    assert 0 <= sample(torch.full((1, 4), float("nan")), [options], torch.tensor([0.5])).item() < 4
+    assert 0 <= draw(torch.full((1, 4), float("nan")), [options], torch.tensor([0.5])).item() < 4
 
 
 def test_seed_decides_the_draws_and_nothing_else_does(model: LexiMind) -> None:

@@ -1,0 +1,139 @@
+"""A decode step in shapes that stay the same, so that a GPU can replay it: CUDA graphs by documents and length.
+
+Launching a step's kernels one by one takes longer than they run. A graph is launched at once, but its shapes and
+addresses are fixed: documents and source lengths are rounded up to buckets, and the cache must not move meanwhile.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.kv_cache import KVCache
+from model.leximind import LexiMind
+
+logger = logging.getLogger(__name__)
+
+_SOURCE_BUCKETS = (64, 128, 256, 512)  # beyond: all that there is room for
+_WARM_UP_RUNS = 2  # libraries choose and allocate at first; that must not be recorded
+
+Replay = Callable[[], None]
+Capture = Callable[[Callable[[], None]], Replay]
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    token_ids: Tensor  # (R,) input of the replay
+    logits: Tensor  # (R, V) its output
+    replay: Replay
+
+
+class StepGraphs:
+    """The model's step on one cache at a time, recorded when a bucket is first met, or before by `prepare`.
+
+    `capture` turns work on the device into its replay. Where it fails, the step runs eagerly from then on.
+    """
+
+    def __init__(self, model: LexiMind, capture: Capture | None = None) -> None:
+        self._model = model
+        self._capture = capture or _CudaCapture()
+        self._recorded: dict[tuple[int, ...], _Recorded] = {}
+        self._works = True
+
+    @property
+    def num_recorded(self) -> int:
+        """Graphs held."""
+        return len(self._recorded)
+
+    def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
+        """As `LexiMind.step` on `cache` alone: (R,) to (R, V)."""
+        if not self._works:
+            return self._model.step(token_ids, [cache])
+        num_rows = cache.num_rows
+        cache.window = _window(cache)
+        try:
+            recorded = self._find(cache)
+            if recorded is None:
+                cache.window = None
+                return self._model.step(token_ids, [cache])
+            recorded.token_ids[:num_rows] = token_ids
+            recorded.replay()
+            cache.count_step()
+            return recorded.logits[:num_rows].clone()  # rules write into it, and the next replay
+        finally:
+            cache.window = None
+
+    def prepare(self, cache: KVCache) -> None:
+        """Record every bucket that an empty `cache` has room for, so that no request waits for it."""
+        documents, source, target = cache.capacity
+        for count in _up_to(documents, _powers_of_two(documents)):
+            for length in _up_to(source, _SOURCE_BUCKETS):
+                cache.window = (count, length, target)
+                if self._works:
+                    self._find(cache)
+        cache.window = None
+
+    def _find(self, cache: KVCache) -> _Recorded | None:
+        assert cache.window is not None
+        key = (cache.num_beams, cache.generation, *cache.window)
+        if key not in self._recorded:
+            stale = [k for k in self._recorded if k[0] == cache.num_beams and k[1] != cache.generation]
+            for k in stale:  # their arrays are gone
+                del self._recorded[k]
+            try:
+                self._recorded[key] = self._record(cache)
+            except RuntimeError as error:
+                logger.warning("a decode step cannot be captured, decoding goes on without CUDA graphs: %s", error)
+                self._works = False
+                return None
+        return self._recorded[key]
+
+    def _record(self, cache: KVCache) -> _Recorded:
+        token_ids = torch.zeros(cache.num_rows, dtype=torch.int64, device=self._model.device)
+        logits = torch.empty(cache.num_rows, self._model.config.vocab_size, device=self._model.device)
+
+        def step() -> None:
+            logits.copy_(self._model.compute_step(token_ids, [cache]))
+
+        # Trying a step writes keys at each row's place, which the step itself will overwrite, and moves the places.
+        positions = cache.positions.clone()
+        for _ in range(_WARM_UP_RUNS):
+            step()
+            cache.positions.copy_(positions)
+        replay = self._capture(step)
+        cache.positions.copy_(positions)
+        return _Recorded(token_ids, logits, replay)
+
+
+class _CudaCapture:
+    """Records into one memory pool, since no two graphs run at once."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, work: Callable[[], None]) -> Replay:
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=self._pool):
+            work()
+        return graph.replay
+
+
+def _window(cache: KVCache) -> tuple[int, int, int]:
+    documents, source, target = cache.capacity
+    count, length = cache.num_documents, cache.source_length
+    return (
+        next(size for size in _up_to(documents, _powers_of_two(documents)) if size >= count),
+        next(size for size in _up_to(source, _SOURCE_BUCKETS) if size >= length),
+        target,
+    )
+
+
+def _up_to(limit: int, sizes: tuple[int, ...]) -> list[int]:
+    return [size for size in sizes if size < limit] + [limit]
+
+
+def _powers_of_two(limit: int) -> tuple[int, ...]:
+    return tuple(1 << exponent for exponent in range(limit.bit_length()))
