@@ -25,6 +25,7 @@ from model.decoding.rows import Rows
 from model.decoding.rules import Rules
 from model.kv_cache import KVCache
 from model.leximind import LexiMind
+from model.native.library import stage_seconds
 from model.precision import PRECISIONS
 
 _WARM_UP_STEPS = 8
@@ -120,7 +121,8 @@ class _Steps:
         rows, config = batch * beams, model.config
         width = config.num_decoder_layers * config.inner_width * 2
         target_length = _WARM_UP_STEPS + num_steps // 2
-        keys = (rows * target_length + batch * plan.source_length) * width * self._hidden.element_size()
+        itemsize = model.new_cache(1).dtype.itemsize
+        keys = (rows * target_length + batch * plan.source_length) * width * itemsize
         self.num_bytes = keys + _weight_bytes(model)
 
     def by_part(self) -> tuple[dict[str, float], float]:
@@ -135,9 +137,14 @@ class _Steps:
             whole.append(plain.seconds["step"])
         batch = self._start()
         watch = Stopwatch(self._model.device)
+        before = stage_seconds()
         with watch.watching(_targets(self._model)), watch.part("bookkeeping of the batch"):
             for _ in range(self._num_steps):
                 batch.step()
+        if self._model.native_decoder is not None:  # one call to Python: the kernels know their own stages
+            stages = {stage: seconds - before[stage] for stage, seconds in stage_seconds().items()}
+            watch.seconds["rest of the network"] -= sum(stages.values())
+            watch.seconds = {**stages, **watch.seconds}
         return {part: seconds / self._num_steps for part, seconds in watch.seconds.items()}, median(whole)
 
     def by_operator(self) -> str:
@@ -169,6 +176,8 @@ def _targets(model: LexiMind) -> list[tuple[str, object, str]]:
 
 def _weight_bytes(model: LexiMind) -> int:
     """Of what every step reads: the decoder without the projections of the source, and the output matrix."""
+    if model.native_decoder is not None:
+        return model.native_decoder.step_bytes
     is_read = re.compile(r"decoder\.(?!.*cross_attention\.kv)|(packed_)?lm_head")
     modules = [module for name, module in model.named_modules() if is_read.match(name)]
     if not any(name.endswith("lm_head") for name, _ in model.named_children()):

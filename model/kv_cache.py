@@ -32,7 +32,8 @@ class KVCache:
         self.window: tuple[int, int, int] | None = None
         self.generation = 0  # of the arrays: goes up when they are made anew
         self._shape = (config.num_decoder_layers, config.num_heads, config.d_kv)
-        self._device, self._dtype = device, dtype
+        self.dtype = dtype
+        self._device = device
         self._self_k = self._self_v = self._array(0, 0)
         self._cross_k = self._cross_v = self._array(0, 0)
         self._source_bias = torch.empty(0, 0, device=device)  # (documents, source), float32, -inf at padding
@@ -204,7 +205,7 @@ class KVCache:
     def _array(self, rows: int, length: int) -> Tensor:
         # Zeros, not empty: a masked key's value is multiplied by 0, and 0 times a stray NaN is NaN.
         layers, heads, width = self._shape
-        return torch.zeros(layers, rows, heads, length, width, device=self._device, dtype=self._dtype)
+        return torch.zeros(layers, rows, heads, length, width, device=self._device, dtype=self.dtype)
 
 
 def _round_up(length: int) -> int:

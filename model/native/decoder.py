@@ -26,7 +26,7 @@ class NativeDecoder:
         loaded = library.library()
         assert loaded is not None, "the caller asks is_available first"
         self._library = loaded
-        self._packer = Packer(precision)
+        self._packer, self._source_packer = Packer(precision), Packer(precision)
         layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
         self._layers = (library.DecoderLayer * len(layers))(*map(self._layer, layers))
         table = decoder.relative_bias
@@ -34,7 +34,7 @@ class NativeDecoder:
         bias = table.by_offset(-distances).detach().float().contiguous()  # (H, max_distance + 1)
         self._vocab_size = len(lm_head)
         self._cross = (library.Linear * len(layers))(
-            *(self._packer.matrix(layer.cross_attention.kv.weight) for layer in layers)
+            *(self._source_packer.matrix(layer.cross_attention.kv.weight) for layer in layers)
         )
         self._shape = library.Shape(
             library.KINDS[precision],
@@ -53,6 +53,11 @@ class NativeDecoder:
             self._packer.vector(bias),
             bias.shape[1],
         )
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of weights that a step reads."""
+        return self._packer.num_bytes
 
     def project_source(self, hidden: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each layer the cross-attention keys and values of `hidden` (B, S, D): two of (B, H, S, K).

@@ -10,6 +10,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -518,6 +519,21 @@ struct Scratch {
 
 thread_local Scratch scratch;
 
+// Where a step's time goes, by the first thread's clock: nanoseconds so far, in the order of `library.py`'s STAGES.
+enum Stage { kConversions, kAttentionMatrices, kSelfAttention, kCrossAttention, kFeedForward, kOutputMatrix, kStages };
+int64_t stage_ns[kStages];
+
+struct StageClock {
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point since = Clock::now();
+  void end(Stage stage) {
+    if (omp_get_thread_num()) return;
+    const Clock::time_point now = Clock::now();
+    stage_ns[stage] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - since).count();
+    since = now;
+  }
+};
+
 template <typename Step>
 void mine(int64_t count, const Step& step) {
   for (int64_t i = omp_get_thread_num(); i < count; i += omp_get_num_threads()) step(i);
@@ -538,17 +554,21 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
   float* wide = work.wide.data();
   float* context = work.context.data();
   Operand& operand = work.operand;
+  StageClock clock;
 
   const auto normalise = [&](const float* weight) {
     mine(num_rows, [&](int64_t r) {
       normalise_row<kind>(x + r * x_stride, weight, shape.epsilon, shape.d_model, operand, r);
     });
 #pragma omp barrier
+    clock.end(kConversions);
   };
-  const auto convert = [&](const float* from, int64_t stride, int64_t columns) {
+  const auto convert = [&](const float* from, int64_t stride, int64_t columns, Stage before) {
 #pragma omp barrier
+    clock.end(before);
     mine(num_rows, [&](int64_t r) { convert_row<kind>(from + r * stride, nullptr, 1.0f, columns, operand, r); });
 #pragma omp barrier
+    clock.end(kConversions);
   };
 
   for (int64_t l = 0; l < decoder.num_layers; ++l) {
@@ -557,6 +577,7 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
     normalise(layer.self_norm);
     multiply<kind>(layer.qkv, operand, num_rows, Write{wide, work.wide_stride});
 #pragma omp barrier
+    clock.end(kAttentionMatrices);
     int64_t first_row = 0;
     for (int64_t c = 0; c < num_caches; ++c) {
       const Cache& cache = caches[c];
@@ -602,13 +623,15 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
       });
       first_row += rows;
     }
-    convert(context, work.context_stride, inner);
+    convert(context, work.context_stride, inner, kSelfAttention);
     multiply<kind>(layer.self_out, operand, num_rows, Add{x, x_stride});
 #pragma omp barrier
+    clock.end(kAttentionMatrices);
 
     normalise(layer.cross_norm);
     multiply<kind>(layer.q, operand, num_rows, Write{wide, work.wide_stride});
 #pragma omp barrier
+    clock.end(kAttentionMatrices);
     first_row = 0;
     for (int64_t c = 0; c < num_caches; ++c) {
       const Cache& cache = caches[c];
@@ -629,18 +652,22 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
       });
       first_row += cache.num_documents * cache.num_beams;
     }
-    convert(context, work.context_stride, inner);
+    convert(context, work.context_stride, inner, kCrossAttention);
     multiply<kind>(layer.cross_out, operand, num_rows, Add{x, x_stride});
 #pragma omp barrier
+    clock.end(kAttentionMatrices);
 
     normalise(layer.feed_forward_norm);
     multiply<kind>(layer.wi, operand, num_rows, Gate{wide, work.wide_stride});
-    convert(wide, work.wide_stride, shape.d_ff);
+    convert(wide, work.wide_stride, shape.d_ff, kFeedForward);
     multiply<kind>(layer.wo, operand, num_rows, Add{x, x_stride});
 #pragma omp barrier
+    clock.end(kFeedForward);
   }
   normalise(decoder.norm);
   multiply<kind>(decoder.lm_head, operand, num_rows, Write{logits, round_up(decoder.lm_head.out, kColumns)});
+#pragma omp barrier
+  clock.end(kOutputMatrix);
 }
 
 // The documents `starts[0]` to `starts[count]` (rows), through all layers.
@@ -835,6 +862,9 @@ void leximind_decoder_step(const Decoder* decoder, const Cache* caches, int64_t 
 }
 
 }  // extern "C"
+
+// Nanoseconds of all steps so far by stage; `ns` has room for them.
+extern "C" void leximind_stages(int64_t* ns) { std::copy_n(stage_ns, kStages, ns); }
 
 // For the test that `library.py` has the same structs.
 extern "C" {

@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 LIBRARY = Path(__file__).with_name("kernels.so")  # compiled by hatch_build.py when the package is installed
 KINDS: dict[Precision, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
+STAGES = ("conversions", "attention matrices", "self-attention", "cross-attention", "feed-forward", "output matrix")
 COLUMNS = 32  # outputs of a weight block; every row of numbers is padded to a multiple of it
 MAX_HEAD_WIDTH = 128
 
@@ -127,6 +128,22 @@ def library() -> ctypes.CDLL | None:
     loaded.leximind_encode.argtypes = (POINTER(Encoder), p, n, p, p, p, n, n)
     loaded.leximind_project.argtypes = (POINTER(Shape), POINTER(Linear), n, p, n, p, p, p, p, n, n, n)
     loaded.leximind_decoder_step.argtypes = (POINTER(Decoder), POINTER(Cache), n, p, p, n)
-    for function in (loaded.leximind_encode, loaded.leximind_project, loaded.leximind_decoder_step):
+    loaded.leximind_stages.argtypes = (c_int64 * len(STAGES),)
+    for function in (
+        loaded.leximind_encode,
+        loaded.leximind_project,
+        loaded.leximind_decoder_step,
+        loaded.leximind_stages,
+    ):
         function.restype = None
     return loaded
+
+
+def stage_seconds() -> dict[str, float]:
+    """Time of all steps so far by stage, waiting for the slowest thread included; empty without the kernels."""
+    loaded = library()
+    if loaded is None:
+        return {}
+    ns = (c_int64 * len(STAGES))()
+    loaded.leximind_stages(ns)
+    return {stage: 1e-9 * time for stage, time in zip(STAGES, ns, strict=True)}

@@ -61,6 +61,12 @@ class Packer:
         self._precision = precision
         self._kept: list[Tensor | PackedMatrix] = []
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all matrices and vectors held."""
+        matrices = [kept.blocks if isinstance(kept, PackedMatrix) else kept for kept in self._kept]
+        return sum(tensor.nbytes for tensor in matrices)
+
     def vector(self, values: Tensor) -> int:
         """Address of a float32 copy."""
         kept = values.detach().float().contiguous()

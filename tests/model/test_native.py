@@ -184,3 +184,14 @@ def test_structs_are_those_of_the_kernels() -> None:
     names = ("Linear", "EncoderLayer", "Encoder", "DecoderLayer", "Decoder", "Cache")
     for struct in (getattr(library, name) for name in names):
         assert ctypes.c_int64.in_dll(loaded, f"leximind_sizeof_{struct.__name__}").value == ctypes.sizeof(struct)
+
+
+@torch.inference_mode()
+def test_stages_of_a_step_take_time() -> None:
+    model = packed("float32")
+    ids, mask = padded_sources()
+    before = library.stage_seconds()
+    step_logits(model, model.encode(ids, mask), mask, [0, 5])
+    after = library.stage_seconds()
+    assert set(after) == set(library.STAGES)
+    assert all(after[stage] > before[stage] for stage in after)
