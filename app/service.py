@@ -14,6 +14,7 @@ from app.metrics import Metrics
 from app.settings import Settings
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.errors import ModelError
+from model.native.library import is_available
 from model.packed import pack
 from model.precision import Precision, computing_dtype
 
@@ -106,8 +107,8 @@ def _load(settings: Settings) -> Checkpoint:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = _device(settings.device)
-    # On a CPU nothing but float32 gives the same tokens whatever they are batched with: speed is asked for by name.
-    fitting: Precision = "bfloat16" if device.type == "cuda" else "float32"
+    # bfloat16 by torch on a CPU does not give the same tokens whatever they are batched with; the native kernels do.
+    fitting: Precision = "bfloat16" if device.type == "cuda" or is_available("bfloat16") else "float32"
     precision = fitting if settings.dtype == "auto" else settings.dtype
     if precision == "int8" and device.type == "cuda":
         raise DeviceError(f"dtype is int8 and device {device}; int8 is for the CPU: use bfloat16 on a GPU")

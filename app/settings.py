@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         default="auto",
-        description="auto is float32 on a CPU (exact whatever is batched) and bfloat16 on a GPU; int8 is for CPUs.",
+        description="auto is bfloat16 on a GPU and on a CPU with AVX512-BF16, float32 elsewhere; int8 is for CPUs.",
     )
     threads: int = Field(default=0, ge=0, description="Threads of the model on a CPU; 0 leaves the choice to torch.")
 

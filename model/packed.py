@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.config import ModelConfig
 from model.leximind import LexiMind
 from model.native.decoder import NativeDecoder
 from model.native.encoder import NativeEncoder
@@ -23,15 +24,20 @@ def pack(model: LexiMind, precision: Precision) -> None:
     """
     if model.device.type != "cpu":
         return
-    if is_available(precision) and model.config.d_kv <= MAX_HEAD_WIDTH:
-        scale = model.config.d_model**-0.5 if model.config.scale_lm_head else 1.0
-        model.native_encoder = NativeEncoder(model.encoder, precision)
-        model.native_decoder = NativeDecoder(model.decoder, model.lm_head_weight, scale, precision)
+    if can_be_native(model.config, precision):
+        model.native_encoder = NativeEncoder(model.encoder, model.config, precision)
+        model.native_decoder = NativeDecoder(model.decoder, model.lm_head_weight, model.config, precision)
         del model.encoder, model.decoder
         if not model.config.tie_lm_head:
             del model.lm_head
+        model.float()  # the embedding and the heads: between the matrices all is float32
     elif precision != "float32":
         _pack_linears(model, precision)
+
+
+def can_be_native(config: ModelConfig, precision: Precision) -> bool:
+    """Whether the native kernels compute such a network on this processor."""
+    return is_available(precision) and config.d_kv <= MAX_HEAD_WIDTH
 
 
 def _pack_linears(model: LexiMind, precision: Precision) -> None:

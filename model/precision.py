@@ -1,9 +1,10 @@
-"""In which numbers a loaded network computes, and its weights in the layout that the processor multiplies fastest.
+"""In which numbers a loaded network computes.
 
-`float32` is exact: the same tokens alone, batched or joined mid-flight. `bfloat16` halves the bytes that a decode
-step reads. `int8` (CPU) quarters them: weights with one scale an output channel, activations with one scale a row,
-products summed in int32. A row's sums are whole numbers that do not depend on what else is in the batch, and all
-between the matrices stays float32, so that tokens are those of the row alone here too.
+`float32` is exact: what `transformers` gives. `bfloat16` halves the bytes that a decode step reads. `int8` (CPU)
+quarters them: weights with one scale an output channel, activations with one scale a row, products summed in int32.
+With the native kernels (`model.native`) only the matrices and the cache's keys are less precise, all between them is
+float32, and a document's tokens are bit for bit the same alone, batched or joined mid-flight in each of the three;
+computed by torch, that holds for float32 and int8.
 """
 
 from typing import Literal, get_args
@@ -15,5 +16,5 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def computing_dtype(precision: Precision) -> torch.dtype:
-    """What embeddings and the encoder's activations are held in."""
+    """What a checkpoint is loaded in to compute in `precision`."""
     return torch.bfloat16 if precision == "bfloat16" else torch.float32

@@ -2,53 +2,46 @@
 
 import ctypes
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.decoder import Decoder, DecoderLayer
 from model.kv_cache import KVCache
 from model.native import library
-from model.native.packing import Packer, interleave_gates, padded, padded_rows
+from model.native.packing import Packer, interleave_gates, padded, padded_rows, shape_of, take_layers
 from model.precision import Precision
 
 
 class NativeDecoder:
-    """All layers and the output matrix, a step in one call. The weights are copies: the module may be dropped.
+    """All layers and the output matrix, a step in one call.
 
     Matrices are in `precision`; the residual stream, norms, softmax and sums are float32 in all of them. What a row
     gives is bit for bit what it gives alone.
     """
 
-    def __init__(self, decoder: Decoder, lm_head: Tensor, logit_scale: float, precision: Precision) -> None:
+    def __init__(self, decoder: Decoder, lm_head: Tensor, config: ModelConfig, precision: Precision) -> None:
+        """Takes `decoder` apart; `lm_head` is the output matrix (V, D)."""
         self.cache_dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.precision = precision
         loaded = library.library()
         assert loaded is not None, "the caller asks is_available first"
         self._library = loaded
         self._packer, self._source_packer = Packer(precision), Packer(precision)
-        layers = [layer for layer in decoder.layers if isinstance(layer, DecoderLayer)]
-        self._layers = (library.DecoderLayer * len(layers))(*map(self._layer, layers))
-        table = decoder.relative_bias
-        distances = torch.arange(table.max_distance + 1, device="cpu")
-        bias = table.by_offset(-distances).detach().float().contiguous()  # (H, max_distance + 1)
+        pairs = [self._layer(cast("DecoderLayer", layer)) for layer in take_layers(decoder.layers)]
+        self._layers = (library.DecoderLayer * len(pairs))(*(layer for layer, _ in pairs))
+        self._sources = (library.Linear * len(pairs))(*(source for _, source in pairs))
+        distances = torch.arange(decoder.relative_bias.max_distance + 1)
+        bias = decoder.relative_bias.by_offset(-distances)  # (H, max_distance + 1)
         self._vocab_size = len(lm_head)
-        self._cross = (library.Linear * len(layers))(
-            *(self._source_packer.matrix(layer.cross_attention.kv.weight) for layer in layers)
-        )
-        self._shape = library.Shape(
-            library.KINDS[precision],
-            lm_head.shape[1],
-            layers[0].self_attention.num_heads,
-            layers[0].self_attention.out.in_features // layers[0].self_attention.num_heads,
-            layers[0].feed_forward.wo.in_features,
-            decoder.norm.epsilon,
-        )
+        self._shape = shape_of(config, precision)
         self._decoder = library.Decoder(
             self._shape,
-            len(layers),
+            len(pairs),
             self._layers,
-            self._packer.vector(decoder.norm.weight * logit_scale),
+            self._packer.vector(decoder.norm.weight * (config.d_model**-0.5 if config.scale_lm_head else 1.0)),
             self._packer.matrix(lm_head),
             self._packer.vector(bias),
             bias.shape[1],
@@ -71,7 +64,7 @@ class NativeDecoder:
         keys, values = torch.zeros(2, *sizes, dtype=self.cache_dtype).unbind()
         self._library.leximind_project(
             ctypes.byref(self._shape),
-            self._cross,
+            self._sources,
             len(self._layers),
             rows.data_ptr(),
             len(rows),
@@ -100,13 +93,14 @@ class NativeDecoder:
         )
         return logits[:, : self._vocab_size]
 
-    def _layer(self, layer: DecoderLayer) -> library.DecoderLayer:
+    def _layer(self, layer: DecoderLayer) -> tuple[library.DecoderLayer, library.Linear]:
         own, cross, feed_forward = layer.self_attention, layer.cross_attention, layer.feed_forward
         norms = (layer.self_norm, layer.cross_norm, layer.feed_forward_norm)
         matrices = (own.qkv, own.out, cross.q, cross.out)
-        return library.DecoderLayer(
+        packed = library.DecoderLayer(
             *(self._packer.vector(norm.weight) for norm in norms),
             *(self._packer.matrix(matrix.weight) for matrix in matrices),
             self._packer.matrix(interleave_gates(feed_forward.wi.weight)),
             self._packer.matrix(feed_forward.wo.weight),
         )
+        return packed, self._source_packer.matrix(cross.kv.weight)

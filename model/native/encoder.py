@@ -1,45 +1,36 @@
 """An encoder's weights packed for the kernels, and the function of `Encoder` on them."""
 
 import ctypes
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.encoder import Encoder, EncoderLayer
 from model.native import library
-from model.native.packing import Packer, interleave_gates, padded_rows
+from model.native.packing import Packer, interleave_gates, padded_rows, shape_of, take_layers
 from model.precision import Precision
 
 
 class NativeEncoder:
-    """All layers in one call, documents without their padding. The weights are copies: the module may be dropped.
+    """All layers in one call, documents without their padding.
 
     Documents pass through all layers a few at a time, so that what lies between the layers stays in the processor's
     caches; a document's states are bit for bit those that it has alone.
     """
 
-    def __init__(self, encoder: Encoder, precision: Precision) -> None:
+    def __init__(self, encoder: Encoder, config: ModelConfig, precision: Precision) -> None:
+        """Takes `encoder` apart."""
         loaded = library.library()
         assert loaded is not None, "the caller asks is_available first"
         self._library = loaded
         self._packer = Packer(precision)
-        layers = [layer for layer in encoder.layers if isinstance(layer, EncoderLayer)]
-        self._layers = (library.EncoderLayer * len(layers))(*map(self._layer, layers))
+        layers = [self._layer(cast("EncoderLayer", layer)) for layer in take_layers(encoder.layers)]
+        self._layers = (library.EncoderLayer * len(layers))(*layers)
         self._table = encoder.relative_bias
-        attention, feed_forward = layers[0].attention, layers[0].feed_forward
-        self._encoder = library.Encoder(
-            library.Shape(
-                library.KINDS[precision],
-                attention.out.out_features,
-                attention.num_heads,
-                attention.out.in_features // attention.num_heads,
-                feed_forward.wo.in_features,
-                encoder.norm.epsilon,
-            ),
-            len(layers),
-            self._layers,
-            self._packer.vector(encoder.norm.weight),
-        )
+        norm = self._packer.vector(encoder.norm.weight)
+        self._encoder = library.Encoder(shape_of(config, precision), len(layers), self._layers, norm)
         self._bias = torch.empty(0, 0)  # (H, 2 · reach - 1) by key minus query, for the longest document so far
 
     def encode(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -1,12 +1,14 @@
 """Matrices in the layout that the kernels read, in float32, bfloat16 or int8."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.native.library import COLUMNS, Linear
+from model.config import ModelConfig
+from model.native.library import COLUMNS, KINDS, Linear, Shape
 from model.precision import Precision
 
 _LEVELS = 127
@@ -78,6 +80,18 @@ class Packer:
         kept = pack_matrix(weight, self._precision)
         self._kept.append(kept)
         return kept.as_struct()
+
+
+def take_layers(layers: nn.ModuleList) -> Iterator[nn.Module]:
+    """The layers in order; the list gives them up, so that one that is packed frees its memory before the next."""
+    while layers:
+        yield layers.pop(0)
+
+
+def shape_of(config: ModelConfig, precision: Precision) -> Shape:
+    """Sizes as the kernels take them."""
+    sizes = (config.d_model, config.num_heads, config.d_kv, config.d_ff)
+    return Shape(KINDS[precision], *sizes, config.layer_norm_epsilon)
 
 
 def padded(width: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from app.service import NotReady, Service
 from app.settings import Settings
 from model.leximind import LexiMind
+from model.native.library import is_available
 
 
 async def test_service_loads_answers_and_drains(checkpoint_folder: Path) -> None:
@@ -17,7 +18,8 @@ async def test_service_loads_answers_and_drains(checkpoint_folder: Path) -> None
         _ = service.loaded
     await service.load()
     assert service.state == "ready"
-    assert service.loaded.checkpoint.model.dtype == torch.float32
+    precision = "bfloat16" if is_available("bfloat16") else "float32"
+    assert service.loaded.checkpoint.model.precision == precision
     await service.drain(1.0)
     assert service.state == "draining"
     with pytest.raises(NotReady, match="draining"):
