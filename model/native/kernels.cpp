@@ -95,6 +95,10 @@ namespace {
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
+// Bytes of an odd number of cache lines: rows a power of two apart share one set of the first-level cache, which then
+// holds eight of a tile's twelve rows.
+int64_t odd_lines(int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
+
 // --- numbers ---------------------------------------------------------------------------------------------------------
 
 // exp to about one unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes); 0 below -87.3.
@@ -145,7 +149,7 @@ struct Operand {
   int64_t stride = 0;
 
   void reserve(int64_t rows, int64_t width) {
-    stride = round_up(width, kColumns) * 4;
+    stride = odd_lines(round_up(width, kColumns) * 4);
     if (static_cast<int64_t>(bytes.size()) < rows * stride) bytes.resize(rows * stride);
     if (static_cast<int64_t>(scales.size()) < rows) scales.resize(rows);
   }
@@ -510,8 +514,8 @@ struct Scratch {
   void reserve(const Shape& shape, int64_t rows) {
     const int64_t inner = shape.num_heads * shape.d_kv;
     operand.reserve(rows, std::max({shape.d_model, inner, shape.d_ff}));
-    wide_stride = round_up(std::max(3 * inner, shape.d_ff), kColumns);
-    context_stride = round_up(inner, kColumns);
+    wide_stride = odd_lines(round_up(std::max(3 * inner, shape.d_ff), kColumns) * 4) / 4;
+    context_stride = odd_lines(round_up(inner, kColumns) * 4) / 4;
     if (static_cast<int64_t>(wide.size()) < rows * wide_stride) wide.resize(rows * wide_stride);
     if (static_cast<int64_t>(context.size()) < rows * context_stride) context.resize(rows * context_stride);
   }

@@ -13,7 +13,10 @@ from app.version import VERSION
 from model.checkpoint import Checkpoint, save_checkpoint
 from model.errors import CheckpointError
 from model.leximind import LexiMind
+from model.native.library import is_available
 from model.tasks import EMOTIONS, TOPICS, Tasks
+
+AUTO = "bfloat16" if is_available("bfloat16") else "float32"  # what dtype auto is on a CPU
 
 pytestmark = pytest.mark.usefixtures("root_logger")  # every command configures it
 
@@ -74,7 +77,7 @@ def test_info_says_what_the_checkpoint_is(leximind: Any, checkpoint_folder: Path
     facts = json.loads(leximind("info", "--json").stdout)
     assert facts["checkpoint"] == str(checkpoint_folder)
     assert tuple(facts["emotions"]) == EMOTIONS
-    assert (facts["dtype"], facts["device"], facts["max_source_tokens"]) == ("float32", "cpu", 64)
+    assert (facts["dtype"], facts["device"], facts["max_source_tokens"]) == (AUTO, "cpu", 64)
     table = leximind("info").stdout
     assert "parameters: " in table
     assert "topics: " + ", ".join(TOPICS) in table

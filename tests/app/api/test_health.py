@@ -6,7 +6,10 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
+from model.native.library import is_available
 from model.tasks import EMOTIONS, TOPICS
+
+AUTO = "bfloat16" if is_available("bfloat16") else "float32"  # what dtype auto is on a CPU
 
 HF_PREFIXES = ("", "/hf/summarize", "/hf/emotions", "/hf/topic")
 
@@ -71,7 +74,7 @@ async def test_leaving_while_loading_leaves_nothing_running(checkpoint_folder: P
 async def test_info_says_what_is_served(client: httpx.AsyncClient, prefix: str) -> None:
     info = (await client.get(f"{prefix}/info")).json()
     assert info["model_id"] == "random"
-    assert (info["model_dtype"], info["model_device_type"]) == ("float32", "cpu")
+    assert (info["model_dtype"], info["model_device_type"]) == (AUTO, "cpu")
     assert (info["max_input_length"], info["max_client_batch_size"]) == (64, 32)
     assert info["tasks"] == ["summarize", "emotions", "topic"]
     assert (tuple(info["emotions"]), tuple(info["topics"])) == (EMOTIONS, TOPICS)
