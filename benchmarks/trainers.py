@@ -72,7 +72,7 @@ class OurTrainer(TrainingContender):
         config, place = self._config(), torch.device(device)
         if self._optimizers is None:
             self._begin(config, place)
-        stream, steps = _stream(rows, batch)
+        stream, steps = _stream(rows, batch, None if self.compiled else 8 if device == "cuda" else 1)
         trainer = Trainer(
             objective=self._objective,
             mixture=Mixture({"summaries": (stream, 1)}, config.mixture, 1, 0),
@@ -186,7 +186,7 @@ class HFTrainer(TrainingContender):
         return {"seconds": clock.seconds, "steps": done.global_step, "loss": done.training_loss}
 
 
-def _stream(rows: Sequence[Row], batch: int) -> tuple[Any, int]:
+def _stream(rows: Sequence[Row], batch: int, multiple: int | None) -> tuple[Any, int]:
     # The smallest budget with which an epoch has no more batches than the peer's.
     from training.data.batches import Encoded, Stream
 
@@ -197,7 +197,7 @@ def _stream(rows: Sequence[Row], batch: int) -> tuple[Any, int]:
     limit = math.ceil(len(rows) / batch)
     budget = sum(longest)
     while True:
-        stream = Stream(encoded, buckets, budget, 0, seed=0)
+        stream = Stream(encoded, buckets, budget, 0, seed=0, pool=50, multiple=multiple)
         steps = stream.batches_per_epoch()
         if steps <= limit:
             return stream, steps

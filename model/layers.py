@@ -1,5 +1,7 @@
 """The two position-free layers of T5 v1.1: RMS normalisation and the gated feed-forward."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,6 +20,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape that ends in the width; same shape and dtype out."""
+        if _trains_on_cpu(x):
+            out: Tensor = _Normalise.apply(x, self.weight, self.epsilon)  # type: ignore[no-untyped-call]
+            return out
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.epsilon)
         return self.weight * (wide * scale).to(self.weight.dtype)
@@ -37,6 +42,60 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) to (…, D)."""
-        gate, value = self.wi(x).chunk(2, dim=-1)
-        out: Tensor = self.wo(self.dropout(F.gelu(gate, approximate="tanh") * value))
+        gate_and_value = self.wi(x)
+        if _trains_on_cpu(gate_and_value):
+            gated = _Gate.apply(gate_and_value)  # type: ignore[no-untyped-call]
+        else:
+            gate, value = gate_and_value.chunk(2, dim=-1)
+            gated = F.gelu(gate, approximate="tanh") * value
+        out: Tensor = self.wo(self.dropout(gated))
         return out
+
+
+def _trains_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+class _Normalise(torch.autograd.Function):
+    # The same function in fewer passes over memory, float32 throughout; the sum of squares adds up in another order.
+    # Under autocast the result is in its dtype, in which alone the matrices after it read it.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        autocast = torch.is_autocast_enabled("cpu")
+        wide = x.float()
+        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+        scale = mean_square.add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        normal = (wide * scale).mul_(weight)
+        out: Tensor = normal.to(torch.get_autocast_dtype("cpu") if autocast else weight.dtype)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        wide, grad, rows = x.float(), grad.float(), scale.flatten()
+        product = (grad * wide).flatten(0, -2)
+        along = (product @ weight.float()).mul_(rows**3).div_(x.shape[-1]).view_as(scale)
+        into_x = (grad * weight).mul_(scale).addcmul_(wide, along, value=-1)
+        into_weight = (rows @ product).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return into_x.to(x.dtype), into_weight, None
+
+
+class _Gate(torch.autograd.Function):
+    # The gradients of gate and value are written where the matrix product reads them, instead of put together.
+    @staticmethod
+    def forward(ctx: Any, gate_and_value: Tensor) -> Tensor:
+        gate, value = gate_and_value.chunk(2, dim=-1)
+        opened = F.gelu(gate, approximate="tanh")
+        ctx.save_for_backward(gate_and_value, opened)
+        return opened * value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        gate_and_value, opened = ctx.saved_tensors
+        gate, value = gate_and_value.chunk(2, dim=-1)
+        into = torch.empty_like(gate_and_value)
+        into_gate, into_value = into.chunk(2, dim=-1)
+        torch.mul(grad, opened, out=into_value)
+        torch.ops.aten.gelu_backward.grad_input(grad * value, gate, approximate="tanh", grad_input=into_gate)
+        return into

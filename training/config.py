@@ -43,6 +43,7 @@ class DataConfig:
     prompt: str
     max_source_tokens: int
     max_target_tokens: int
+    pool: int
     groups: dict[str, GroupConfig]
     max_rows: int | None = None
 

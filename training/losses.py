@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.leximind import LexiMind
+from training.cross_entropy import linear_cross_entropy
 from training.data.batches import IGNORED, Batch, Encoded
 from training.errors import TrainingError
 
@@ -65,10 +66,12 @@ class Objective(nn.Module):
         hidden = self.model.encode(batch.input_ids, mask)
         losses = {}
         if batch.has_summaries:
-            logits = self.model.decode(hidden, mask, batch.decoder_input_ids).float().flatten(0, 1)
+            # Padding is half of a batch of summaries or more: it has no part in the largest product of the network.
+            counted = batch.labels.flatten() != IGNORED
+            states = target_states(self.model, hidden, mask, batch.decoder_input_ids).flatten(0, 1)
             smoothing = config.label_smoothing if self.training else 0.0
-            losses["summarize"] = F.cross_entropy(
-                logits, batch.labels.flatten(), ignore_index=IGNORED, label_smoothing=smoothing
+            losses["summarize"] = linear_cross_entropy(
+                states[counted], self.model.lm_head_weight, batch.labels.flatten()[counted], smoothing
             )
         if batch.has_emotions:
             known = batch.emotions[:, 0] >= 0
@@ -80,6 +83,16 @@ class Objective(nn.Module):
             losses["topic"] = F.cross_entropy(logits, batch.topics, ignore_index=IGNORED)
         total = torch.stack([getattr(config, task) * loss for task, loss in losses.items()]).sum()
         return total, losses
+
+
+def target_states(model: LexiMind, hidden: Tensor, mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+    """What `LexiMind.decode` multiplies with the output matrix: (B, S, D), (B, S), (B, T) to (B, T, D)."""
+    x = model.embedding(decoder_input_ids)
+    if model.config.num_positions:
+        table = model.decoder_positions[: x.shape[1]]
+        x = x + F.pad(table, (0, 0, 0, x.shape[1] - len(table)))
+    states: Tensor = model.decoder(x, hidden, mask)
+    return states * model.config.d_model**-0.5 if model.config.scale_lm_head else states
 
 
 def asymmetric_loss(logits: Tensor, truth: Tensor, positive_weights: Tensor, config: LossConfig) -> Tensor:

@@ -65,6 +65,9 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
                 data.groups[name].tokens,
                 model.config.num_emotions,
                 seed=loop.seed,
+                pool=data.pool,
+                # A compiled layer meets each shape of a bucket only; a GPU multiplies whole eights.
+                multiple=None if loop.compile else 8 if device.type == "cuda" else 1,
             ),
             data.groups[name].batches_per_step,
         )

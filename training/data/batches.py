@@ -1,6 +1,7 @@
 """Examples to batches of ids: tokenized once, bucketed by shape, shuffled by epoch, resumable at any batch.
 
-Every batch of a bucket has the same shape, so that a compiled model meets few shapes and padding stays small.
+Every batch of a bucket can have the same shape, so that a compiled model meets few; otherwise rows of like length come
+together and a batch is as long as its longest row.
 """
 
 import hashlib
@@ -100,8 +101,9 @@ class Stream:
 
     `buckets` are shapes (S, T) in growing order: a row goes to the first that holds it, the last one cuts it. A
     batch of a bucket has `tokens // (S + T)` rows. What does not fill a batch moves on to the next bucket and at
-    last is completed from the epoch's own rows. `epoch` and `position` are the whole state: the order of an epoch
-    depends on `seed` and `epoch` alone.
+    last is completed from the epoch's own rows. Within a bucket `pool` batches' worth of rows at a time are sorted by
+    length. A batch is cut to its longest source and target, rounded up to a `multiple`; with None it keeps the shape of
+    its bucket. `epoch` and `position` are the whole state: the order of an epoch depends on `seed` and `epoch` alone.
 
     Raises:
         DataError: no rows, or a budget below one row of the largest bucket.
@@ -112,6 +114,8 @@ class Stream:
     tokens: int
     num_emotions: int
     seed: int
+    pool: int = 1
+    multiple: int | None = None
     epoch: int = 0
     position: int = 0
     _order: list[tuple[tuple[int, int], list[int]]] = field(default_factory=list, repr=False)
@@ -127,6 +131,14 @@ class Stream:
     def next(self) -> Batch:
         """The batch at `position`, which moves on by one."""
         shape, numbers = self.skip()
+        if self.multiple:
+            rows = [self.rows[number] for number in numbers]
+            longest = max(len(row.source) for row in rows), max(len(row.target) for row in rows)
+            source, target = (
+                min(most, -(-length // self.multiple) * self.multiple)
+                for most, length in zip(shape, longest, strict=True)
+            )
+            shape = source, target
         return collate(self.rows, numbers, self.num_emotions, shape)
 
     def skip(self) -> tuple[tuple[int, int], list[int]]:
@@ -167,6 +179,8 @@ class Stream:
             queue = carried + waiting[shape]
             size = self.tokens // sum(shape)
             full = len(queue) - len(queue) % size
+            if self.pool > 1:
+                queue = self._sorted(queue[:full], self.pool * size) + queue[full:]
             batches += [(shape, queue[start : start + size]) for start in range(0, full, size)]
             carried = queue[full:]
         if carried:
@@ -174,6 +188,13 @@ class Stream:
             batches.append((shape, carried + [numbers[i % len(numbers)] for i in range(fill)]))
         rng.shuffle(batches)
         return batches
+
+    def _sorted(self, numbers: list[int], pool: int) -> list[int]:
+        def length(number: int) -> tuple[int, int]:
+            return len(self.rows[number].source), len(self.rows[number].target)
+
+        pools = [numbers[start : start + pool] for start in range(0, len(numbers), pool)]
+        return [number for one in pools for number in sorted(one, key=length)]
 
     def _bucket(self, row: Encoded) -> tuple[int, int]:
         for source, target in self.buckets[:-1]:
