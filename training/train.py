@@ -84,7 +84,8 @@ def _composed(config: DictConfig) -> None:
     try:
         train(config, ["python -m training.train", *shown_overrides(list(overrides))])
     except Interrupted as stop:
-        print(stop, file=sys.stderr)  # noqa: T201
+        again = f"the same command with resume_from={config.output} goes on from there"
+        print(f"stopped by signal {stop.number}; {again}", file=sys.stderr)  # noqa: T201
         sys.exit(128 + stop.number)
     except (TrainingError, ModelError) as error:
         sys.exit(f"error: {error}")
