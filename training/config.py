@@ -59,6 +59,7 @@ class LoopConfig:
     device: str
     precision: Literal["fp32", "bf16", "fp16"]
     tf32: bool
+    parallel: Literal["ddp", "fsdp"]
     compile: bool
     checkpoint_layers: bool
     scale_queries: bool
@@ -111,7 +112,7 @@ class TrainConfig:
 
 
 _FREE_IN_LOOP = (
-    *("steps", "device", "compile", "checkpoint_layers", "patience"),
+    *("steps", "device", "parallel", "compile", "checkpoint_layers", "patience"),
     *("log_every", "save_every", "evaluate_every", "evaluate_rows", "metric"),
 )
 

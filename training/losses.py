@@ -54,6 +54,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.config = config
+        self.everywhere = False  # whether every batch must pass through every parameter (see `training.sharding`)
         self.register_buffer("positive_weights", positive_weights, persistent=False)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -82,7 +83,21 @@ class Objective(nn.Module):
             logits = self.model.topic_logits(hidden, mask).float()
             losses["topic"] = F.cross_entropy(logits, batch.topics, ignore_index=IGNORED)
         total = torch.stack([getattr(config, task) * loss for task, loss in losses.items()]).sum()
+        if self.everywhere:
+            total = total + 0.0 * self._rest(batch, hidden[:1], mask[:1])
         return total, losses
+
+    def _rest(self, batch: Batch, hidden: Tensor, mask: Tensor) -> Tensor:
+        # One row through all that `batch` does not use: processes whose batches differ meet in every part.
+        model, parts = self.model, [hidden.sum()]
+        if not batch.has_summaries:
+            start = torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)
+            parts.append((target_states(model, hidden, mask, start) * model.lm_head_weight[:1]).sum())
+        if model.config.num_emotions and not batch.has_emotions:
+            parts.append(model.emotion_logits(hidden, mask).sum())
+        if model.config.num_topics and not batch.has_topics:
+            parts.append(model.topic_logits(hidden, mask).sum())
+        return torch.stack([part.float() for part in parts]).sum()
 
 
 def target_states(model: LexiMind, hidden: Tensor, mask: Tensor, decoder_input_ids: Tensor) -> Tensor:

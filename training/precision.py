@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from model.leximind import LexiMind
@@ -37,7 +38,8 @@ class Precision:
         """Unscale and clip the gradients; returns their norm before clipping."""
         for part in optimizers.parts:
             self.scaler.unscale_(part)
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def step(self, optimizers: Optimizers) -> None:
         """Step every optimizer; with scaling, one whose gradients overflowed is left out and the scale falls."""

@@ -29,6 +29,7 @@ from training.mixture import Mixture
 from training.optim import Optimizers
 from training.parallel import Processes
 from training.precision import checkpoint_layers, compile_layers
+from training.sharding import check_sharding, shard
 from training.tracking import Tracker, read_history
 from training.trainer import BAD_BATCH, Trainer
 from training.validation import Validation, check_metric
@@ -46,6 +47,9 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
     """
     loop, data, folder = config.loop, config.data, Path(config.output)
     _check_folder(config, folder)
+    sharded = loop.parallel == "fsdp" and processes.world_size > 1
+    if sharded:
+        check_sharding(config)
     torch.manual_seed(loop.seed)
     examples = {name: _read(data, name) for name in data.groups}
     if processes.is_first:
@@ -80,9 +84,12 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
         model.config.num_emotions,
         config.loss.positive_power,
     )
+    objective = Objective(model, config.loss, weights.to(device))
+    if sharded:
+        shard(objective, device)
     torch.manual_seed(loop.seed + processes.rank)  # dropout differs between processes
     return Trainer(
-        objective=Objective(model, config.loss, weights.to(device)),
+        objective=objective,
         mixture=Mixture(streams, config.mixture, loop.accumulate, loop.seed, processes.rank, processes.world_size),
         optimizers=Optimizers(model, config.optimizer),
         config=config,

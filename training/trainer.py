@@ -3,14 +3,14 @@
 import json
 import math
 import signal
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from model.leximind import LexiMind
+from training.average import Average
 from training.config import TrainConfig
 from training.errors import Interrupted, NotFinite, ResumeError
 from training.evaluation.report import table
@@ -21,6 +21,7 @@ from training.optim import Optimizers, learning_rate_scale
 from training.parallel import Processes
 from training.precision import Precision
 from training.progress import Progress
+from training.sharding import drop_unused, shared_like, shared_optimizer_state, whole, whole_weights
 from training.signals import stop_signals
 from training.state import load_state, random_states, save_state, set_random_states
 from training.tracking import Tracker
@@ -61,9 +62,7 @@ class Trainer:
         self._feed = Feed(self.mixture, self.device)
         self._parameters = [p for p in self.objective.parameters() if p.requires_grad]
         self._meter = Meter(self.objective.model.config, self.device)
-        self._averaged = (
-            AveragedModel(self.objective.model, multi_avg_fn=get_ema_multi_avg_fn(loop.ema)) if loop.ema else None
-        )
+        self._average = Average(self.objective.model, loop.ema) if loop.ema else None
         self._norm = 0.0
         self.last_loss = math.nan
 
@@ -100,26 +99,30 @@ class Trainer:
             NotFinite: as `run`.
         """
         slots = self._feed.take(self.step)
-        totals = []
+        totals, tasks = [], set[str]()
         for slot in slots:
             with self._precision.autocast():
                 loss, losses = self.objective(slot.batch)
             self._precision.backward(loss * slot.share)
             self._meter.add(losses, slot.batch)
             totals.append(loss.detach())
+            tasks |= losses.keys()
         found = torch.stack(totals).tolist()  # waits for the device once a step
         for slot, total in zip(slots, found, strict=True):
             if not math.isfinite(total):
                 raise self._not_finite(f"the loss is {total}", [slot])
-        self.processes.average_gradients(self._parameters)
+        if self.objective.everywhere:
+            drop_unused(self.objective.model, set().union(*self.processes.gather(tasks)))
+        else:
+            self.processes.average_gradients(self._parameters)
         norm = self._precision.clip(self.optimizers, self._parameters, self.config.loop.clip_norm)
         if not math.isfinite(norm) and not self._precision.scaler.is_enabled():
             raise self._not_finite(f"the gradient's norm is {norm}", slots)
         self.optimizers.set_scale(learning_rate_scale(self.config.schedule, self.step, self.config.loop.steps))
         self._precision.step(self.optimizers)
         self.optimizers.zero_grad()
-        if self._averaged:
-            self._averaged.update_parameters(self.objective.model)
+        if self._average:
+            self._average.update(self.objective.model)
         self.step += 1
         self._norm = norm
         self.last_loss = sum(slot.share * total for slot, total in zip(slots, found, strict=True))
@@ -127,17 +130,22 @@ class Trainer:
     def save(self) -> None:
         """Write the state of the run."""
         states = self.processes.gather(random_states(self.device))
+        parts = {
+            "model": self.objective.model.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "average": self._average.state_dict() if self._average else None,
+        }
+        if self.objective.everywhere:
+            parts = whole(parts, keep=self.processes.is_first)
         if self.processes.is_first:
             save_state(
                 self.folder,
                 {
                     "step": self.step,
-                    "model": self.objective.model.state_dict(),
-                    "optimizers": self.optimizers.state_dict(),
+                    **parts,
                     "streams": self._feed.state(),
                     "rng": states,
                     "scaler": self._precision.scaler.state_dict(),
-                    "averaged": self._averaged.state_dict() if self._averaged else None,
                     "best": vars(self.best),
                     "run_id": self.run_id,
                     "config": self.config.must_match(),
@@ -153,12 +161,14 @@ class Trainer:
         """
         state: dict[str, Any] = load_state(folder)
         self._check_match(folder, state)
+        if self.objective.everywhere:
+            self._share(state)
         self.objective.model.load_state_dict(state["model"])
         self.optimizers.load_state_dict(state["optimizers"])
         self._feed.load_state(state["streams"])
         self._precision.scaler.load_state_dict(state["scaler"])
-        if self._averaged:
-            self._averaged.load_state_dict(state["averaged"])
+        if self._average:
+            self._average.load_state_dict(state["average"])
         set_random_states(state["rng"][self.processes.rank], self.device)
         self.step, self.best, self.run_id = state["step"], Best(**state["best"]), state["run_id"]
 
@@ -182,9 +192,13 @@ class Trainer:
 
     def _validate(self, progress: Progress) -> None:
         scores: dict[str, float] = {}
-        if self.processes.is_first:
-            model = cast("LexiMind", self._averaged.module) if self._averaged else self.objective.model
-            result = self.validation(model, self.step)
+        with ExitStack() as shown_weights:
+            if self._average:
+                shown_weights.enter_context(self._average.in_place_of(self.objective.model))
+            if self.objective.everywhere:
+                shown_weights.enter_context(whole_weights(self.objective))
+            result = self.validation(self.objective.model, self.step) if self.processes.is_first else None
+        if result:
             scores = figures(result)
             self.tracker.log(self.step, {f"dev/{name}": value for name, value in scores.items()})
             told = [
@@ -217,6 +231,13 @@ class Trainer:
             f"step {self.step}: {what} on {', '.join(s.group for s in slots)}; {path} names the rows. Lower the "
             f"learning rate or look at them; the state in {self.folder} is from before"
         )
+
+    def _share(self, state: dict[str, Any]) -> None:
+        state["model"] = shared_like(state["model"], self.objective.model.state_dict())
+        pairs = zip(state["optimizers"], self.optimizers.parts, strict=True)
+        state["optimizers"] = [shared_optimizer_state(saved, part) for saved, part in pairs]
+        if self._average:
+            state["average"]["weights"] = shared_like(state["average"]["weights"], self._average.weights)
 
     def _digests(self) -> dict[str, str]:
         return {name: stream.digest() for name, (stream, _) in self.mixture.streams.items()}
