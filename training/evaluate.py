@@ -13,6 +13,8 @@ import torch
 from model.checkpoint import Checkpoint, describe_checkpoint, load_checkpoint
 from model.decoding.options import DecodingOptions
 from model.errors import ModelError
+from model.packed import pack
+from model.precision import PRECISIONS, computing_dtype
 from training.errors import TrainingError
 from training.evaluation.bertscore import BertScore
 from training.evaluation.card import model_card
@@ -67,7 +69,10 @@ def _name(folder: Path) -> str:
 
 def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | None) -> tuple[Checkpoint, Result]:
     checkpoint = load_checkpoint(folder, torch.device(options.device))
-    predictor = Predictor(checkpoint.model, checkpoint.tokenizer, checkpoint.tasks)
+    # Loaded once more, since what is packed as the server packs it has no parameters left for the card to count.
+    served = load_checkpoint(folder, torch.device(options.device), computing_dtype(options.dtype)).model
+    pack(served, options.dtype)
+    predictor = Predictor(served, checkpoint.tokenizer, checkpoint.tasks)
     decoding = DecodingOptions(num_beams=options.num_beams, max_new_tokens=options.max_new_tokens)
     split = read_split(options.data, options.split, checkpoint.tasks)
     facts = checkpoint.manifest.get("evaluation", {}).get("facts", {})
@@ -106,6 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--num-beams", type=int, default=1, help="beam width (1: greedy)")
     parser.add_argument("--max-new-tokens", type=int, default=DecodingOptions().max_new_tokens)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--dtype", default="float32", choices=PRECISIONS, help="float32, bfloat16, or int8 on a CPU")
     parser.add_argument("--against", type=Path, metavar="OTHER", help="a second checkpoint, compared row by row")
     parser.add_argument(
         "--bertscore", type=Path, metavar="MODEL", help="folder of a BERT-like encoder: adds BERTScore to summaries"

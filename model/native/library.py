@@ -120,10 +120,13 @@ def library() -> ctypes.CDLL | None:
         logger.info("no native kernels: they are compiled where a C++ compiler was at hand at installation")
         return None
     try:
-        loaded = ctypes.CDLL(str(LIBRARY))
-    except OSError as error:
-        logger.warning("the native kernels cannot be loaded, decoding will be slower: %s", error)
+        return _declare(ctypes.CDLL(str(LIBRARY)))
+    except (OSError, AttributeError) as error:  # of another machine, or of another version
+        logger.warning("the native kernels cannot be used, decoding will be slower; install again: %s", error)
         return None
+
+
+def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
     p, n = c_void_p, c_int64
     loaded.leximind_encode.argtypes = (POINTER(Encoder), p, n, p, p, p, n, n)
     loaded.leximind_project.argtypes = (POINTER(Shape), POINTER(Linear), n, p, n, p, p, p, p, n, n, n)
