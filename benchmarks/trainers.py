@@ -1,10 +1,9 @@
 """Who is measured at training: our `Trainer` and that of `transformers`. Imports are lazy: a worker loads one.
 
-Every contender starts from the same weights, sees the same rows with the same AdamW (no decay, constant rate, clipped
-at 1) in the same number of steps, without dropout: T5 of `transformers` drops attention weights as well, ours does not.
+Every contender starts from the same weights and sees the same batches with the same AdamW (no decay, constant rate,
+clipped at 1), in an order of its own, without dropout: `transformers`' T5 drops attention weights as well, ours not.
 """
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,7 +13,6 @@ from typing import Any
 from benchmarks.weights import Weights
 
 LR = 1e-4
-BUCKETS = ((128, 32), (256, 64), (512, 128))  # those of data=local
 
 Row = tuple[Sequence[int], Sequence[int]]  # ids of source and target
 
@@ -33,7 +31,7 @@ class TrainingContender(ABC):
 
     @abstractmethod
     def train(self, rows: Sequence[Row], batch: int, device: str) -> dict[str, Any]:
-        """One epoch of `rows` in ⌈rows / batch⌉ steps: `seconds`, `steps`, and the mean `loss`."""
+        """One epoch of `rows`, which come in order of length: `seconds`, `steps`, and the mean `loss`."""
 
     def obey(self, do: str, **order: Any) -> dict[str, Any]:
         """What the worker passes on."""
@@ -42,7 +40,7 @@ class TrainingContender(ABC):
 
 
 class OurTrainer(TrainingContender):
-    """LexiMind's trainer: rows in buckets, each batch padded as its bucket asks."""
+    """LexiMind's trainer: rows in one bucket, sorted by length, each batch cut to its longest row."""
 
     requires = ("torch", "safetensors", "sentencepiece", "hydra-core")
 
@@ -51,7 +49,9 @@ class OurTrainer(TrainingContender):
 
         from model.checkpoint import load_checkpoint
         from model.leximind import LexiMind
+        from training.allocator import keep_freed_memory
 
+        keep_freed_memory()  # as `training.train` does
         torch.set_num_threads(threads)
         published = load_checkpoint(weights.ours, torch.device("cpu")).model
         # Without learned positions, which T5 has not.
@@ -72,7 +72,7 @@ class OurTrainer(TrainingContender):
         config, place = self._config(), torch.device(device)
         if self._optimizers is None:
             self._begin(config, place)
-        stream, steps = _stream(rows, batch, None if self.compiled else 8 if device == "cuda" else 1)
+        stream = _stream(rows, batch, None if self.compiled else 8 if device == "cuda" else 1)
         trainer = Trainer(
             objective=self._objective,
             mixture=Mixture({"summaries": (stream, 1)}, config.mixture, 1, 0),
@@ -81,6 +81,7 @@ class OurTrainer(TrainingContender):
             device=place,
             **_unused(),
         )
+        steps = stream.batches_per_epoch()
         started_at = time.perf_counter()
         losses = []
         for _ in range(steps):
@@ -122,7 +123,7 @@ class OurTrainer(TrainingContender):
 
 
 class HFTrainer(TrainingContender):
-    """`transformers`' T5 under its `Trainer`: rows grouped by length, each batch padded to its longest row."""
+    """`transformers`' T5 under its `Trainer`: rows in the order that is given, each batch padded to its longest row."""
 
     requires = ("torch", "transformers", "accelerate")
 
@@ -160,7 +161,7 @@ class HFTrainer(TrainingContender):
             output_dir=str(self._folder / "hf-trainer"),
             num_train_epochs=1,
             per_device_train_batch_size=batch,
-            train_sampling_strategy="group_by_length",
+            train_sampling_strategy="sequential",
             bf16=self.precision == "bf16",
             tf32=True if device == "cuda" and self.precision == "fp32" else None,
             torch_compile=self.compiled,
@@ -186,22 +187,13 @@ class HFTrainer(TrainingContender):
         return {"seconds": clock.seconds, "steps": done.global_step, "loss": done.training_loss}
 
 
-def _stream(rows: Sequence[Row], batch: int, multiple: int | None) -> tuple[Any, int]:
-    # The smallest budget with which an epoch has no more batches than the peer's.
+def _stream(rows: Sequence[Row], batch: int, multiple: int | None) -> Any:
+    # The peer's batches: of rows that are in order of length already, sorting makes the same groups.
     from training.data.batches import Encoded, Stream
 
     encoded = [Encoded(tuple(source), tuple(target), None, None) for source, target in rows]
     longest = max(len(source) for source, _ in rows), max(len(target) for _, target in rows)
-    equal = len({(len(source), len(target)) for source, target in rows}) == 1
-    buckets = [longest] if equal else [*(one for one in BUCKETS if one[0] < longest[0]), longest]
-    limit = math.ceil(len(rows) / batch)
-    budget = sum(longest)
-    while True:
-        stream = Stream(encoded, buckets, budget, 0, seed=0, pool=50, multiple=multiple)
-        steps = stream.batches_per_epoch()
-        if steps <= limit:
-            return stream, steps
-        budget += 16
+    return Stream(encoded, [longest], batch * sum(longest), 0, seed=0, pool=len(rows), multiple=multiple)
 
 
 def _unused() -> dict[str, Any]:

@@ -68,11 +68,13 @@ class Objective(nn.Module):
         losses = {}
         if batch.has_summaries:
             # Padding is half of a batch of summaries or more: it has no part in the largest product of the network.
-            counted = batch.labels.flatten() != IGNORED
             states = target_states(self.model, hidden, mask, batch.decoder_input_ids).flatten(0, 1)
             smoothing = config.label_smoothing if self.training else 0.0
             losses["summarize"] = linear_cross_entropy(
-                states[counted], self.model.lm_head_weight, batch.labels.flatten()[counted], smoothing
+                states.index_select(0, batch.counted),
+                self.model.lm_head_weight,
+                batch.labels.flatten().index_select(0, batch.counted),
+                smoothing,
             )
         if batch.has_emotions:
             known = batch.emotions[:, 0] >= 0

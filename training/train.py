@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from model.errors import ModelError
+from training.allocator import keep_freed_memory
 from training.config import flat, parse_config
 from training.errors import Interrupted, TrainingError
 from training.overrides import check_overrides, shown_overrides
@@ -26,6 +27,7 @@ def train(config: DictConfig, command: list[str]) -> None:
         TrainingError, ModelError: a mistake of the user, before or during the run.
     """
     parsed = parse_config(config)
+    keep_freed_memory()
     processes, device = join(parsed.loop.device)
     try:
         if processes.is_first:

@@ -24,13 +24,13 @@ def test_both_trainers_have_the_same_loss_and_number_of_steps(table: str, weight
         answers.append(TRAINERS[name].train(PLAN.rows(table), PLAN.batch, "cpu"))
     ours, peer = answers
     assert ours["steps"] == peer["steps"]
-    # Other batches of the same rows, and a step between them; the rows of `mixed` weigh by batch.
-    assert ours["loss"] == pytest.approx(peer["loss"], rel=2e-3 if table == "equal" else 2e-2)
+    # The same batches in another order: all but the first are seen after other steps, which change a loss little yet.
+    assert ours["loss"] == pytest.approx(peer["loss"], rel=2e-3)
 
 
 def test_lengths_are_as_planned() -> None:
     assert {(len(source), len(target)) for source, target in PLAN.rows("equal")} == {(PLAN.source, PLAN.target)}
-    mixed = Plan(SMOKE, "cpu", batch=8, steps=40, source=256, target=64).rows("mixed")
+    mixed = Plan(SMOKE, "cpu", batch=8, steps=25, source=256, target=64).rows("mixed")
     lengths = sorted(len(source) for source, _ in mixed)
     assert lengths[len(lengths) // 2] == pytest.approx(157, rel=0.1)
     assert max(lengths) <= 512

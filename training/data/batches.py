@@ -33,14 +33,16 @@ class Encoded:
 class Batch:
     """Tensors of one step; T is 0 when no row has a summary.
 
-    `input_ids` (B, S), `encoder_mask` (B, S) bool, `decoder_input_ids` and `labels` (B, T), `emotions`
-    (B, E) float with rows of -1 where unknown, `topics` (B,). Unknown labels are `IGNORED`.
+    `input_ids` (B, S), `encoder_mask` (B, S) bool, `decoder_input_ids` and `labels` (B, T), `counted` (N,) where in
+    B · T there is a label, `emotions` (B, E) float with rows of -1 where unknown, `topics` (B,). Unknown labels are
+    `IGNORED`.
     """
 
     input_ids: Tensor
     encoder_mask: Tensor
     decoder_input_ids: Tensor
     labels: Tensor
+    counted: Tensor  # found before it is on a device, which would have to be waited for
     emotions: Tensor
     topics: Tensor
     has_summaries: bool  # known without looking into tensors, which would wait for the device
@@ -50,7 +52,7 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on `device`."""
-        tensors = ("input_ids", "encoder_mask", "decoder_input_ids", "labels", "emotions", "topics")
+        tensors = ("input_ids", "encoder_mask", "decoder_input_ids", "labels", "counted", "emotions", "topics")
         return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
 
 
@@ -86,6 +88,7 @@ def collate(rows: Sequence[Encoded], numbers: Sequence[int], num_emotions: int, 
         encoder_mask=input_ids != 0,
         decoder_input_ids=starts,
         labels=labels,
+        counted=(labels.flatten() != IGNORED).nonzero()[:, 0],
         emotions=emotions,
         topics=torch.tensor([IGNORED if r.topic is None else r.topic for r in rows]),
         has_summaries=target > 0 and any(r.target for r in rows),
