@@ -119,7 +119,7 @@ def markdown(data: dict[str, Any]) -> str:
         if peer != name and peer in names:
             ratios = [cell for table in TABLES for cell in (_ratio(data, name, peer, table), "")]
             lines.append([f"**ours ÷ HF, {name.removeprefix(OURS).strip()}**", *ratios, ""])
-    counts = {len(_seconds(data, name, table)) for name in names for table in TABLES} or {0}
+    counts = {count for name in names for table in TABLES if (count := len(_seconds(data, name, table)))} or {0}
     peaks = ", ".join(f"{name} {peak / 1e9:,.0f}" for name, peak in data["peaks"].items()) or "unknown"
     notes = "\n".join(f"- {name}: {text}" for name, text in data["notes"].items())
     return (

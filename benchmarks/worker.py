@@ -17,13 +17,13 @@ from benchmarks.weights import SHAPES, Weights
 
 def main(shape: str, cache: str, name: str, threads: str) -> None:
     """Load, say so, then obey until stdin ends."""
-    answers = _private_stdout()
+    orders, answers = _private_stdin(), _private_stdout()
     weights = Weights(SHAPES[shape], Path(cache) / shape)
     contender = (CONTENDERS | TRAINERS)[name]
     started_at = time.perf_counter()
     contender.load(weights, int(threads))
     _say(answers, {"load_s": time.perf_counter() - started_at})
-    for line in sys.stdin:
+    for line in orders:
         _say(answers, _obey(contender, json.loads(line)))
 
 
@@ -36,6 +36,15 @@ def _obey(contender: Contender | TrainingContender, order: dict[str, Any]) -> di
         return {"seconds": time.perf_counter() - started_at}
     tokens = contender.generate(order["sources"], order["num_new_tokens"], order["num_beams"])
     return {"seconds": time.perf_counter() - started_at, "tokens": tokens}
+
+
+def _private_stdin() -> TextIO:
+    # The processes that torch.compile starts inherit stdin and swallow what comes there.
+    orders = os.fdopen(os.dup(0), encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return orders
 
 
 def _private_stdout() -> TextIO:
