@@ -13,7 +13,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.native import library
 
-_ROUND = 16  # capacities of the source and target axes are multiples of this
+_ROUND = 64  # capacities of the source and target axes are multiples of this, so that they seldom grow
 
 
 class KVCache:
@@ -187,6 +187,8 @@ class KVCache:
         documents = max(documents, capacity)
         source = max(_round_up(source), self._cross_k.shape[3])
         target = max(_round_up(target), self._self_k.shape[3])
+        if (documents, source, target) == before:  # as nearly always: new arrays cost more than a step
+            return
         rows = documents * self.num_beams
         self._self_k = _enlarge(self._self_k, self._array(rows, target))
         self._self_v = _enlarge(self._self_v, self._array(rows, target))
@@ -200,7 +202,7 @@ class KVCache:
         lineage += torch.arange(rows, dtype=torch.int32, device=self._device)[:, None] % self.num_beams
         self._lineage = _enlarge(self._lineage, lineage)
         self._source_ends = _enlarge(self._source_ends, torch.zeros(documents, dtype=torch.int64, device=self._device))
-        self.generation += self.capacity != before
+        self.generation += 1
 
     def _array(self, rows: int, length: int) -> Tensor:
         # Zeros, not empty: a masked key's value is multiplied by 0, and 0 times a stray NaN is NaN.

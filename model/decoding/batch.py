@@ -44,7 +44,8 @@ class DecodingBatch:
         cross = self._model.project_source(hidden, encoder_mask)
         for num_beams in sorted({option.num_beams for option in options}):
             chosen = [number for number, option in enumerate(options) if option.num_beams == num_beams]
-            rows = torch.tensor(chosen, device=hidden.device)
+            # One width, as nearly always, and nothing is copied.
+            rows = torch.tensor(chosen, device=hidden.device) if len(chosen) < len(options) else slice(None)
             self._group(num_beams).add(
                 [keys[number] for number in chosen],
                 [(k[rows], v[rows]) for k, v in cross],

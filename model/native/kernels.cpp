@@ -8,8 +8,10 @@
 
 #include <immintrin.h>
 #include <omp.h>
+#include <sched.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdint>
@@ -504,7 +506,34 @@ void attend_whole(const float* queries, int64_t stride, int64_t begin, int64_t e
 
 // --- the step --------------------------------------------------------------------------------------------------------
 
+// Where the threads of a team wait for each other, some 170 times a step. OpenMP's own spins for a millisecond before it
+// sleeps; on cores that are shared, the thread that all wait for may be the one that cannot run meanwhile.
+class Barrier {
+ public:
+  void wait() {
+    const int team = omp_get_num_threads();
+    const int round = round_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == team) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    for (int turn = 0; round_.load(std::memory_order_acquire) == round; ++turn) {
+      if (turn < kSpins)
+        _mm_pause();
+      else
+        sched_yield();
+    }
+  }
+
+ private:
+  static constexpr int kSpins = 2000;  // tens of microseconds: longer than the threads of a step are apart
+  alignas(64) std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> round_{0};
+};
+
 struct Scratch {
+  Barrier barrier;
   Operand operand;
   std::vector<float> wide;     // (R, queries, keys and values), or (R, feed-forward)
   std::vector<float> context;  // (R, H·K)
@@ -564,14 +593,14 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
     mine(num_rows, [&](int64_t r) {
       normalise_row<kind>(x + r * x_stride, weight, shape.epsilon, shape.d_model, operand, r);
     });
-#pragma omp barrier
+    work.barrier.wait();
     clock.end(kConversions);
   };
   const auto convert = [&](const float* from, int64_t stride, int64_t columns, Stage before) {
-#pragma omp barrier
+    work.barrier.wait();
     clock.end(before);
     mine(num_rows, [&](int64_t r) { convert_row<kind>(from + r * stride, nullptr, 1.0f, columns, operand, r); });
-#pragma omp barrier
+    work.barrier.wait();
     clock.end(kConversions);
   };
 
@@ -580,7 +609,7 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
 
     normalise(layer.self_norm);
     multiply<kind>(layer.qkv, operand, num_rows, Write{wide, work.wide_stride});
-#pragma omp barrier
+    work.barrier.wait();
     clock.end(kAttentionMatrices);
     int64_t first_row = 0;
     for (int64_t c = 0; c < num_caches; ++c) {
@@ -629,12 +658,12 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
     }
     convert(context, work.context_stride, inner, kSelfAttention);
     multiply<kind>(layer.self_out, operand, num_rows, Add{x, x_stride});
-#pragma omp barrier
+    work.barrier.wait();
     clock.end(kAttentionMatrices);
 
     normalise(layer.cross_norm);
     multiply<kind>(layer.q, operand, num_rows, Write{wide, work.wide_stride});
-#pragma omp barrier
+    work.barrier.wait();
     clock.end(kAttentionMatrices);
     first_row = 0;
     for (int64_t c = 0; c < num_caches; ++c) {
@@ -658,19 +687,19 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
     }
     convert(context, work.context_stride, inner, kCrossAttention);
     multiply<kind>(layer.cross_out, operand, num_rows, Add{x, x_stride});
-#pragma omp barrier
+    work.barrier.wait();
     clock.end(kAttentionMatrices);
 
     normalise(layer.feed_forward_norm);
     multiply<kind>(layer.wi, operand, num_rows, Gate{wide, work.wide_stride});
     convert(wide, work.wide_stride, shape.d_ff, kFeedForward);
     multiply<kind>(layer.wo, operand, num_rows, Add{x, x_stride});
-#pragma omp barrier
+    work.barrier.wait();
     clock.end(kFeedForward);
   }
   normalise(decoder.norm);
   multiply<kind>(decoder.lm_head, operand, num_rows, Write{logits, round_up(decoder.lm_head.out, kColumns)});
-#pragma omp barrier
+    work.barrier.wait();
   clock.end(kOutputMatrix);
 }
 
@@ -706,20 +735,20 @@ void encode(const Encoder& encoder, const int64_t* starts, int64_t count, float*
 
   const auto convert = [&](const float* from, int64_t stride, int64_t columns) {
     mine(num_rows, [&](int64_t r) { convert_row<kind>(from + r * stride, nullptr, 1.0f, columns, operand, r); });
-#pragma omp barrier
+    work.barrier.wait();
   };
   const auto normalise = [&](const float* weight) {
     mine(num_rows, [&](int64_t r) {
       normalise_row<kind>(x + r * x_stride, weight, shape.epsilon, shape.d_model, operand, r);
     });
-#pragma omp barrier
+    work.barrier.wait();
   };
 
   for (int64_t l = 0; l < encoder.num_layers; ++l) {
     const EncoderLayer& layer = encoder.layers[l];
     normalise(layer.attention_norm);
     multiply<kind>(layer.qkv, operand, num_rows, Write{wide, work.wide_stride});
-#pragma omp barrier
+    work.barrier.wait();
     mine(count * heads, [&](int64_t i) {
       const int64_t d = i / heads, h = i % heads, length = starts[d + 1] - starts[d];
       const float* rows = wide + (starts[d] - starts[0]) * work.wide_stride + h * width;
@@ -728,7 +757,7 @@ void encode(const Encoder& encoder, const int64_t* starts, int64_t count, float*
       pack_values<kInner>(rows + 2 * inner, work.wide_stride, length, width,
                           work.values.data() + value_at[d] + h * Head<kInner>::value_units(length, width));
     });
-#pragma omp barrier
+    work.barrier.wait();
     mine(static_cast<int64_t>(parts.size()) * heads, [&](int64_t i) {
       const auto [d, begin] = parts[i / heads];
       const int64_t h = i % heads, length = starts[d + 1] - starts[d], at = starts[d] - starts[0];
@@ -739,22 +768,22 @@ void encode(const Encoder& encoder, const int64_t* starts, int64_t count, float*
                            bias + h * (2 * reach - 1) + reach - 1, hidden + at,
                            context + at * work.context_stride + h * width, work.context_stride, mine_alone);
     });
-#pragma omp barrier
+    work.barrier.wait();
     convert(context, work.context_stride, inner);
     multiply<kind>(layer.out, operand, num_rows, Add{x, x_stride});
-#pragma omp barrier
+    work.barrier.wait();
     normalise(layer.feed_forward_norm);
     multiply<kind>(layer.wi, operand, num_rows, Gate{wide, work.wide_stride});
-#pragma omp barrier
+    work.barrier.wait();
     convert(wide, work.wide_stride, shape.d_ff);
     multiply<kind>(layer.wo, operand, num_rows, Add{x, x_stride});
-#pragma omp barrier
+    work.barrier.wait();
   }
   mine(num_rows, [&](int64_t r) {
     normalise_row<kFloat32>(x + r * x_stride, encoder.norm, shape.epsilon, shape.d_model, operand, r);
     std::memcpy(x + r * x_stride, operand.bytes.data() + r * operand.stride, shape.d_model * sizeof(float));
   });
-#pragma omp barrier
+    work.barrier.wait();
 }
 
 // Keys, then values, of one head a half block: (documents, H, room, K) each, by document and place in it.
@@ -793,7 +822,7 @@ void project(const Shape& shape, const Linear* layers, int64_t num_layers, const
   mine(num_rows, [&](int64_t r) {
     convert_row<kind>(states + r * stride, nullptr, 1.0f, shape.d_model, work.operand, r);
   });
-#pragma omp barrier
+    work.barrier.wait();
   for (int64_t l = 0; l < num_layers; ++l)
     multiply<kind>(layers[l], work.operand, num_rows,
                    WriteSource<Number>{reinterpret_cast<Number*>(keys) + l * layer_stride,

@@ -87,3 +87,22 @@ def test_answers_of_a_source_do_not_depend_on_its_padding(
         torch.testing.assert_close(
             model(*alone, targets[row : row + 1])[0], model(ids, mask, targets)[row], **TOLERANCE
         )
+
+
+@torch.inference_mode()
+def test_joining_where_there_is_room_allocates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New arrays at every join, made and dropped, once took more of a served second than encoding."""
+    model = random_model(CONFIG)
+    cache = model.new_cache(1)
+    cache.reserve(4, 60, 60)
+    generation, made = cache.generation, KVCache._array
+    sizes: list[tuple[int, int]] = []
+    monkeypatch.setattr(KVCache, "_array", lambda self, *size: sizes.append(size) or made(self, *size))
+    for length in (5, 60, 30):
+        ids, mask = torch.full((1, length), 7), torch.ones(1, length, dtype=torch.bool)
+        cache.add(model.project_source(model.encode(ids, mask), mask), mask, [60])
+    assert not sizes
+    assert cache.generation == generation
+    cache.reserve(5, 60, 60)
+    assert sizes
+    assert cache.generation == generation + 1
