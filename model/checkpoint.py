@@ -115,7 +115,8 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype = tor
     except TokenizerError as error:
         raise CheckpointError(str(error)) from error
     _check_fit(folder, config, tokenizer, tasks)
-    model = build_model(config, read_tensors([folder / "model.safetensors"]), str(folder), device, dtype)
+    tensors = read_tensors([folder / "model.safetensors"], dtype)
+    model = build_model(config, tensors, str(folder), device, dtype)
     return Checkpoint(model, tokenizer, tasks, manifest, folder)
 
 
@@ -148,8 +149,8 @@ def build_model(
     return model.eval().requires_grad_(False)
 
 
-def read_tensors(paths: list[Path]) -> dict[str, torch.Tensor]:
-    """Every tensor of some safetensors files.
+def read_tensors(paths: list[Path], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor of some safetensors files, in `dtype` if one is given, in memory of their own.
 
     Raises:
         CheckpointError: a file that is missing, damaged, not safetensors (a pickle, say) or quantised.
@@ -158,16 +159,25 @@ def read_tensors(paths: list[Path]) -> dict[str, torch.Tensor]:
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
-                tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+                names = list(file.keys())
+            for name in names:
+                # Opened anew each time: the pages of a mapping count as this process's memory until it is closed.
+                with safe_open(path, framework="pt") as file:
+                    tensor = file.get_tensor(name)
+                    _check_plain(path, name, tensor)
+                    tensors[name] = tensor.to(dtype or tensor.dtype, copy=True)
         except FileNotFoundError as error:
             raise CheckpointError(f"{path}: missing; restore the file or the whole folder") from error
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
                 f"{path}: not readable as safetensors ({error}); pickled weights are refused, convert them first"
             ) from error
-        if other := {name: tensor.dtype for name, tensor in tensors.items() if tensor.dtype not in _DTYPES}:
-            raise CheckpointError(f"{path}: {other} are no plain floats; quantised weights are refused")
     return tensors
+
+
+def _check_plain(path: Path, name: str, tensor: torch.Tensor) -> None:
+    if tensor.dtype not in _DTYPES:
+        raise CheckpointError(f"{path}: {name} is {tensor.dtype}, no plain float; quantised weights are refused")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from app.engine.request import (
     DeadlineExceeded,
     EngineAnswer,
-    EngineError,
     EngineRequest,
     EngineStopped,
     Overloaded,
@@ -284,78 +282,6 @@ async def test_stopped_engine_refuses(start: Any, source: Source) -> None:
     await rig.engine.drain(0)
     with pytest.raises(EngineStopped):
         await rig.engine.answer(EngineRequest(source(1, 5), math.inf, topic=True))
-
-
-def fail(module: nn.Module, times: int) -> None:
-    """Makes the next `times` forward passes of `module` raise."""
-    left = times
-
-    def fault(_module: nn.Module, _args: Any) -> None:
-        nonlocal left
-        if left:
-            left -= 1
-            raise RuntimeError("injected")
-
-    module.register_forward_pre_hook(fault)
-
-
-async def test_failed_encoder_batch_fails_its_requests_and_no_others(
-    start: Any, source: Source, alone: Alone, caplog: pytest.LogCaptureFixture
-) -> None:
-    rig = await start()
-    running = EngineRequest(source(1, 9), math.inf, options=DecodingOptions(max_new_tokens=100, min_new_tokens=90))
-    stream = rig.engine.stream(running)
-    token_ids = [await anext(stream)]
-    fail(rig.model.encoder, times=1)
-    with pytest.raises(EngineError, match="encoding"):
-        await rig.engine.answer(EngineRequest(source(2, 9), math.inf, topic=True))
-    *more, answer = [item async for item in stream]
-    assert_same(answer, alone(running))
-    assert (*token_ids, *more) == answer.summary.token_ids
-    assert "injected" in caplog.text
-    assert rig.engine.state == "ready"
-    assert await rig.is_quiet()
-
-
-async def test_failed_step_fails_what_decodes_and_the_engine_lives_on(start: Any, source: Source, alone: Alone) -> None:
-    rig = await start()
-    options = DecodingOptions(max_new_tokens=6)
-    requests = [EngineRequest(source(seed, 9), math.inf, options=options) for seed in range(3)]
-    fail(rig.model.decoder.norm, times=1)
-    answers = await asyncio.gather(*(rig.engine.answer(request) for request in requests), return_exceptions=True)
-    assert any(isinstance(answer, EngineError) for answer in answers)
-    for request in requests:
-        assert_same(await rig.engine.answer(request), alone(request))
-    assert await rig.is_quiet()
-
-
-async def test_model_that_goes_on_failing_marks_the_engine_failed(start: Any, source: Source) -> None:
-    rig = await start()
-    fail(rig.model.decoder.norm, times=1000)
-    options = DecodingOptions(max_new_tokens=6)
-    requests = [EngineRequest(source(seed, 9), math.inf, options=options) for seed in range(3)]
-    answers = await asyncio.gather(*(rig.engine.answer(request) for request in requests), return_exceptions=True)
-    assert all(isinstance(answer, EngineError) for answer in answers)
-    with pytest.raises(EngineError):
-        await rig.engine.answer(requests[0])
-    assert rig.engine.state == "failed"
-    assert [rig.value(name) for name in ("queue_requests", "queue_tokens", "kv_slots_used")] == [0, 0, 0]
-
-
-async def test_model_that_cannot_answer_at_all_does_not_start(start: Any, model: LexiMind) -> None:
-    fail(model.encoder, times=1000)
-    with pytest.raises(EngineError, match="minimal request"):
-        await start()
-
-
-async def test_start_can_be_cancelled_while_the_model_warms_up(start: Any, model: LexiMind, gate: Any) -> None:
-    shut = gate(model.encoder)
-    starting = asyncio.create_task(start())
-    await shut.entered()
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
-    shut.open()  # the fixture stops the engine and sees that nothing raised
 
 
 async def test_summary_of_one_token_is_answered(
