@@ -33,7 +33,7 @@ endif
 endif
 
 # The stamp is written last, so an interrupted installation is taken up again.
-$(STAMP): pyproject.toml constraints.txt hatch_build.py model/native/kernels.cpp
+$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard model/native/*.cpp model/native/*.h)
 	@$(FITS) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 		echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; name one that is: make setup PYTHON=python3.12" >&2; exit 1; }
 	@$(FITS) || $(PYTHON) -m venv --clear $(VENV)

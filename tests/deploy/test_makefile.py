@@ -17,8 +17,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not in
 
 
 def copy_prerequisites(folder: Path) -> None:
-    (folder / "model" / "native").mkdir(parents=True)
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "hatch_build.py", "model/native/kernels.cpp"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "hatch_build.py"):
         shutil.copy(REPOSITORY / name, folder / name)
 
 
