@@ -12,11 +12,10 @@ from app.engine.engine import Engine, EngineLimits, State
 from app.engine.request import EngineError
 from app.metrics import Metrics
 from app.settings import Settings
-from model.checkpoint import Checkpoint, load_checkpoint
+from model.checkpoint import Checkpoint, load_packed
 from model.errors import ModelError
 from model.native.library import is_available
-from model.packed import pack
-from model.precision import Precision, computing_dtype
+from model.precision import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -112,9 +111,7 @@ def _load(settings: Settings) -> Checkpoint:
     precision = fitting if settings.dtype == "auto" else settings.dtype
     if precision == "int8" and device.type == "cuda":
         raise DeviceError(f"dtype is int8 and device {device}; int8 is for the CPU: use bfloat16 on a GPU")
-    checkpoint = load_checkpoint(settings.checkpoint, device, computing_dtype(precision))
-    pack(checkpoint.model, precision)
-    return checkpoint
+    return load_packed(settings.checkpoint, device, precision)
 
 
 def _device(name: str) -> torch.device:

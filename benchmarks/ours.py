@@ -9,19 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpoint import load_checkpoint
+from model.checkpoint import load_packed
 from model.decoding.batch import DecodingBatch, decode
 from model.decoding.options import DecodingOptions
 from model.leximind import LexiMind
-from model.packed import pack
-from model.precision import Precision, computing_dtype
+from model.precision import Precision
 
 
 def load(folder: Path, device: torch.device, dtype: Precision) -> LexiMind:
     """The network of a checkpoint, ready to decode. `dtype` is one of `model.precision.PRECISIONS`."""
-    model = load_checkpoint(folder, device, computing_dtype(dtype)).model
-    pack(model, dtype)
-    return model
+    return load_packed(folder, device, dtype).model
 
 
 def pad(model: LexiMind, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

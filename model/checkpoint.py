@@ -19,13 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from model.atomic_folder import atomic_folder
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError, TokenizerError
 from model.leximind import LexiMind
+from model.packed import can_be_native, pack
+from model.precision import Precision, computing_dtype
+from model.stored_weights import StoredWeights
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
 
@@ -33,7 +38,6 @@ FORMAT_VERSION = 1
 BUNDLED = Path(__file__).parent / "pretrained" / "tiny"
 _FILES = ("config.json", "model.safetensors", "spiece.model", "tasks.json", "MODEL_CARD.md")
 _MANIFEST = "manifest.json"
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 _OWN_FACTS = ("format_version", "package_version", "files")
 
 
@@ -103,6 +107,47 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype = tor
     Raises:
         CheckpointError: names the file that is missing, altered, foreign or does not fit the others.
     """
+    checkpoint, weights = _hollow_checkpoint(folder, device, dtype)
+    _fill(checkpoint.model, weights)
+    return checkpoint
+
+
+def load_packed(folder: Path, device: torch.device, precision: Precision) -> Checkpoint:
+    """Like `load_checkpoint`, for serving alone: the network as `pack` leaves it for `precision`.
+
+    What is large is read one part at a time, so that memory never holds the weights twice.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    checkpoint, weights = _hollow_checkpoint(folder, device, computing_dtype(precision))
+    model = checkpoint.model
+    parts = model.large_parts if device.type == "cpu" and can_be_native(model.config, precision) else []
+    late = {part: f"{name}." for name, part in model.named_modules() if part in parts}
+    early = [name for name in weights if not name.startswith(tuple(late.values()))]
+    del parts
+    _fill(model, {name: weights[name] for name in early}, strict=not late)
+    pack(model, precision, fill=lambda part: _fill(part, weights.mapped(late.pop(part))))
+    return checkpoint
+
+
+def build_model(
+    config: ModelConfig,
+    tensors: Mapping[str, torch.Tensor],
+    source: str,
+    dtype: torch.dtype,
+) -> LexiMind:
+    """The network of `config` on the CPU with exactly `tensors` in it, in evaluation mode.
+
+    Raises:
+        CheckpointError: names every missing, unexpected and misshapen tensor; a part is never loaded.
+    """
+    model = _hollow(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
+    _fill(model, {name: tensor.to(dtype) for name, tensor in tensors.items()})
+    return model
+
+
+def _hollow_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Checkpoint, StoredWeights]:
     manifest = _verified_manifest(folder)
     try:
         config = ModelConfig.from_json(read_json(folder / "config.json")["model"])
@@ -115,69 +160,42 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype = tor
     except TokenizerError as error:
         raise CheckpointError(str(error)) from error
     _check_fit(folder, config, tokenizer, tasks)
-    tensors = read_tensors([folder / "model.safetensors"], dtype)
-    model = build_model(config, tensors, str(folder), device, dtype)
-    return Checkpoint(model, tokenizer, tasks, manifest, folder)
+    weights = StoredWeights([folder / "model.safetensors"], dtype, device)
+    model = _hollow(config, weights.shapes, str(folder))
+    return Checkpoint(model, tokenizer, tasks, manifest, folder), weights
 
 
-def build_model(
-    config: ModelConfig,
-    tensors: Mapping[str, torch.Tensor],
-    source: str,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> LexiMind:
-    """The network of `config` with exactly `tensors` in it, in evaluation mode; nothing is initialised twice.
-
-    Raises:
-        CheckpointError: names every missing, unexpected and misshapen tensor; a part is never loaded.
-    """
-    with torch.device("meta"):
+def _hollow(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], source: str) -> LexiMind:
+    """The network of `config` in evaluation mode with its tensors still to come; `shapes` are those that will."""
+    with _Uninitialised(), torch.device("meta"):
         model = LexiMind(config)
-    expected = model.state_dict()
-    problems = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
-    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    problems = [f"missing {name}" for name in sorted(expected.keys() - shapes.keys())]
+    problems += [f"unexpected {name}" for name in sorted(shapes.keys() - expected.keys())]
     problems += [
-        f"{name} has shape {tuple(tensors[name].shape)}, not {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & tensors.keys())
-        if tensors[name].shape != expected[name].shape
+        f"{name} has shape {shapes[name]}, not {expected[name]}"
+        for name in sorted(expected.keys() & shapes.keys())
+        if shapes[name] != expected[name]
     ]
     if problems:
         raise CheckpointError(f"{source}: the weights do not fit the configuration: " + "; ".join(problems))
-    placed = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
-    model.load_state_dict(placed, assign=True)
     return model.eval().requires_grad_(False)
 
 
-def read_tensors(paths: list[Path], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """Every tensor of some safetensors files, in `dtype` if one is given, in memory of their own.
+class _Uninitialised(TorchFunctionMode):
+    """Nothing of `torch.nn.init` is done: on the meta device that costs a second and 70 MB, since it imports sympy."""
 
-    Raises:
-        CheckpointError: a file that is missing, damaged, not safetensors (a pickle, say) or quantised.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-            for name in names:
-                # Opened anew each time: the pages of a mapping count as this process's memory until it is closed.
-                with safe_open(path, framework="pt") as file:
-                    tensor = file.get_tensor(name)
-                    _check_plain(path, name, tensor)
-                    tensors[name] = tensor.to(dtype or tensor.dtype, copy=True)
-        except FileNotFoundError as error:
-            raise CheckpointError(f"{path}: missing; restore the file or the whole folder") from error
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path}: not readable as safetensors ({error}); pickled weights are refused, convert them first"
-            ) from error
-    return tensors
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
-def _check_plain(path: Path, name: str, tensor: torch.Tensor) -> None:
-    if tensor.dtype not in _DTYPES:
-        raise CheckpointError(f"{path}: {name} is {tensor.dtype}, no plain float; quantised weights are refused")
+def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, strict: bool = True) -> None:
+    module.load_state_dict(tensors, strict=strict, assign=True)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import build_model, read_json, read_tensors, save_checkpoint
+from model.checkpoint import build_model, read_json, save_checkpoint
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError
 from model.leximind import LexiMind
+from model.stored_weights import StoredWeights
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
 
@@ -49,12 +50,12 @@ def read_flan_t5(folder: Path, num_tokens: int) -> LexiMind:
         CheckpointError: as `import_flan_t5`; names every missing, unexpected and misshapen tensor.
     """
     fields = read_json(folder / "config.json")
-    tensors = read_tensors(_weight_files(folder))
+    tensors = dict(StoredWeights(_weight_files(folder)))
     _join_embeddings(tensors, folder)
     config = _config(fields, num_tokens, has_lm_head="lm_head.weight" in tensors, path=folder / "config.json")
     dtypes = {tensor.dtype for tensor in tensors.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    return build_model(config, _converted(tensors, config, folder), str(folder), torch.device("cpu"), dtype)
+    return build_model(config, _converted(tensors, config, folder), str(folder), dtype)
 
 
 def _local(source: str) -> Path:

@@ -65,6 +65,11 @@ class LexiMind(nn.Module):
         """The output matrix (V, D), the embedding itself when tied."""
         return self.embedding.weight if self.config.tie_lm_head else self.lm_head.weight
 
+    @property
+    def large_parts(self) -> list[nn.Module]:
+        """The layers of both stacks and the output matrix where it is not the embedding: nearly all of the weights."""
+        return [*self.encoder.layers, *self.decoder.layers, *([] if self.config.tie_lm_head else [self.lm_head])]
+
     def forward(self, input_ids: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Teacher-forced logits: (B, S), (B, S), (B, T) to (B, T, V)."""
         return self.decode(self.encode(input_ids, encoder_mask), encoder_mask, decoder_input_ids)

@@ -1,5 +1,6 @@
 """A loaded network's weights in the layout that the processor multiplies fastest."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,23 +17,42 @@ _LEVELS = 127
 _ZERO = 128  # oneDNN has fast kernels for unsigned activations only: with signed ones a row takes 100 times as long
 
 
-def pack(model: LexiMind, precision: Precision) -> None:
+def pack(model: LexiMind, precision: Precision, fill: Callable[[nn.Module], None] = lambda _: None) -> None:
     """Bring the matrices of `model`, in evaluation mode on a CPU, into the layout for `precision`, in place.
 
     The result encodes and decodes but can be neither trained nor saved. Where the native kernels are available they
-    take the place of both stacks; elsewhere oneDNN's matrices take the plain ones'.
+    take the place of both stacks, and `fill` is called with each of the model's `large_parts`, once, before it is
+    read: until then its weights may be on the meta device. Elsewhere oneDNN's matrices take the plain ones'; on a GPU
+    nothing is packed.
     """
-    if model.device.type != "cpu":
+    on_cpu = model.device.type == "cpu"
+    if on_cpu and can_be_native(model.config, precision):
+        _replace_stacks(model, precision, fill)
         return
-    if can_be_native(model.config, precision):
-        model.native_encoder = NativeEncoder(model.encoder, model.config, precision)
-        model.native_decoder = NativeDecoder(model.decoder, model.lm_head_weight, model.config, precision)
-        del model.encoder, model.decoder
+    if on_cpu and precision != "float32":
+        _pack_linears(model.encoder, precision)
+        _pack_linears(model.decoder, precision)
+    if precision == "int8":
+        model.packed_lm_head = Int8Linear(model.lm_head_weight)
         if not model.config.tie_lm_head:
             del model.lm_head
-        model.float()  # the embedding and the heads: between the matrices all is float32
-    elif precision != "float32":
-        _pack_linears(model, precision)
+
+
+def _replace_stacks(model: LexiMind, precision: Precision, fill: Callable[[nn.Module], None]) -> None:
+    config = model.config
+    if not config.tie_lm_head:
+        fill(model.lm_head)
+    model.native_decoder = NativeDecoder(model.decoder, model.lm_head_weight, config, precision, fill)
+    del model.decoder
+    if not config.tie_lm_head:
+        del model.lm_head
+    if precision != "float32":
+        model.embedding.bfloat16()
+    model.native_encoder = NativeEncoder(model.encoder, config, precision, fill)
+    del model.encoder
+    for parameter in model.parameters():  # positions and heads: between the matrices all is float32
+        if parameter is not model.embedding.weight:
+            parameter.data = parameter.data.float()
 
 
 def can_be_native(config: ModelConfig, precision: Precision) -> bool:
@@ -40,17 +60,12 @@ def can_be_native(config: ModelConfig, precision: Precision) -> bool:
     return is_available(precision) and config.d_kv <= MAX_HEAD_WIDTH
 
 
-def _pack_linears(model: LexiMind, precision: Precision) -> None:
-    layer = Int8Linear if precision == "int8" else PackedLinear
-    for stack in (model.encoder, model.decoder):
-        for parent in list(stack.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, nn.Linear):
-                    setattr(parent, name, layer(child.weight))
-    if precision == "int8":
-        model.packed_lm_head = Int8Linear(model.lm_head_weight)
-        if not model.config.tie_lm_head:
-            del model.lm_head
+def _pack_linears(part: nn.Module, precision: Precision) -> None:
+    kind = Int8Linear if precision == "int8" else PackedLinear
+    for parent in list(part.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(parent, name, kind(child.weight))
 
 
 class PackedLinear(nn.Module):

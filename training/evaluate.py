@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import Checkpoint, describe_checkpoint, load_checkpoint
+from model.checkpoint import Checkpoint, describe_checkpoint, load_checkpoint, load_packed
 from model.decoding.options import DecodingOptions
 from model.errors import ModelError
-from model.packed import pack
-from model.precision import PRECISIONS, computing_dtype
+from model.precision import PRECISIONS
 from training.errors import TrainingError
 from training.evaluation.bertscore import BertScore
 from training.evaluation.card import model_card
@@ -70,8 +69,7 @@ def _name(folder: Path) -> str:
 def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | None) -> tuple[Checkpoint, Result]:
     checkpoint = load_checkpoint(folder, torch.device(options.device))
     # Loaded once more, since what is packed as the server packs it has no parameters left for the card to count.
-    served = load_checkpoint(folder, torch.device(options.device), computing_dtype(options.dtype)).model
-    pack(served, options.dtype)
+    served = load_packed(folder, torch.device(options.device), options.dtype).model
     predictor = Predictor(served, checkpoint.tokenizer, checkpoint.tasks)
     decoding = DecodingOptions(num_beams=options.num_beams, max_new_tokens=options.max_new_tokens)
     split = read_split(options.data, options.split, checkpoint.tasks)

@@ -1,17 +1,17 @@
 """A decoder's weights packed for the kernels, and what runs on them: the same functions as those of `Decoder`."""
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.decoder import Decoder, DecoderLayer
 from model.kv_cache import KVCache
 from model.native import library
-from model.native.packing import Packer, interleave_gates, padded, padded_rows, shape_of, take_layers
+from model.native.packing import Packer, gates_and_values, padded, padded_rows, shape_of, take_layers
 from model.precision import Precision
 
 
@@ -22,15 +22,22 @@ class NativeDecoder:
     gives is bit for bit what it gives alone.
     """
 
-    def __init__(self, decoder: Decoder, lm_head: Tensor, config: ModelConfig, precision: Precision) -> None:
-        """Takes `decoder` apart; `lm_head` is the output matrix (V, D)."""
+    def __init__(
+        self,
+        decoder: Decoder,
+        lm_head: Tensor,
+        config: ModelConfig,
+        precision: Precision,
+        fill: Callable[[nn.Module], None],
+    ) -> None:
+        """Takes `decoder` apart; `fill` is called with each layer first. `lm_head` is the output matrix (V, D)."""
         self.cache_dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.precision = precision
         loaded = library.library()
         assert loaded is not None, "the caller asks is_available first"
         self._library = loaded
         self._packer, self._source_packer = Packer(precision), Packer(precision)
-        pairs = [self._layer(cast("DecoderLayer", layer)) for layer in take_layers(decoder.layers)]
+        pairs = [self._layer(cast("DecoderLayer", layer)) for layer in take_layers(decoder.layers, fill)]
         self._layers = (library.DecoderLayer * len(pairs))(*(layer for layer, _ in pairs))
         self._sources = (library.Linear * len(pairs))(*(source for _, source in pairs))
         distances = torch.arange(decoder.relative_bias.max_distance + 1)
@@ -100,7 +107,7 @@ class NativeDecoder:
         packed = library.DecoderLayer(
             *(self._packer.vector(norm.weight) for norm in norms),
             *(self._packer.matrix(matrix.weight) for matrix in matrices),
-            self._packer.matrix(interleave_gates(feed_forward.wi.weight)),
+            self._packer.matrix(feed_forward.wi.weight, gates_and_values(feed_forward.wo.in_features)),
             self._packer.matrix(feed_forward.wo.weight),
         )
         return packed, self._source_packer.matrix(cross.kv.weight)

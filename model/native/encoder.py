@@ -1,15 +1,16 @@
 """An encoder's weights packed for the kernels, and the function of `Encoder` on them."""
 
 import ctypes
+from collections.abc import Callable
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.encoder import Encoder, EncoderLayer
 from model.native import library
-from model.native.packing import Packer, interleave_gates, padded_rows, shape_of, take_layers
+from model.native.packing import Packer, gates_and_values, padded_rows, shape_of, take_layers
 from model.precision import Precision
 
 
@@ -20,13 +21,15 @@ class NativeEncoder:
     caches; a document's states are bit for bit those that it has alone.
     """
 
-    def __init__(self, encoder: Encoder, config: ModelConfig, precision: Precision) -> None:
-        """Takes `encoder` apart."""
+    def __init__(
+        self, encoder: Encoder, config: ModelConfig, precision: Precision, fill: Callable[[nn.Module], None]
+    ) -> None:
+        """Takes `encoder` apart; `fill` is called with each layer first."""
         loaded = library.library()
         assert loaded is not None, "the caller asks is_available first"
         self._library = loaded
         self._packer = Packer(precision)
-        layers = [self._layer(cast("EncoderLayer", layer)) for layer in take_layers(encoder.layers)]
+        layers = [self._layer(cast("EncoderLayer", layer)) for layer in take_layers(encoder.layers, fill)]
         self._layers = (library.EncoderLayer * len(layers))(*layers)
         self._table = encoder.relative_bias
         norm = self._packer.vector(encoder.norm.weight)
@@ -34,7 +37,7 @@ class NativeEncoder:
         self._bias = torch.empty(0, 0)  # (H, 2 · reach - 1) by key minus query, for the longest document so far
 
     def encode(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`x` (B, S, D), `mask` (B, S) bool, True at real tokens. Returns (B, S, D), 0 past a document's end."""
+        """`x` (B, S, D), `mask` (B, S) bool, True at real tokens. Returns (B, S, D) float32, 0 past the ends."""
         ends = (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)  # (B,), one past the last token
         is_row = torch.arange(mask.shape[1]) < ends[:, None]
         rows = padded_rows(x[is_row])
@@ -51,8 +54,8 @@ class NativeEncoder:
             reach,
             torch.get_num_threads(),
         )
-        states = torch.zeros_like(x)
-        states[is_row] = rows[:, : x.shape[2]].to(x.dtype)
+        states = torch.zeros(x.shape)
+        states[is_row] = rows[:, : x.shape[2]]
         return states
 
     def _reach(self, length: int) -> int:
@@ -70,6 +73,6 @@ class NativeEncoder:
             self._packer.vector(layer.feed_forward_norm.weight),
             self._packer.matrix(attention.qkv.weight),
             self._packer.matrix(attention.out.weight),
-            self._packer.matrix(interleave_gates(feed_forward.wi.weight)),
+            self._packer.matrix(feed_forward.wi.weight, gates_and_values(feed_forward.wo.in_features)),
             self._packer.matrix(feed_forward.wo.weight),
         )

@@ -81,7 +81,7 @@ async def test_unforeseen_failure_is_told_without_internals(
     def broken(*_: object) -> None:
         raise RuntimeError("secret internals")
 
-    monkeypatch.setattr("app.service.load_checkpoint", broken)
+    monkeypatch.setattr("app.service.load_packed", broken)
     service = Service(Settings(checkpoint=checkpoint_folder))
     await service.load()
     assert service.failure == "loading failed in an unforeseen way; the log has the traceback"

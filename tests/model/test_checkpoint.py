@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import BUNDLED, Checkpoint, describe_checkpoint, load_checkpoint, save_checkpoint
+from model.checkpoint import BUNDLED, Checkpoint, describe_checkpoint, load_checkpoint, load_packed, save_checkpoint
 from model.decoding.batch import decode
 from model.decoding.options import DecodingOptions
+from model.packed import pack
+from model.precision import PRECISIONS, Precision, computing_dtype
 from model.tasks import TASKS
-from tests.model.conftest import FILES, refuse, sign
+from tests.model.conftest import FILES, random_model, refuse, sign
 
 CPU = torch.device("cpu")
 
@@ -36,6 +39,35 @@ def test_weights_are_stored_and_loaded_in_the_dtype_asked_for(checkpoint: Checkp
     assert {t.dtype for t in load_file(tmp_path / "half/model.safetensors").values()} == {torch.bfloat16}
     assert load_checkpoint(tmp_path / "half", CPU).model.dtype == torch.float32
     assert load_checkpoint(tmp_path / "half", CPU, torch.bfloat16).model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_read_part_by_part_it_is_what_packing_the_whole_gives(
+    checkpoint: Checkpoint,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: Precision,
+    tied: bool,
+    kernels: bool,
+) -> None:
+    if not kernels:
+        monkeypatch.setattr("model.packed.is_available", lambda _: False)
+    model = random_model(replace(checkpoint.model.config, tie_lm_head=tied))
+    folder, spiece = tmp_path / "saved", checkpoint.folder / "spiece.model"
+    save_checkpoint(folder, model, spiece, checkpoint.tasks, card="", dtype=torch.bfloat16)
+    whole = load_checkpoint(folder, CPU, computing_dtype(precision)).model
+    pack(whole, precision)
+    parts = load_packed(folder, CPU, precision).model
+    assert (parts.precision, parts.dtype) == (whole.precision, whole.dtype)
+    assert not any(parameter.is_meta for parameter in parts.parameters())
+    ids = torch.randint(3, 90, (2, 12), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    hidden = [one.encode(ids, mask) for one in (whole, parts)]
+    assert torch.equal(*hidden)
+    options = [DecodingOptions(max_new_tokens=9, num_beams=2), DecodingOptions(max_new_tokens=9)]
+    assert decode(whole, hidden[0], mask, options) == decode(parts, hidden[1], mask, options)
 
 
 def test_bundled_checkpoint_answers() -> None:

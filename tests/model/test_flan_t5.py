@@ -134,7 +134,7 @@ TENSOR_FAULTS: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         lambda t: t.update({"decoder.embed_tokens.weight": t["shared.weight"] + 1}),
         "decoder.embed_tokens.weight differ; encoder and decoder share one embedding",
     ),
-    "quantised": (lambda t: t.update({Q: torch.zeros(24, 48, dtype=torch.int8)}), r"is torch\.int8, no plain float"),
+    "quantised": (lambda t: t.update({Q: torch.zeros(24, 48, dtype=torch.int8)}), r"is I8, no plain float"),
 }
 
 

@@ -80,7 +80,7 @@ TENSOR_FAULTS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], object], str]
     "shape": (lambda t: t.update({"encoder_positions": torch.zeros(9, 32)}), r"\(9, 32\), not \(64, 32\)"),
     "quantised": (
         lambda t: t.update({"encoder.norm.weight": torch.ones(32, dtype=torch.int8)}),
-        r"encoder\.norm\.weight is torch\.int8, no plain float",
+        r"encoder\.norm\.weight is I8, no plain float",
     ),
 }
 

@@ -1,0 +1,76 @@
+"""Tensors where they lie, in safetensors files: known by name and shape at once, read one at a time."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.errors import CheckpointError
+
+_DTYPES = ("F64", "F32", "F16", "BF16")
+
+
+class StoredWeights(Mapping[str, Tensor]):
+    """Every tensor of some safetensors files by its name.
+
+    Asking for one reads it onto `device`, in `dtype` if one is given, into memory of its own; nothing is kept.
+
+    Raises:
+        CheckpointError: a file that is missing, damaged, not safetensors (a pickle, say) or quantised.
+    """
+
+    def __init__(self, paths: list[Path], dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._dtype, self._device = dtype, device
+        self._paths: dict[str, Path] = {}
+        for path in paths:
+            with _opened(path) as file:
+                for name in file.keys():  # noqa: SIM118
+                    header = file.get_slice(name)
+                    if header.get_dtype() not in _DTYPES:
+                        raise CheckpointError(
+                            f"{path}: {name} is {header.get_dtype()}, no plain float; quantised weights are refused"
+                        )
+                    self.shapes[name] = tuple(header.get_shape())
+                    self._paths[name] = path
+
+    def __getitem__(self, name: str) -> Tensor:
+        # Opened anew each time: the pages of a mapping count as this process's memory until it is closed.
+        with _opened(self._paths[name]) as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor.to(device=self._device, dtype=self._dtype, copy=True)
+
+    def mapped(self, prefix: str) -> dict[str, Tensor]:
+        """Those whose names start with `prefix`, which is left away, as views of their file in its dtype, unread yet.
+
+        The file must not be written to as long as they are kept.
+        """
+        names = [name for name in self if name.startswith(prefix)]
+        tensors: dict[str, Tensor] = {}
+        for path in {self._paths[name] for name in names}:
+            with _opened(path) as file:
+                tensors |= {n.removeprefix(prefix): file.get_tensor(n) for n in names if self._paths[n] == path}
+        return tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: missing; restore the file or the whole folder") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not readable as safetensors ({error}); pickled weights are refused, convert them first"
+        ) from error
