@@ -23,16 +23,16 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Compile, and have the result packed with the wheel."""
         target = Path(self.root, _TARGET)
-        source = target.with_name("kernels.cpp")
+        sources = [str(target.with_name(name)) for name in ("kernels.cpp", "gradients.cpp")]
         compiler = shutil.which(os.environ.get("CXX", "g++"))
         if platform.system() != "Linux" or platform.machine() != "x86_64" or compiler is None:
             target.unlink(missing_ok=True)
-            self.app.display_warning("no C++ compiler for Linux on x86-64: decoding on a CPU will be slower")
+            self.app.display_warning("no C++ compiler for Linux on x86-64: a CPU will be slower")
             return
-        done = subprocess.run([compiler, *_FLAGS, str(source), "-o", str(target)], capture_output=True, text=True)
+        done = subprocess.run([compiler, *_FLAGS, *sources, "-o", str(target)], capture_output=True, text=True)
         if done.returncode:
             target.unlink(missing_ok=True)
-            self.app.display_warning(f"the native kernels do not compile; decoding will be slower:\n{done.stderr}")
+            self.app.display_warning(f"the native kernels do not compile; a CPU will be slower:\n{done.stderr}")
             return
         build_data["artifacts"].append(_TARGET)
         build_data["pure_python"] = False

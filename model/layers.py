@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from model.native import gradients
+from model.native.gradients import have_kernel
+
 
 class RMSNorm(nn.Module):
     """Scale by the root mean square of the last dimension: no mean, no bias (Zhang and Sennrich 2019).
@@ -61,18 +64,23 @@ class _Normalise(torch.autograd.Function):
     # Under autocast the result is in its dtype, in which alone the matrices after it read it.
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        autocast = torch.is_autocast_enabled("cpu")
-        wide = x.float()
-        mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
-        scale = mean_square.add_(epsilon).rsqrt_()
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else weight.dtype
+        ctx.by_kernel = have_kernel(dtype) and x.dtype == weight.dtype == torch.float32
+        if ctx.by_kernel:
+            out, scale = gradients.normalise(x, weight, epsilon, dtype)
+        else:
+            wide = x.float()
+            mean_square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+            scale = mean_square.add_(epsilon).rsqrt_()
+            out = (wide * scale).mul_(weight).to(dtype)
         ctx.save_for_backward(x, weight, scale)
-        normal = (wide * scale).mul_(weight)
-        out: Tensor = normal.to(torch.get_autocast_dtype("cpu") if autocast else weight.dtype)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
+        if ctx.by_kernel:
+            return *gradients.normalise_gradient(x, weight, scale, grad), None
         wide, grad, rows = x.float(), grad.float(), scale.flatten()
         product = (grad * wide).flatten(0, -2)
         along = (product @ weight.float()).mul_(rows**3).div_(x.shape[-1]).view_as(scale)
@@ -85,17 +93,20 @@ class _Gate(torch.autograd.Function):
     # The gradients of gate and value are written where the matrix product reads them, instead of put together.
     @staticmethod
     def forward(ctx: Any, gate_and_value: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_and_value)
+        if have_kernel(gate_and_value.dtype):
+            return gradients.gate(gate_and_value)
         gate, value = gate_and_value.chunk(2, dim=-1)
-        opened = F.gelu(gate, approximate="tanh")
-        ctx.save_for_backward(gate_and_value, opened)
-        return opened * value
+        return F.gelu(gate, approximate="tanh") * value
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        gate_and_value, opened = ctx.saved_tensors
+        [gate_and_value] = ctx.saved_tensors
+        if have_kernel(gate_and_value.dtype):
+            return gradients.gate_gradient(gate_and_value, grad)
         gate, value = gate_and_value.chunk(2, dim=-1)
         into = torch.empty_like(gate_and_value)
         into_gate, into_value = into.chunk(2, dim=-1)
-        torch.mul(grad, opened, out=into_value)
+        torch.mul(grad, F.gelu(gate, approximate="tanh"), out=into_value)
         torch.ops.aten.gelu_backward.grad_input(grad * value, gate, approximate="tanh", grad_input=into_gate)
         return into

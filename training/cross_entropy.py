@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.native.gradients import cross_entropy_, have_kernel
+
 # At a time: 8 MB of float32 over 32 k pieces, which stays in a processor's cache; a GPU wants few large products.
 _ROWS = {"cpu": 64, "cuda": 2048}
 _UNIT = 1024.0  # a power of two, so that it costs no bit: float16 has no numbers for probabilities below 6e-8
@@ -31,22 +33,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, weight: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         with torch.autocast(states.device.type, enabled=False):
             kept = F.linear(states, weight)  # logits, in place of which the gradients come
-            size = kept.shape[1]
-            losses, step = [], _ROWS.get(states.device.type, 1024)
-            for rows, truth in zip(kept.split(step), labels.split(step), strict=True):
-                log_odds = torch.log_softmax(rows.float(), dim=-1)
-                likely = log_odds.gather(1, truth[:, None])
-                loss = likely.sum() * (smoothing - 1)
-                if smoothing:
-                    loss -= log_odds.sum() * (smoothing / size)
-                losses.append(loss)
-                gradient = log_odds.exp_()
-                if smoothing:
-                    gradient -= smoothing / size
-                gradient.scatter_add_(1, truth[:, None], torch.full_like(likely, smoothing - 1))
-                rows.copy_(gradient.mul_(_UNIT))
+            if kept.device.type == "cpu" and have_kernel(kept.dtype):
+                loss = cross_entropy_(kept, labels, smoothing, _UNIT).sum()
+            else:
+                loss = _by_parts(kept, labels, smoothing)
         ctx.save_for_backward(states, weight, kept)
-        return torch.stack(losses).sum() / len(labels)
+        return loss / len(labels)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
@@ -55,3 +47,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         into_states = ((kept @ weight).float() * scale).to(states.dtype)
         into_weight = kept.T @ (states.float() * scale).to(states.dtype) if ctx.needs_input_grad[1] else None
         return into_states, into_weight, None, None
+
+
+def _by_parts(kept: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Sum of the losses of logits `kept` (N, V), in place of which come their gradients times `_UNIT`."""
+    size, step = kept.shape[1], _ROWS.get(kept.device.type, 1024)
+    losses = []
+    for rows, truth in zip(kept.split(step), labels.split(step), strict=True):
+        log_odds = torch.log_softmax(rows.float(), dim=-1)
+        likely = log_odds.gather(1, truth[:, None])
+        loss = likely.sum() * (smoothing - 1)
+        if smoothing:
+            loss -= log_odds.sum() * (smoothing / size)
+        losses.append(loss)
+        gradient = log_odds.exp_()
+        if smoothing:
+            gradient -= smoothing / size
+        gradient.scatter_add_(1, truth[:, None], torch.full_like(likely, smoothing - 1))
+        rows.copy_(gradient.mul_(_UNIT))
+    return torch.stack(losses).sum()

@@ -122,7 +122,7 @@ def library() -> ctypes.CDLL | None:
     try:
         return _declare(ctypes.CDLL(str(LIBRARY)))
     except (OSError, AttributeError) as error:  # of another machine, or of another version
-        logger.warning("the native kernels cannot be used, decoding will be slower; install again: %s", error)
+        logger.warning("the native kernels cannot be used, all will be slower; install again: %s", error)
         return None
 
 
@@ -132,13 +132,16 @@ def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
     loaded.leximind_project.argtypes = (POINTER(Shape), POINTER(Linear), n, p, n, p, p, p, p, n, n, n)
     loaded.leximind_decoder_step.argtypes = (POINTER(Decoder), POINTER(Cache), n, p, p, n)
     loaded.leximind_stages.argtypes = (c_int64 * len(STAGES),)
-    for function in (
-        loaded.leximind_encode,
-        loaded.leximind_project,
-        loaded.leximind_decoder_step,
-        loaded.leximind_stages,
+    loaded.leximind_normalise.argtypes = (n, p, p, p, p, n, n, c_float, n)
+    loaded.leximind_normalise_gradient.argtypes = (n, p, p, p, p, p, p, n, n, n)
+    loaded.leximind_cross_entropy.argtypes = (n, p, p, p, n, n, c_float, c_float, n)
+    loaded.leximind_gate.argtypes = (n, p, p, n, n, n)
+    loaded.leximind_gate_gradient.argtypes = (n, p, p, p, n, n, n)
+    for name in (
+        *("encode", "project", "decoder_step", "stages"),
+        *("normalise", "normalise_gradient", "gate", "gate_gradient", "cross_entropy"),
     ):
-        function.restype = None
+        getattr(loaded, f"leximind_{name}").restype = None
     return loaded
 
 

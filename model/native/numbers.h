@@ -14,11 +14,11 @@ constexpr int kColumns = 32;  // outputs of a weight block: two registers
 
 enum Kind : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
 
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // Bytes of an odd number of cache lines: rows a power of two apart share one set of the first-level cache, which then
 // holds eight of a tile's twelve rows.
-int64_t odd_lines(int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
+inline int64_t odd_lines(int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
 
 // --- numbers ---------------------------------------------------------------------------------------------------------
 

@@ -7,13 +7,23 @@ from torch.nn import functional as F
 
 from model.attention import attend, hide
 from model.layers import FeedForward, RMSNorm
+from model.native.gradients import have_kernel
 
 # float32 sums in another order
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
+@pytest.fixture(params=["kernel", "torch"])
+def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "torch":
+        monkeypatch.setattr("model.layers.have_kernel", lambda *_: False)
+    elif not have_kernel(torch.float32):
+        pytest.skip("no native kernels: no compiler, or a processor without AVX-512")
+
+
 def gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    return list(torch.autograd.grad(out, inputs, torch.randn(out.shape, generator=torch.Generator().manual_seed(1))))
+    grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    return list(torch.autograd.grad(out, inputs, grad))
 
 
 def assert_same(mine: tuple[Tensor, list[Tensor]], plain: tuple[Tensor, list[Tensor]]) -> None:
@@ -46,29 +56,44 @@ def test_attention_in_bfloat16_is_as_near_as_bfloat16_is() -> None:
         torch.testing.assert_close(one.float(), other, rtol=0.05, atol=0.05)
 
 
-def test_normalisation() -> None:
+@pytest.mark.usefixtures("_by")
+@pytest.mark.parametrize("shape", [(3, 5, 16), (130, 24)])  # more rows than a chunk of sums, part of a register
+def test_normalisation(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    norm = RMSNorm(16, 1e-6)
-    norm.weight.data = torch.randn(16)
-    x = torch.randn(3, 5, 16, requires_grad=True)
+    norm = RMSNorm(shape[-1], 1e-6)
+    norm.weight.data = torch.randn(shape[-1])
+    x = torch.randn(shape, requires_grad=True)
     inputs = [x, norm.weight]
     plain = norm.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
     assert_same((norm(x), gradients(norm(x), inputs)), (plain, gradients(plain, inputs)))
 
 
+@pytest.mark.usefixtures("_by")
 def test_normalisation_under_autocast_gives_what_a_matrix_reads() -> None:
+    torch.manual_seed(0)
     norm, x = RMSNorm(16, 1e-6), torch.randn(3, 16, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         out = norm(x)
     assert out.dtype == torch.bfloat16
     assert torch.equal(out, norm(x).bfloat16())
+    wide, narrow = (gradients(one.float(), [x, norm.weight]) for one in (norm(x), out))
+    for one, other in zip(narrow, wide, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)  # the gradient above is rounded to bfloat16
 
 
-def test_gated_feed_forward() -> None:
+@pytest.mark.usefixtures("_by")
+@pytest.mark.parametrize("d_ff", [12, 32])
+def test_gated_feed_forward(d_ff: int) -> None:
     torch.manual_seed(0)
-    layer = FeedForward(8, 12, 0.0)
+    layer = FeedForward(8, d_ff, 0.0)
     x = torch.randn(2, 5, 8, requires_grad=True)
     inputs = [x, layer.wi.weight, layer.wo.weight]
     gate, value = F.linear(x, layer.wi.weight).chunk(2, dim=-1)
     plain = F.linear(F.gelu(gate, approximate="tanh") * value, layer.wo.weight)
-    assert_same((layer(x), gradients(layer(x), inputs)), (plain, gradients(plain, inputs)))
+    exact = [plain, *gradients(plain, inputs)]
+    mine = layer(x)
+    assert_same((mine, gradients(mine, inputs)), (exact[0], exact[1:]))
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = layer(x)
+    for one, other in zip([narrow, *gradients(narrow, inputs)], exact, strict=True):
+        assert (one - other).norm() < 0.02 * other.norm()

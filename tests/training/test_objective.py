@@ -8,7 +8,6 @@ from small_runs import trainer
 from torch.nn import functional as F
 
 from model.leximind import LexiMind
-from training.cross_entropy import linear_cross_entropy
 from training.data.batches import IGNORED
 from training.initialise import fold_queries
 from training.losses import LossConfig, asymmetric_loss, positive_weights
@@ -108,32 +107,6 @@ def test_half_precision_is_scaled(data: Path, tmp_path: Path) -> None:
     assert run._precision.scaler.is_enabled()
     run.one_step()
     assert run.step == 1
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("rows", [5, 130])  # part of a chunk, and chunks with a rest
-def test_cross_entropy_of_states_is_that_of_logits(rows: int, smoothing: float) -> None:
-    torch.manual_seed(0)
-    states, weight = torch.randn(rows, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
-    labels = torch.randint(50, (rows,))
-    mine = linear_cross_entropy(states, weight, labels, smoothing)
-    plain = F.cross_entropy(states @ weight.T, labels, label_smoothing=smoothing)
-    torch.testing.assert_close(mine, plain)
-    pairs = (torch.autograd.grad(3 * loss, (states, weight)) for loss in (mine, plain))
-    for one, other in zip(*pairs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)  # float32 sums in another order
-
-
-def test_half_precision_keeps_the_gradients_of_unlikely_words() -> None:
-    torch.manual_seed(0)
-    states, weight = torch.randn(4, 8, requires_grad=True), torch.randn(5000, 8, requires_grad=True)
-    labels = torch.zeros(4, dtype=torch.int64)
-    wide = torch.autograd.grad(linear_cross_entropy(states, weight, labels, 0.0), weight)[0]
-    with torch.autocast("cpu", torch.float16):
-        loss = linear_cross_entropy(states, weight, labels, 0.0)
-    narrow = torch.autograd.grad(loss * 1024, weight)[0] / 1024
-    # A gradient in float16 has about three digits, a sum of four of them two.
-    assert (narrow - wide).norm() < 0.01 * wide.norm()
 
 
 def test_summaries_lose_what_cross_entropy_on_all_logits_says(data: Path, tmp_path: Path) -> None:

@@ -1,0 +1,190 @@
+// What training computes between its products of matrices, with gradients: RMS normalisation, the gated GELU,
+// cross-entropy. Each is one pass over its rows; sums are float32 and do not depend on the number of threads.
+// `gradients.py` calls them.
+
+#include <algorithm>
+
+#include "numbers.h"
+
+namespace {
+
+constexpr int64_t kChunk = 64;  // rows whose gradients of the weight are summed up together
+
+template <typename Number>
+void normalise(const float* x, const float* weight, Number* out, float* scales, int64_t rows, int64_t width,
+               float epsilon, int64_t num_threads) {
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* from = x + row * width;
+    __m512 squares = _mm512_setzero_ps();
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const __m512 numbers = load16(from + i, first(width - i));
+      squares = _mm512_fmadd_ps(numbers, numbers, squares);
+    }
+    const float scale = 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / static_cast<float>(width) + epsilon);
+    scales[row] = scale;
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const __mmask16 mask = first(width - i);
+      const __m512 normal = _mm512_mul_ps(load16(from + i, mask), _mm512_set1_ps(scale));
+      store16(out + row * width + i, mask, _mm512_mul_ps(normal, load16(weight + i, mask)));
+    }
+  }
+}
+
+// With y = x · s · w and s = 1 / √(mean x² + ε): dx = s · (w · dy − x · s² · mean(w · dy · x)), dw = Σ rows dy · x · s.
+template <typename Number>
+void normalise_gradient(const float* x, const float* weight, const float* scales, const Number* grad, float* into_x,
+                        float* into_weight, int64_t rows, int64_t width, int64_t num_threads) {
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t begin = 0; begin < rows; begin += kChunk) {
+    float* sums = into_weight + begin / kChunk * width;
+    std::fill(sums, sums + width, 0.0f);
+    for (int64_t row = begin; row < std::min(rows, begin + kChunk); ++row) {
+      const float *from = x + row * width, scale = scales[row];
+      const Number* upper = grad + row * width;
+      __m512 along = _mm512_setzero_ps();
+      for (int64_t i = 0; i < width; i += kLanes) {
+        const __mmask16 mask = first(width - i);
+        const __m512 product = _mm512_mul_ps(load16(upper + i, mask), load16(from + i, mask));
+        along = _mm512_fmadd_ps(product, load16(weight + i, mask), along);
+        store16(sums + i, mask, _mm512_fmadd_ps(product, _mm512_set1_ps(scale), load16(sums + i, mask)));
+      }
+      const float share = _mm512_reduce_add_ps(along) * scale * scale / static_cast<float>(width);
+      for (int64_t i = 0; i < width; i += kLanes) {
+        const __mmask16 mask = first(width - i);
+        const __m512 straight = _mm512_mul_ps(load16(upper + i, mask), load16(weight + i, mask));
+        const __m512 less = _mm512_fnmadd_ps(load16(from + i, mask), _mm512_set1_ps(share), straight);
+        store16(into_x + row * width + i, mask, _mm512_mul_ps(less, _mm512_set1_ps(scale)));
+      }
+    }
+  }
+}
+
+template <typename Number>
+void gate(const Number* gates_and_values, Number* out, int64_t rows, int64_t width, int64_t num_threads) {
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t row = 0; row < rows; ++row) {
+    const Number* from = gates_and_values + 2 * row * width;
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const __mmask16 mask = first(width - i);
+      const __m512 opened = gelu16(load16(from + i, mask));
+      store16(out + row * width + i, mask, _mm512_mul_ps(opened, load16(from + width + i, mask)));
+    }
+  }
+}
+
+template <typename Number>
+void gate_gradient(const Number* gates_and_values, const Number* grad, Number* into, int64_t rows, int64_t width,
+                   int64_t num_threads) {
+  const __m512 one = _mm512_set1_ps(1.0f), slope = _mm512_set1_ps(1.5957691216f);  // 2 √(2/π)
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t row = 0; row < rows; ++row) {
+    const Number* from = gates_and_values + 2 * row * width;
+    Number* to = into + 2 * row * width;
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const __mmask16 mask = first(width - i);
+      const __m512 x = load16(from + i, mask), value = load16(from + width + i, mask);
+      const __m512 upper = load16(grad + row * width + i, mask), square = _mm512_mul_ps(x, x);
+      // gelu = x · σ(u), u = slope · (x + 0.044715 x³), so gelu' = σ + x · σ (1 − σ) · u'
+      const __m512 inner = _mm512_mul_ps(_mm512_fmadd_ps(square, _mm512_set1_ps(0.044715f), one), x);
+      const __m512 e = exp16(_mm512_mul_ps(inner, _mm512_sub_ps(_mm512_setzero_ps(), slope)));
+      const __m512 sigmoid = _mm512_div_ps(one, _mm512_add_ps(e, one));
+      const __m512 inner_slope = _mm512_mul_ps(_mm512_fmadd_ps(square, _mm512_set1_ps(3 * 0.044715f), one), slope);
+      const __m512 opened = _mm512_mul_ps(x, sigmoid);
+      const __m512 bend = _mm512_mul_ps(_mm512_mul_ps(opened, _mm512_sub_ps(one, sigmoid)), inner_slope);
+      store16(to + i, mask, _mm512_mul_ps(_mm512_mul_ps(upper, value), _mm512_add_ps(sigmoid, bend)));
+      store16(to + width + i, mask, _mm512_mul_ps(upper, opened));
+    }
+  }
+}
+
+// In place of each row's logits the gradient of its loss, which is −log p of the true one with `smoothing` shared out
+// among all, times `unit`.
+template <typename Number>
+void cross_entropy(Number* logits, const int64_t* truths, float* losses, int64_t rows, int64_t width, float smoothing,
+                   float unit, int64_t num_threads) {
+  const float share = smoothing / static_cast<float>(width);
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t row = 0; row < rows; ++row) {
+    Number* numbers = logits + row * width;
+    const __m512 lowest = _mm512_set1_ps(-INFINITY);
+    __m512 highest = lowest, sum = _mm512_setzero_ps(), all = _mm512_setzero_ps();
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const __mmask16 mask = first(width - i);
+      const __m512 x = load16(numbers + i, mask);
+      highest = _mm512_mask_max_ps(highest, mask, highest, x);
+      all = _mm512_add_ps(all, x);
+    }
+    const float top = _mm512_reduce_max_ps(highest);
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const __mmask16 mask = first(width - i);
+      const __m512 x = _mm512_sub_ps(load16(numbers + i, mask), _mm512_set1_ps(top));
+      sum = _mm512_mask_add_ps(sum, mask, sum, exp16(x));
+    }
+    const float log_sum = top + std::log(_mm512_reduce_add_ps(sum));
+    const int64_t truth = truths[row];
+    const float likely = _mm512_cvtss_f32(load16(numbers + truth, 1)) - log_sum;
+    losses[row] = (smoothing - 1) * likely - share * (_mm512_reduce_add_ps(all) - static_cast<float>(width) * log_sum);
+    for (int64_t i = 0; i < width; i += kLanes) {
+      const __mmask16 mask = first(width - i);
+      const __m512 p = exp16(_mm512_sub_ps(load16(numbers + i, mask), _mm512_set1_ps(log_sum)));
+      store16(numbers + i, mask, _mm512_mul_ps(_mm512_sub_ps(p, _mm512_set1_ps(share)), _mm512_set1_ps(unit)));
+    }
+    const __m512 certain = _mm512_set1_ps(std::exp(likely) - share - (1 - smoothing));
+    store16(numbers + truth, 1, _mm512_mul_ps(certain, _mm512_set1_ps(unit)));
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// `kind` is that of `out` and of gradients; `x` is float32.
+void leximind_normalise(int64_t kind, const float* x, const float* weight, void* out, float* scales, int64_t rows,
+                        int64_t width, float epsilon, int64_t num_threads) {
+  if (kind == kFloat32)
+    normalise(x, weight, static_cast<float*>(out), scales, rows, width, epsilon, num_threads);
+  else
+    normalise(x, weight, static_cast<uint16_t*>(out), scales, rows, width, epsilon, num_threads);
+}
+
+// `into_weight` (⌈rows / 64⌉, width): what is left is to add its rows up.
+void leximind_normalise_gradient(int64_t kind, const float* x, const float* weight, const float* scales,
+                                 const void* grad, float* into_x, float* into_weight, int64_t rows, int64_t width,
+                                 int64_t num_threads) {
+  if (kind == kFloat32)
+    normalise_gradient(x, weight, scales, static_cast<const float*>(grad), into_x, into_weight, rows, width,
+                       num_threads);
+  else
+    normalise_gradient(x, weight, scales, static_cast<const uint16_t*>(grad), into_x, into_weight, rows, width,
+                       num_threads);
+}
+
+// `gates_and_values` (rows, 2 · width): a row's gates, then its values.
+void leximind_gate(int64_t kind, const void* gates_and_values, void* out, int64_t rows, int64_t width,
+                   int64_t num_threads) {
+  if (kind == kFloat32)
+    gate(static_cast<const float*>(gates_and_values), static_cast<float*>(out), rows, width, num_threads);
+  else
+    gate(static_cast<const uint16_t*>(gates_and_values), static_cast<uint16_t*>(out), rows, width, num_threads);
+}
+
+void leximind_gate_gradient(int64_t kind, const void* gates_and_values, const void* grad, void* into, int64_t rows,
+                            int64_t width, int64_t num_threads) {
+  if (kind == kFloat32)
+    gate_gradient(static_cast<const float*>(gates_and_values), static_cast<const float*>(grad),
+                  static_cast<float*>(into), rows, width, num_threads);
+  else
+    gate_gradient(static_cast<const uint16_t*>(gates_and_values), static_cast<const uint16_t*>(grad),
+                  static_cast<uint16_t*>(into), rows, width, num_threads);
+}
+
+void leximind_cross_entropy(int64_t kind, void* logits, const int64_t* truths, float* losses, int64_t rows,
+                            int64_t width, float smoothing, float unit, int64_t num_threads) {
+  if (kind == kFloat32)
+    cross_entropy(static_cast<float*>(logits), truths, losses, rows, width, smoothing, unit, num_threads);
+  else
+    cross_entropy(static_cast<uint16_t*>(logits), truths, losses, rows, width, smoothing, unit, num_threads);
+}
+
+}  // extern "C"
