@@ -17,6 +17,7 @@ from model.decoding.rows import Step
 from model.leximind import LexiMind
 
 _CHECK_TOKENS = 8
+_LENGTHS_OF = {"cuda": 64}  # encoder batches are multiples of so many tokens long: few shapes, each fit for its kernels
 
 
 @dataclass(frozen=True)
@@ -162,10 +163,17 @@ class Runner:
 
     def _pad(self, sources: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         pad_id, longest = self._model.config.pad_id, max(map(len, sources))
-        padded = [ids + (pad_id,) * (longest - len(ids)) for ids in sources]
+        multiple = _LENGTHS_OF.get(self._model.device.type, 1)
+        longest = -(-longest // multiple) * multiple
+        padded = torch.tensor([ids + (pad_id,) * (longest - len(ids)) for ids in sources])
         lengths = torch.tensor([len(ids) for ids in sources])
         encoder_mask = torch.arange(longest) < lengths[:, None]  # (B, S)
-        return torch.tensor(padded).to(self._model.device), encoder_mask.to(self._model.device)
+        return self._send(padded), self._send(encoder_mask)
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        if self.on_gpu:  # from pinned memory the copy does not hold up the host
+            return tensor.pin_memory().to(self._model.device, non_blocking=True)
+        return tensor
 
     def _emotions(self, hidden: Tensor, encoder_mask: Tensor, rows: set[int]) -> dict[int, tuple[float, ...]]:
         if not rows:

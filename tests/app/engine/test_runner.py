@@ -41,6 +41,21 @@ def test_heads_say_what_the_model_says_of_the_unpadded_source(model: LexiMind, s
         assert sum(news.answer.topic or ()) == pytest.approx(1, abs=1e-6)
 
 
+def test_bucketed_lengths_change_no_answer(
+    model: LexiMind, source: Source, alone: Alone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.engine.runner._LENGTHS_OF", {"cpu": 64})
+    options = DecodingOptions(max_new_tokens=6)
+    requests = {key: EngineRequest(source(key, 30 * key + 5), math.inf, options=options) for key in range(3)}
+    runner = Runner(model)
+    encoded = runner.encode(requests)
+    assert (encoded.num_tokens, encoded.padded_tokens) == (105, 3 * 128)
+    runner.join(encoded)
+    assert {key: one.summary for key, one in finish(runner).items()} == {
+        key: alone(request).summary for key, request in requests.items()
+    }
+
+
 def test_answers_hold_what_was_asked_and_nothing_else(model: LexiMind, source: Source) -> None:
     runner = Runner(model)
     ids, options = source(1, 9), DecodingOptions(max_new_tokens=3)
