@@ -182,7 +182,7 @@ async def _facts(service: Service) -> dict[str, Any]:
     return {
         "version": VERSION,
         "checkpoint": str(checkpoint.folder),
-        "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
+        "parameters": checkpoint.num_parameters,
         "device": str(checkpoint.model.device),
         "dtype": checkpoint.model.precision,
         "max_source_tokens": checkpoint.tasks.max_source_tokens,

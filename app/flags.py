@@ -13,7 +13,9 @@ from app.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
-_PLAIN = (int, float, bool, Path)
+_SHOWN: dict[Any, str] = {int: "<whole number>", float: "<number>", Path: "<path>"}
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
+_READABLE = {"int_parsing": "it must be a whole number", "float_parsing": "it must be a number"}
 _SECRET = ("api_keys", "admin_keys")
 
 
@@ -47,11 +49,13 @@ def settings_from(flags: Mapping[str, Any]) -> Settings:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    kind = field.annotation if field.annotation in _PLAIN else str
+    # Values are read by `Settings` alone, from flags as from the environment, so that both are refused in one voice.
+    kind, shown = (bool, None) if field.annotation is bool else (str, _SHOWN.get(field.annotation, "<text>"))
     flag = "--" + name.replace("_", "-")
     if kind is bool:
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
-    option = typer.Option(flag, help=f"{field.description} [{_variable(name)}] [default: {_default(field)}]")
+    help_text = f"{field.description} [{_variable(name)}] [default: {_default(field)}]{_limits(field)}"
+    option = typer.Option(flag, help=help_text, metavar=shown)
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
@@ -63,6 +67,13 @@ def _default(field: FieldInfo) -> str:
     return field.default.name if isinstance(field.default, Path) else str(field.default).lower()
 
 
+def _limits(field: FieldInfo) -> str:
+    found = [
+        f"{word} {getattr(one, name)}" for one in field.metadata for name, word in _BOUNDS.items() if hasattr(one, name)
+    ]
+    return f" [{', '.join(found)}]" if found else ""
+
+
 def _variable(name: str) -> str:
     return f"LEXIMIND_{name.upper()}"
 
@@ -70,5 +81,6 @@ def _variable(name: str) -> str:
 def _message(error: Mapping[str, Any]) -> str:
     name = str(error["loc"][0])
     value = "not allowed" if name in _SECRET else f"{error['input']!r}, which is not allowed"
-    reason = error["msg"].removeprefix("Value error, ").replace("Input should be ", "it must be ")
+    plain = error["msg"].removeprefix("Value error, ").replace("Input should be ", "it must be ")
+    reason = _READABLE.get(error["type"], plain)
     return f"--{name.replace('_', '-')} ({_variable(name)}) is {value}: {reason}"

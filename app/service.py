@@ -89,7 +89,7 @@ class Service:
         self._loaded = Loaded(checkpoint, engine, documents)
         facts = {"device": str(checkpoint.model.device), "dtype": checkpoint.model.precision}
         seconds = round(time.monotonic() - started_at, 2)
-        logger.info("ready", extra={"checkpoint": checkpoint.folder.name, **facts, "seconds": seconds})
+        logger.info("ready", extra={"checkpoint": checkpoint.name, **facts, "seconds": seconds})
 
     def begin_drain(self) -> None:
         """Take nothing new; what is accepted goes on."""

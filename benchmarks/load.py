@@ -51,14 +51,12 @@ class Outcome:
 
 
 def poisson(mix: Mix, rate: float, duration_s: float, language: Language, seed: int = 0) -> list[Arrival]:
-    """A trace of `duration_s`, the same for every server."""
+    """A trace of `duration_s`, the same for every server: a Poisson process that is known to have `rate` a second."""
     draw = random.Random(f"{mix.name} {rate} {seed}")
-    arrivals: list[Arrival] = []
-    at_s = draw.expovariate(rate)
-    while at_s < duration_s:
+    arrivals = []
+    for at_s in sorted(draw.uniform(0, duration_s) for _ in range(round(rate * duration_s))):
         text = language.text(draw.randint(*mix.words), seed=draw.randrange(2**32))
         arrivals.append(Arrival(at_s, text, draw.randint(*mix.new_tokens)))
-        at_s += draw.expovariate(rate)
     return arrivals
 
 

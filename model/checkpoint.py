@@ -10,6 +10,7 @@ manifest.json      sha256 of each of the above, package version, and whatever th
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -50,6 +51,19 @@ class Checkpoint:
     tasks: Tasks
     manifest: dict[str, Any]
     folder: Path
+    num_parameters: int  # in the file; a packed model has hardly any of its own
+
+    @property
+    def name(self) -> str:
+        """What reports and answers call it."""
+        return checkpoint_name(self.folder)
+
+
+def checkpoint_name(folder: Path) -> str:
+    """The folder's own name; every run calls its folders `checkpoint` and `last`, so these have the run's."""
+    folder = folder.resolve()
+    run = folder.parent.name
+    return {"checkpoint": run, "last": run and f"{run}-last"}.get(folder.name) or folder.name
 
 
 def save_checkpoint(
@@ -162,7 +176,8 @@ def _hollow_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype) -
     _check_fit(folder, config, tokenizer, tasks)
     weights = StoredWeights([folder / "model.safetensors"], dtype, device)
     model = _hollow(config, weights.shapes, str(folder))
-    return Checkpoint(model, tokenizer, tasks, manifest, folder), weights
+    num_parameters = sum(math.prod(shape) for shape in weights.shapes.values())
+    return Checkpoint(model, tokenizer, tasks, manifest, folder, num_parameters), weights
 
 
 def _hollow(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], source: str) -> LexiMind:

@@ -6,10 +6,10 @@
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from model.config import ModelConfig
 from training.errors import TrainingError
@@ -19,6 +19,9 @@ from training.mixture import MixtureConfig
 from training.optim import OptimizerConfig, ScheduleConfig
 
 _STRICT = ConfigDict(extra="forbid")
+_FEW = 30
+
+Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class GroupConfig:
     __pydantic_config__ = _STRICT
     readers: list[str]
     buckets: list[tuple[int, int]]
-    tokens: int
-    batches_per_step: int
+    tokens: Positive
+    batches_per_step: Positive
 
 
 @dataclass(frozen=True)
@@ -39,13 +42,13 @@ class DataConfig:
     __pydantic_config__ = _STRICT
     root: str
     tokenizer: str | None
-    vocabulary_size: int
+    vocabulary_size: Positive
     prompt: str
-    max_source_tokens: int
-    max_target_tokens: int
-    pool: int
+    max_source_tokens: Positive
+    max_target_tokens: Positive
+    pool: Positive
     groups: dict[str, GroupConfig]
-    max_rows: int | None = None
+    max_rows: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,9 @@ class LoopConfig:
     """Length and habits of the run; every `*_every` counts optimizer steps."""
 
     __pydantic_config__ = _STRICT
-    steps: int
-    accumulate: int
-    clip_norm: float
+    steps: Positive
+    accumulate: Positive
+    clip_norm: Annotated[float, Field(gt=0)]
     device: str
     precision: Literal["fp32", "bf16", "fp16"]
     tf32: bool
@@ -64,14 +67,14 @@ class LoopConfig:
     checkpoint_layers: bool
     scale_queries: bool
     freeze: list[str]
-    ema: float
+    ema: Annotated[float, Field(ge=0, lt=1)]
     seed: int
-    log_every: int
-    save_every: int
-    evaluate_every: int
-    evaluate_rows: int
+    log_every: Positive
+    save_every: Positive
+    evaluate_every: Positive
+    evaluate_rows: Positive
     metric: str
-    patience: int | None
+    patience: Positive | None
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,9 @@ def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def suggestion(name: str, known: list[str]) -> str:
     """`; did you mean …?`, or nothing when nothing is near."""
     near = get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; known are {', '.join(sorted(known))}" if len(known) <= _FEW else "; --help shows those that there are"
 
 
 def _line(error: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import Checkpoint, describe_checkpoint, load_checkpoint, load_packed
+from model.checkpoint import Checkpoint, checkpoint_name, describe_checkpoint, load_checkpoint, load_packed
 from model.decoding.options import DecodingOptions
 from model.errors import ModelError
 from model.precision import PRECISIONS
@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> None:
     bertscore = BertScore(options.bertscore, options.device) if options.bertscore else None
     checkpoint, result = _evaluate(options.checkpoint, options, bertscore)
     report = {
-        "checkpoint": _name(checkpoint.folder),
+        "checkpoint": checkpoint.name,
         "weights": checkpoint.manifest["files"]["model.safetensors"],
         "decoding": {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens},
         "data": _hashes(options.data, options.split),
@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> None:
     page = f"# {report['checkpoint']} on {options.split}\n\n{to_markdown(result)}"
     if options.against:
         differences = comparison(result, _evaluate(options.against, options, bertscore)[1])
-        report["against"] = {"checkpoint": _name(options.against), "differences": differences}
+        report["against"] = {"checkpoint": checkpoint_name(options.against), "differences": differences}
         page += "\n" + comparison_markdown(differences)
     folder = options.output or Path("runs/evaluation") / f"{report['checkpoint']}-{options.split}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,13 +57,6 @@ def _run(options: argparse.Namespace) -> None:
     if options.card:
         _describe(checkpoint, result, report)
     print(f"written to {folder}" + (f", card of {checkpoint.folder}" if options.card else ""))  # noqa: T201
-
-
-def _name(folder: Path) -> str:
-    """A run calls its folders `checkpoint` and `last`: its own name tells more."""
-    folder = folder.resolve()
-    names = {"checkpoint": folder.parent.name, "last": f"{folder.parent.name}-last"}
-    return names.get(folder.name, folder.name)
 
 
 def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | None) -> tuple[Checkpoint, Result]:
@@ -77,7 +70,7 @@ def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | 
     temperatures = {task: fact["temperature"] for task, fact in facts.items() if "temperature" in fact}
 
     def say(line: str) -> None:
-        print(f"{_name(folder)} {line}", file=sys.stderr, flush=True)  # noqa: T201
+        print(f"{checkpoint_name(folder)} {line}", file=sys.stderr, flush=True)  # noqa: T201
 
     return checkpoint, evaluate(predictor, split, options.rows, decoding, bertscore, temperatures, say)
 
@@ -107,9 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", default="dev", help="which split (dev)")
     parser.add_argument("--rows", type=int, default=500, help="summaries of each source, the first ones (500)")
     parser.add_argument("--num-beams", type=int, default=1, help="beam width (1: greedy)")
-    parser.add_argument("--max-new-tokens", type=int, default=DecodingOptions().max_new_tokens)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
-    parser.add_argument("--dtype", default="float32", choices=PRECISIONS, help="float32, bfloat16, or int8 on a CPU")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=DecodingOptions().max_new_tokens, help="longest summary (%(default)s)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (cpu)")
+    parser.add_argument(
+        "--dtype", default="float32", choices=PRECISIONS, help="float32, bfloat16, or int8 on a CPU (float32)"
+    )
     parser.add_argument("--against", type=Path, metavar="OTHER", help="a second checkpoint, compared row by row")
     parser.add_argument(
         "--bertscore", type=Path, metavar="MODEL", help="folder of a BERT-like encoder: adds BERTScore to summaries"

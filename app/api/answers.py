@@ -13,7 +13,7 @@ def summary_answer(checkpoint: Checkpoint, summary: Summary) -> SummaryAnswer:
         input_tokens=summary.input_tokens,
         output_tokens=summary.output_tokens,
         chunks=summary.chunks,
-        model=checkpoint.folder.name,
+        model=checkpoint.name,
     )
 
 
@@ -28,14 +28,14 @@ def emotions_answer(
     else:
         own = dict(zip(tasks.emotion_labels, tasks.emotion_thresholds, strict=True))
         ranked = [one for one in ranked if one.score >= (own[one.label] if threshold is None else threshold)]
-    return EmotionsAnswer(emotions=ranked, model=checkpoint.folder.name)
+    return EmotionsAnswer(emotions=ranked, model=checkpoint.name)
 
 
 def topic_answer(checkpoint: Checkpoint, topic: tuple[float, ...], top_k: int | None = None) -> TopicAnswer:
     """The best topic, and the `top_k` best with their scores, or all."""
     ranked = scores(checkpoint.tasks.topic_labels, topic)
     best = ranked[0]
-    return TopicAnswer(topic=best.label, score=best.score, scores=ranked[:top_k], model=checkpoint.folder.name)
+    return TopicAnswer(topic=best.label, score=best.score, scores=ranked[:top_k], model=checkpoint.name)
 
 
 def analyze_answer(checkpoint: Checkpoint, answer: Answer) -> AnalyzeAnswer:

@@ -36,6 +36,10 @@ class Info(BaseModel):
     max_client_batch_size: int = Field(description="Most texts in a request.", examples=[32])
     max_concurrent_requests: int = Field(examples=[512])
     max_new_tokens: int = Field(examples=[512])
+    max_text_chars: int = Field(description="Longest text in characters.", examples=[200_000])
+    max_body_bytes: int = Field(description="Longest request body.", examples=[2_097_152])
+    max_cost: int = Field(description="Most new tokens x beams, summed over texts and chunks.", examples=[65_536])
+    deadline_s: float = Field(description="Seconds a request may take.", examples=[60.0])
     tasks: list[Task]
     emotions: list[str] = Field(description="Labels, in the model's order.", examples=[["joy", "neutral"]])
     topics: list[str] = Field(description="Labels, in the model's order.", examples=[["World", "Sports"]])
@@ -64,7 +68,7 @@ async def info(request: Request) -> Info:
     service: Service = request.app.state.service
     checkpoint, settings = service.loaded.checkpoint, service.settings
     return Info(
-        model_id=checkpoint.folder.name,
+        model_id=checkpoint.name,
         model_dtype=checkpoint.model.precision,
         model_device_type=checkpoint.model.device.type,
         version=VERSION,
@@ -72,6 +76,10 @@ async def info(request: Request) -> Info:
         max_client_batch_size=settings.max_items,
         max_concurrent_requests=settings.max_concurrent_requests,
         max_new_tokens=settings.max_new_tokens,
+        max_text_chars=settings.max_text_chars,
+        max_body_bytes=settings.max_body_bytes,
+        max_cost=settings.max_cost,
+        deadline_s=settings.deadline_s,
         tasks=list(available_tasks(checkpoint)),
         emotions=list(checkpoint.tasks.emotion_labels),
         topics=list(checkpoint.tasks.topic_labels),

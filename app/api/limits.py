@@ -46,7 +46,7 @@ def decoding_options(settings: Settings, asked: SummaryOptions, place: str = "")
     if options.max_new_tokens <= limit:
         return options
     if "max_new_tokens" in asked.model_fields_set:
-        message = f"{options.max_new_tokens} is not allowed; it must be at most {limit} (max_new_tokens)"
+        message = f"{options.max_new_tokens} is not allowed; it must be at most {limit} (this server's max_new_tokens)"
         raise invalid_field(f"{place}max_new_tokens", message)
     try:
         return replace(options, max_new_tokens=limit)

@@ -77,5 +77,6 @@ async def _stream(body: SummarizeRequest, question: Question, request: Request) 
     if not isinstance(body.text, str):
         raise invalid_field("stream", "true with a list of texts; stream one text at a time, or leave stream out")
     if body.num_beams > 1:
-        raise invalid_field("stream", f"true with num_beams {body.num_beams}; beams have no words before their end")
+        remedy = "beams have no words before their end: set num_beams to 1, or leave stream out"
+        raise invalid_field("stream", f"true with num_beams {body.num_beams}; {remedy}")
     return await open_stream(request, (await plan_texts(request, body.text, question))[0])

@@ -1,5 +1,6 @@
 """What pydantic finds wrong with a request, in a client's words: field, value, limit, remedy; never the text itself."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
             return FieldError(place, "has a lone surrogate, which is no character; remove it")
         case "model_attributes_type" | "model_type":
             return FieldError(place, f"is {_shown(error['input'])}; it must be a JSON object")
+        case "string_type" if error["loc"][-1] == "<text>":
+            return FieldError(place, f"{_shown(error['input'])} is not allowed; it must be a text or a list of texts")
     message = str(error["msg"]).removeprefix("Input should be ").removeprefix("Value error, ")
     return FieldError(place, f"{_shown(error['input'])} is not allowed; it must be {message}")
 
@@ -52,7 +55,7 @@ def _place(loc: Sequence[int | str]) -> str:
 def _shown(value: object) -> str:
     """A number or a short word as it is, anything else by its type: it may be someone's text."""
     if value is None or isinstance(value, bool | int | float):
-        return repr(value)[:_SHOWN_CHARS]
+        return json.dumps(value)[:_SHOWN_CHARS]
     if isinstance(value, str) and len(value) <= _SHOWN_CHARS:
         return repr(value)
     return "a text" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"

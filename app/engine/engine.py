@@ -234,7 +234,7 @@ class Engine:
     def _publish_facts(self) -> None:
         model = self._checkpoint.model
         self._metrics.kv_slots_total.set(self._limits.max_decode_rows)
-        self._metrics.model_info.labels(self._checkpoint.folder.name, model.precision, str(model.device)).set(1)
+        self._metrics.model_info.labels(self._checkpoint.name, model.precision, str(model.device)).set(1)
         for kind in ("allocated", "reserved", "total") if self._runner.on_gpu else ():
             self._metrics.gpu_memory_bytes.labels(kind).set_function(partial(self._runner.memory_bytes, kind))
 

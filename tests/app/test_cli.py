@@ -83,6 +83,12 @@ def test_info_says_what_the_checkpoint_is(leximind: Any, checkpoint_folder: Path
     assert "topics: " + ", ".join(TOPICS) in table
 
 
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_info_counts_all_parameters_whatever_became_of_them(leximind: Any, checkpoint: Checkpoint, dtype: str) -> None:
+    facts = json.loads(leximind("info", "--json", "--dtype", dtype).stdout)
+    assert facts["parameters"] == sum(parameter.numel() for parameter in checkpoint.model.parameters())
+
+
 def test_version_is_the_package_s() -> None:
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"{VERSION}\n")

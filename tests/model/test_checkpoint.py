@@ -11,7 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import BUNDLED, Checkpoint, describe_checkpoint, load_checkpoint, load_packed, save_checkpoint
+from model.checkpoint import (
+    BUNDLED,
+    Checkpoint,
+    checkpoint_name,
+    describe_checkpoint,
+    load_checkpoint,
+    load_packed,
+    save_checkpoint,
+)
 from model.decoding.batch import decode
 from model.decoding.options import DecodingOptions
 from model.packed import pack
@@ -68,6 +76,19 @@ def test_read_part_by_part_it_is_what_packing_the_whole_gives(
     assert torch.equal(*hidden)
     options = [DecodingOptions(max_new_tokens=9, num_beams=2), DecodingOptions(max_new_tokens=9)]
     assert decode(whole, hidden[0], mask, options) == decode(parts, hidden[1], mask, options)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("base", "base"),
+        ("runs/first/checkpoint", "first"),
+        ("runs/first/last", "first-last"),
+        ("/checkpoint", "checkpoint"),
+    ],
+)
+def test_a_run_s_checkpoint_has_its_name(folder: str, name: str) -> None:
+    assert checkpoint_name(Path(folder)) == name
 
 
 def test_bundled_checkpoint_answers() -> None:

@@ -80,6 +80,8 @@ def test_right_overrides_pass() -> None:
         ("+loop.stepz=1", r"loop\.stepz: no such key; did you mean steps\?"),
         ("+model.dropuot=0.1", r"model\.dropuot: no such key; did you mean dropout\?"),
         ("loop.steps=many", r"loop\.steps: .*\(got 'many'\)"),
+        ("loop.steps=-1", r"loop\.steps: .*greater than or equal to 1 \(got -1\)"),
+        ("+nosuchkey=3", r"nosuchkey: no such key; --help shows those that there are"),
         ("optimizer.name=adam", r"optimizer\.name: .*adamw"),
         ("optimizer.name=muon", "matrix_lr is None with muon; give it one"),
         ("optimizer.matrix_lr=0.1", "with adamw; leave it null"),

@@ -76,7 +76,9 @@ def rows(path: Path, *columns: str) -> Iterator[tuple[dict[str, Any], str]]:
         DataError: the file is missing or damaged, or a row lacks one of `columns`.
     """
     if not path.is_file():
-        raise DataError(f"{path}: no such file; set data.root to a folder in the layout of training/data/examples.py")
+        raise DataError(
+            f"{path}: no such file; give a folder that has it (data.root, --data), laid out as training/README.md says"
+        )
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):

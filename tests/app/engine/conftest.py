@@ -5,7 +5,6 @@ import dataclasses
 import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -96,7 +95,7 @@ async def start(model: LexiMind, clock: FakeClock) -> AsyncIterator[Start]:
 
     async def begin(**limits: Any) -> Rig:
         metrics = Metrics()
-        checkpoint = SimpleNamespace(model=model, folder=Path("tiny"))
+        checkpoint = SimpleNamespace(model=model, name="tiny")
         engine = Engine(checkpoint, EngineLimits(**limits), metrics, clock)
         engines.append(engine)
         await engine.start()

@@ -37,7 +37,7 @@ def padded_sources() -> tuple[Tensor, Tensor]:
 
 async def test_engine_gives_the_ids_and_scores_of_transformers(pair: Pair) -> None:
     sources = padded_sources()
-    checkpoint = SimpleNamespace(model=pair.model, folder=pair.folder)
+    checkpoint = SimpleNamespace(model=pair.model, name=pair.folder.name)
     engine = Engine(checkpoint, EngineLimits(max_batch_tokens=320, max_decode_rows=24), Metrics())  # type: ignore[arg-type]
     await engine.start()
     cases = [(options, row) for options in [*GREEDY, *BEAM] for row in range(len(LENGTHS))]
