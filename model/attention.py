@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from model.config import ModelConfig
 from model.kv_cache import KVCache
+from model.native import gradients
+from model.native.gradients import have_kernel
 
 
 class SelfAttention(nn.Module):
@@ -103,13 +105,17 @@ class _Attend(torch.autograd.Function):
     # Scores and softmax are float32 here too; the products with probabilities are in the dtype of q.
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        with torch.autocast(q.device.type, enabled=False):
-            scores = q.float() @ k.float().transpose(-1, -2)
-            scores += bias
-            weights = torch.softmax(scores, dim=-1).to(q.dtype)
-            ctx.save_for_backward(q, k, v, weights)
-            ctx.bias_shape, ctx.bias_dtype = bias.shape, bias.dtype
-            return weights @ v
+        ctx.bias_shape, ctx.bias_dtype = bias.shape, bias.dtype
+        if q.dtype == torch.bfloat16 and bias.dtype == torch.float32 and q.shape[-1] % 2 == 0 and have_kernel(q.dtype):
+            out, weights = gradients.attend(q, k, v, bias)
+        else:
+            with torch.autocast(q.device.type, enabled=False):
+                scores = q.float() @ k.float().transpose(-1, -2)
+                scores += bias
+                weights = torch.softmax(scores, dim=-1).to(q.dtype)
+                out = weights @ v
+        ctx.save_for_backward(q, k, v, weights)
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -1,10 +1,10 @@
-// What training computes between its products of matrices, with gradients: RMS normalisation, the gated GELU,
-// cross-entropy. Each is one pass over its rows; sums are float32 and do not depend on the number of threads.
+// What training computes between its large products, with gradients: RMS normalisation, the gated GELU, cross-entropy,
+// each one pass over its rows; and attention forward. Sums are float32 and do not depend on the number of threads.
 // `gradients.py` calls them.
 
 #include <algorithm>
 
-#include "numbers.h"
+#include "attention.h"
 
 namespace {
 
@@ -135,6 +135,85 @@ void cross_entropy(Number* logits, const int64_t* truths, float* losses, int64_t
   }
 }
 
+// --- attention -------------------------------------------------------------------------------------------------------
+
+// Numbers of (batch, heads, length, width), whose strides are counted in elements; the last one is 1.
+template <typename Number>
+struct Heads {
+  const Number* numbers;
+  int64_t batch_stride, head_stride, row_stride;
+  const Number* at(int64_t batch, int64_t head) const { return numbers + batch * batch_stride + head * head_stride; }
+};
+
+void pack_keys(const uint16_t* from, int64_t stride, int64_t length, int64_t width, uint32_t* to) {
+  const int64_t groups = width / 2;
+  std::fill(to, to + Head<kBfloat16>::key_units(length, width), 0);
+  for (int64_t s = 0; s < length; ++s) {
+    uint32_t* column = to + s / kColumns * groups * kColumns + s % kColumns;
+    for (int64_t g = 0; g < groups; ++g) std::memcpy(column + g * kColumns, from + s * stride + 2 * g, 4);
+  }
+}
+
+void pack_values(const uint16_t* from, int64_t stride, int64_t length, int64_t width, uint32_t* to) {
+  const int64_t groups = (length + 1) / 2;
+  const auto half = [&](int64_t s, int64_t j) {
+    const __mmask16 mask = s < length && j < width ? first(width - j) : __mmask16(0);
+    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from + (mask ? s * stride + j : 0)));
+  };
+  for (int64_t g = 0; g < groups; ++g)
+    for (int64_t j = 0; j < round_up(width, kColumns); j += kLanes) {
+      uint32_t* unit = to + (j / kColumns * groups + g) * kColumns + j % kColumns;
+      _mm512_storeu_si512(unit, _mm512_or_si512(half(2 * g, j), _mm512_slli_epi32(half(2 * g + 1, j), 16)));
+    }
+}
+
+struct WriteNarrow {  // some columns of the context in bfloat16
+  uint16_t* to;
+  int64_t stride, width;
+  void operator()(int64_t row, int64_t block, __m512 a, __m512 b) const {
+    const int64_t column = block * kColumns;
+    uint16_t* at = to + row * stride + column;
+    store16(at, first(std::max<int64_t>(width - column, 0)), a);
+    store16(at + kLanes, first(std::max<int64_t>(width - column - kLanes, 0)), b);
+  }
+};
+
+// One head of one document: softmax(q kᵀ + bias) to `weights` (queries, keys), and by v to `out`.
+void attend_head(const Heads<uint16_t>& q, const Heads<uint16_t>& k, const Heads<uint16_t>& v, const Heads<float>& bias,
+                 int64_t batch, int64_t head, int64_t queries, int64_t keys, int64_t width, uint16_t* weights,
+                 uint16_t* out, int64_t out_stride) {
+  static thread_local std::vector<uint32_t> packed_keys, packed_values;
+  packed_keys.resize(Head<kBfloat16>::key_units(keys, width));
+  packed_values.resize(Head<kBfloat16>::value_units(keys, width));
+  pack_keys(k.at(batch, head), k.row_stride, keys, width, packed_keys.data());
+  pack_values(v.at(batch, head), v.row_stride, keys, width, packed_values.data());
+  const Linear key_matrix{reinterpret_cast<const uint8_t*>(packed_keys.data()), nullptr, nullptr, width, keys};
+  const Linear value_matrix{reinterpret_cast<const uint8_t*>(packed_values.data()), nullptr, nullptr, keys, width};
+  HeadScratch& work = head_scratch;
+  work.reserve(keys, width);
+  const auto product = [](const Linear& linear, const Rows& x, int64_t count, const auto& epilogue) {
+    const int64_t parts = (count + kTileRows - 1) / kTileRows;
+    for (int64_t block = 0; block < (linear.out + kColumns - 1) / kColumns; ++block)
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t from = count * part / parts, to = count * (part + 1) / parts;
+        tile<kBfloat16>(to - from, linear, block, x, from, epilogue);
+      }
+  };
+  for (int64_t begin = 0; begin < queries; begin += kQueryRows) {
+    const int64_t count = std::min<int64_t>(kQueryRows, queries - begin);
+    const Rows rows(q.at(batch, head) + begin * q.row_stride, 2 * q.row_stride);
+    product(key_matrix, rows, count, Write{work.scores.data(), work.stride});
+    for (int64_t r = 0; r < count; ++r) {
+      float* scores = work.scores.data() + r * work.stride;
+      const float* own = bias.at(batch, head) + (begin + r) * bias.row_stride;
+      const float inverse = soften(scores, keys, [&](int64_t t, __mmask16 mask) { return load16(own + t, mask); });
+      convert_row<kBfloat16>(scores, nullptr, inverse, keys, work.weights, r);
+      std::memcpy(weights + (begin + r) * keys, work.weights.bytes.data() + r * work.weights.stride, 2 * keys);
+    }
+    product(value_matrix, work.weights, count, WriteNarrow{out + begin * out_stride, out_stride, width});
+  }
+}
+
 }  // namespace
 
 extern "C" {
@@ -185,6 +264,24 @@ void leximind_cross_entropy(int64_t kind, void* logits, const int64_t* truths, f
     cross_entropy(static_cast<float*>(logits), truths, losses, rows, width, smoothing, unit, num_threads);
   else
     cross_entropy(static_cast<uint16_t*>(logits), truths, losses, rows, width, smoothing, unit, num_threads);
+}
+
+// q, k, v (B, H, S, width) bfloat16 of an even width and `bias` (B, H, queries, keys) float32, each with three strides;
+// `weights` (B, H, queries, keys), `out` (B, queries, H, width).
+void leximind_attend(const uint16_t* q, const int64_t* q_strides, const uint16_t* k, const int64_t* k_strides,
+                     const uint16_t* v, const int64_t* v_strides, const float* bias, const int64_t* bias_strides,
+                     uint16_t* weights, uint16_t* out, int64_t batch, int64_t heads, int64_t queries, int64_t keys,
+                     int64_t width, int64_t num_threads) {
+  const auto view = [](const auto* numbers, const int64_t* strides) {
+    return Heads{numbers, strides[0], strides[1], strides[2]};
+  };
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t i = 0; i < batch * heads; ++i) {
+    const int64_t document = i / heads, head = i % heads;
+    attend_head(view(q, q_strides), view(k, k_strides), view(v, v_strides), view(bias, bias_strides), document, head,
+                queries, keys, width, weights + i * queries * keys, out + (document * queries * heads + head) * width,
+                heads * width);
+  }
 }
 
 }  // extern "C"

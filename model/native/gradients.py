@@ -1,5 +1,6 @@
 """What training computes between its products of matrices: in one pass where eager operations take several."""
 
+import ctypes
 from functools import cache
 
 import torch
@@ -59,6 +60,24 @@ def cross_entropy_(logits: Tensor, labels: Tensor, smoothing: float, unit: float
     losses = torch.empty(len(logits))
     _call("cross_entropy", logits.dtype, logits, labels.contiguous(), losses, *logits.shape, smoothing, unit)
     return losses
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(q kᵀ + bias) v, and the softmax (B, H, T, S), of bfloat16 (B, H, …, K) with K even, `bias` float32.
+
+    The first lies in memory as (B, T, H, K): heads are merged by looking at it so.
+    """
+    (batch, heads, queries, width), keys = q.shape, k.shape[2]
+    bias = bias.expand(batch, heads, queries, keys)
+    views = [one if one.stride(-1) == 1 else one.contiguous() for one in (q, k, v, bias)]
+    weights, out = q.new_empty(batch, heads, queries, keys), q.new_empty(batch, queries, heads, width)
+    strides = [(ctypes.c_int64 * 3)(*one.stride()[:3]) for one in views]
+    given = [part for one, its in zip(views, strides, strict=True) for part in (one.data_ptr(), its)]
+    sizes = (batch, heads, queries, keys, width, torch.get_num_threads())
+    loaded = library()
+    assert loaded is not None, "the caller asks have_kernel first"
+    loaded.leximind_attend(*given, weights.data_ptr(), out.data_ptr(), *sizes)
+    return out.transpose(1, 2), weights
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Tensor | float) -> None:

@@ -44,6 +44,8 @@ struct Rows {
   int64_t stride;
   const float* scales;
   Rows(const Operand& x) : bytes(x.bytes.data()), stride(x.stride), scales(x.scales.data()) {}
+  Rows(const void* numbers, int64_t bytes_a_row)
+      : bytes(static_cast<const uint8_t*>(numbers)), stride(bytes_a_row), scales(nullptr) {}
 };
 
 // One row of `width` floats, zeros up to the next 32, times `weight` and `scale` where there are such.
