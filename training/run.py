@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import load_checkpoint
+from model.checkpoint import checkpoint_name, load_checkpoint, read_json
 from model.config import ModelConfig
 from model.leximind import LexiMind
 from model.tasks import EMOTIONS, TASKS, TOPICS, Tasks
@@ -213,7 +213,13 @@ def _facts(config: TrainConfig, command: list[str], examples: Examples) -> dict[
     files = {
         str(path.relative_to(root)): sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob("*.jsonl.gz"))
     }
+    training: dict[str, Any] = {"command": command, "config": config.must_match()}
+    if config.init_from:
+        source = Path(config.init_from)
+        manifest = read_json(source / "manifest.json")
+        known = {key: manifest[key] for key in ("training", "imported_from") if key in manifest}
+        training["started_from"] = {"checkpoint": checkpoint_name(source), **known}
     return {
-        "training": {"command": command, "config": config.must_match()},
+        "training": training,
         "data": {"origins": dict(origins.most_common()), "files": files},
     }

@@ -68,6 +68,17 @@ def test_what_a_run_was_and_did_can_be_read_in_mlflow(
     load_checkpoint(kept / "checkpoint", torch.device("cpu"))
 
 
+def test_a_run_tells_from_which_weights_it_started(data: Path, tmp_path: Path) -> None:
+    short = ("loop.steps=1", "loop.evaluate_every=1", "loop.evaluate_rows=2")
+    trainer(data, tmp_path / "first", *short).run()
+    first = tmp_path / "first" / "checkpoint"
+    trainer(data, tmp_path / "second", *short, f"init_from={first}").run()
+    second = load_checkpoint(tmp_path / "second" / "checkpoint", torch.device("cpu"))
+    before = json.loads((first / "manifest.json").read_text())["training"]
+    assert second.manifest["training"]["started_from"] == {"checkpoint": "first", "training": before}
+    assert "It started from the weights of first. Trained with" in (second.folder / "MODEL_CARD.md").read_text()
+
+
 def test_history_drops_what_came_after_the_saved_step(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, TrackingConfig(enabled=False, uri="", experiment=""))
     tracker.start("run", [], 0, None)

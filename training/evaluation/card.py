@@ -78,7 +78,15 @@ def _run(training: Mapping[str, Any]) -> str:
         return ""
     others = [_command(run) for run in training.get("averaged_with", []) if "command" in run]
     averaged = f" The weights are the mean of this run's and of: {'; '.join(others)}." if others else ""
-    return f"Trained with {_command(training)}.{averaged}"
+    return f"Trained with {_command(training)}.{averaged}{_start(training.get('started_from'))}"
+
+
+def _start(source: Mapping[str, Any] | None) -> str:
+    if source is None:
+        return ""
+    origin = source.get("imported_from")
+    history = f"Imported from {origin}." if origin else _run(source.get("training", {}))
+    return f"\n\nIt started from the weights of {source['checkpoint']}. {history}".rstrip()
 
 
 def _command(training: Mapping[str, Any]) -> str:
