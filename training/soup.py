@@ -55,7 +55,8 @@ def average(folders: Sequence[Path], output: Path) -> None:
     names = ", ".join(str(folder) for folder in folders)
     card = f"# {output.name}\n\nThe mean of the weights of {names}; `training.evaluate --card` writes its card.\n"
     facts = {key: value for key, value in first.manifest.items() if key in ("data", "training")}
-    facts["training"] = facts.get("training", {}) | {"averaged_with": runs}
+    training = facts.get("training", {})
+    facts["training"] = {**training, "averaged_with": [*training.get("averaged_with", []), *runs]}
     spiece = folders[0] / "spiece.model"
     save_checkpoint(output, first.model, spiece, first.tasks, card=card, facts=facts, dtype=torch.bfloat16)
 
