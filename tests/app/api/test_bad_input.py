@@ -25,7 +25,7 @@ INVALID = [
     ("/topic", {"text": 3}, "text", "3 is not allowed; it must be a text or a list of texts"),
     ("/topic", {"text": None}, "text", "null is not allowed"),
     ("/topic", {"text": {"a": 1}}, "text", "an object is not allowed"),
-    ("/topic", {"text": ["a", 3]}, "text[1]", "3 is not allowed; it must be a text or a list of texts"),
+    ("/topic", {"text": ["a", 3]}, "text[1]", "3 is not allowed; it must be a valid string"),
     ("/topic", {"text": [["a"]]}, "text[0]", "a list is not allowed"),
     ("/topic", {"text": "a", "topk": 3}, "topk", "not known here"),
     ("/topic?top_k=3", {"text": "a"}, "top_k", "not known in the query; options go into the JSON body"),
