@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,19 @@ def interpreters(peer_pythons: Sequence[str]) -> list[Interpreter]:
     paths = [sys.executable, *peer_pythons]
     lists = [subprocess.run([path, "-c", _LIST], capture_output=True, text=True, check=True).stdout for path in paths]
     return [Interpreter(path, json.loads(one)) for path, one in zip(paths, lists, strict=True)]
+
+
+def named(names: Iterable[str], parts: Sequence[str]) -> list[str]:
+    """Those of `names` that have one of `parts`.
+
+    Raises:
+        SystemExit: a part that no name has; who types it would wait for nothing.
+    """
+    names = list(names)
+    for part in parts:
+        if not any(part in name for name in names):
+            raise SystemExit(f"--only {part}: no such contender; there are {', '.join(names)}")
+    return [name for name in names if any(part in name for part in parts)]
 
 
 def choose(pythons: Sequence[Interpreter], requires: Sequence[str]) -> Interpreter | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.contenders import CONTENDERS, ON_REQUEST
-from benchmarks.crew import Interpreter, Worker, WorkerFailed, choose, interpreters
+from benchmarks.crew import Interpreter, Worker, WorkerFailed, choose, interpreters, named
 from benchmarks.scores import Key, Scores
 from benchmarks.weights import BASE, CACHE, SMOKE, Shape, Weights, prepare
 
@@ -74,7 +74,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 def chosen(only: Sequence[str]) -> list[str]:
     """Names of the contenders that `only` asks for; without it everybody but the slow starters."""
     if only:
-        return [name for name in CONTENDERS if any(part in name for part in only)]
+        return named(CONTENDERS, only)
     return [name for name in CONTENDERS if name not in ON_REQUEST]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import load, report
 from benchmarks.contenders import OURS
-from benchmarks.crew import choose, interpreters
+from benchmarks.crew import choose, interpreters, named
 from benchmarks.load import MIXED, UNIFORM, Mix
 from benchmarks.servers import SERVERS, Server, free_port, running
 from benchmarks.weights import BASE, CACHE, SMOKE, Weights, prepare
@@ -63,8 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         report.save(name, data, markdown(data), args.output)
         print(json.dumps(result), flush=True)
 
+    wanted = named([server.name for server in SERVERS], args.only or [""])
     for server in SERVERS:
-        if args.only and not any(part in server.name for part in args.only):
+        if server.name not in wanted:
             continue
         todo = [stage for stage in stages if not any(_is_of(one, server, stage) for one in data["results"])]
         if (python := choose(pythons, server.requires)) is None:

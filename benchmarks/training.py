@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import report
-from benchmarks.crew import Worker, WorkerFailed, choose, interpreters
+from benchmarks.crew import Worker, WorkerFailed, choose, interpreters, named
 from benchmarks.trainers import TRAINERS, Row
 from benchmarks.weights import BASE, CACHE, SHAPES, SMALL, SMOKE, Shape, prepare
 
@@ -171,7 +171,7 @@ def _start(args: argparse.Namespace, shape: Shape, notes: dict[str, str]) -> lis
 
 def _chosen(args: argparse.Namespace) -> list[str]:
     if args.only:
-        return [name for name in TRAINERS if any(part in name for part in args.only)]
+        return named(TRAINERS, args.only)
     # Compilation costs minutes on a CPU; float32 is not what a GPU is for.
     return [name for name in TRAINERS if ("fp32" if args.device == "cuda" else "compiled") not in name]
 

@@ -17,7 +17,7 @@ from model.decoding.rows import Step
 from model.leximind import LexiMind
 
 _CHECK_TOKENS = 8
-_LENGTHS_OF = {"cuda": 64}  # encoder batches are multiples of so many tokens long: few shapes, each fit for its kernels
+_LENGTH_MULTIPLES = {"cuda": 64}  # of encoder batches, in tokens: few shapes, each fit for the device's kernels
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Runner:
     def num_rows(self) -> int:
         """Decoder rows in flight."""
         return self._batch.num_rows
+
+    def padded_length(self, length: int) -> int:
+        """Tokens that an encoder batch computes for each of its sources when the longest has `length`."""
+        multiple = _LENGTH_MULTIPLES.get(self._model.device.type, 1)
+        return -(-length // multiple) * multiple
 
     @torch.inference_mode()
     def encode(self, requests: Mapping[int, EngineRequest]) -> Encoded:
@@ -115,7 +120,7 @@ class Runner:
 
     def prepare(self, num_documents: int, source_length: int, target_length: int) -> None:
         """Allocate the cache for so many documents and record their decode steps, which takes seconds; on a GPU."""
-        self._batch.prepare(num_documents, source_length, target_length)
+        self._batch.prepare(num_documents, self.padded_length(source_length), target_length)
 
     def check(self) -> None:
         """Answer a minimal request of each kind, beside what decodes, so that warming up and faults are no client's.
@@ -163,8 +168,7 @@ class Runner:
 
     def _pad(self, sources: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         pad_id, longest = self._model.config.pad_id, max(map(len, sources))
-        multiple = _LENGTHS_OF.get(self._model.device.type, 1)
-        longest = -(-longest // multiple) * multiple
+        longest = self.padded_length(longest)
         padded = torch.tensor([ids + (pad_id,) * (longest - len(ids)) for ids in sources])
         lengths = torch.tensor([len(ids) for ids in sources])
         encoder_mask = torch.arange(longest) < lengths[:, None]  # (B, S)

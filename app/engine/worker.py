@@ -94,7 +94,7 @@ class Worker:
             Job(
                 key=work.key,
                 source=hash(request.input_ids),
-                num_tokens=len(request.input_ids),
+                num_tokens=self._runner.padded_length(len(request.input_ids)),
                 num_rows=request.options.num_beams if request.options else 0,
                 deadline=request.deadline,
             )

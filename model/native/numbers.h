@@ -22,10 +22,11 @@ inline int64_t odd_lines(int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
 
 // --- numbers ---------------------------------------------------------------------------------------------------------
 
-// exp to about one unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes); 0 below -87.3.
+// exp to about one unit in the last place: 2^n times a polynomial on [-ln 2 / 2, ln 2 / 2] (Cephes); 0 below -87.3. What
+// is no number stays none: of two operands of which one is none, min gives the second.
 inline __m512 exp16(__m512 x) {
-  const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.3f), _CMP_GE_OQ);
-  x = _mm512_min_ps(x, _mm512_set1_ps(88.3f));
+  const __mmask16 counts = _mm512_cmp_ps_mask(x, _mm512_set1_ps(-87.3f), _CMP_NLT_UQ);
+  x = _mm512_min_ps(_mm512_set1_ps(88.3f), x);
   const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 0);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);

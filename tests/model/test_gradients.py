@@ -112,3 +112,19 @@ def test_gated_feed_forward(d_ff: int) -> None:
         narrow = layer(x)
     for one, other in zip([narrow, *gradients(narrow, inputs)], exact, strict=True):
         assert (one - other).norm() < 0.02 * other.norm()
+
+
+@pytest.mark.usefixtures("_by")
+def test_what_is_no_number_is_not_lost() -> None:
+    q, k, v = (torch.randn(1, 2, 40, 8).bfloat16().requires_grad_() for _ in range(3))
+    with torch.no_grad():
+        k[0, 0, 3] = torch.nan  # one key of the first head; its value is a number
+    out = attend(q, k, v, torch.zeros(2, 1, 1))
+    assert torch.isnan(out[0, 0]).all()
+    assert torch.isfinite(out[0, 1]).all()
+    x = torch.randn(4, 24)
+    x[1, 5] = torch.nan
+    layer, norm = FeedForward(24, 24, 0.0), RMSNorm(24, 1e-6)
+    for one in (layer(norm(x.requires_grad_())), norm(x)):
+        assert torch.isnan(one[1]).all()
+        assert torch.isfinite(one[[0, 2, 3]]).all()

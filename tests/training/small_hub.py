@@ -6,17 +6,24 @@ import hashlib
 import io
 import json
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import pyarrow as arrow
 import pyarrow.parquet as parquet
+import pytest
 
 from training.acquisition.sources import SOURCES
+
+GO_EMOTIONS = "google-research-datasets/go_emotions/simplified"
+AG_NEWS = "fancyzhx/ag_news/data"
+CNN = "abisee/cnn_dailymail/3.0.0"
+BOOKS = "common-pile/project_gutenberg_filtered/project_gutenberg-dolma-0000.json.gz"
 
 _WORDS = (
     "river council bridge harbour winter market doctor engine garden letter music ocean village captain student "
@@ -187,3 +194,33 @@ def _announce(hub: SmallHub, repo: str, path: str) -> dict[str, Any]:
     size = hub.announced_size or len(content)
     lfs = {"oid": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 130}
     return {"type": "file", "path": path, "size": size, "oid": "0" * 40, "lfs": lfs}
+
+
+def refused(run: Callable[[], Any]) -> str:
+    """What the command says when it ends with an error."""
+    with pytest.raises(SystemExit) as stop:
+        run()
+    assert isinstance(stop.value.code, str)
+    return stop.value.code
+
+
+def places(tmp_path: Path) -> list[str]:
+    """The command's folders below `tmp_path`, as it takes them."""
+    return ["--output", str(tmp_path / "data"), "--raw", str(tmp_path / "raw")]
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    """Rows of a file as it writes them."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def left_out(folder: Path) -> list[dict[str, Any]]:
+    """What did not come along, with reasons."""
+    return rows_of(folder / "left_out.jsonl.gz")
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of a data folder."""
+    manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return manifest

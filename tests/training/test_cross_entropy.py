@@ -53,3 +53,9 @@ def test_bfloat16_errs_by_its_rounding() -> None:
     pairs = (torch.autograd.grad(loss, (states, weight)) for loss in (mine, plain))
     for one, other in zip(*pairs, strict=True):
         assert (one - other).norm() < 0.01 * other.norm()
+
+
+def test_what_is_no_number_is_not_lost() -> None:
+    states, weight = torch.randn(3, 8), torch.randn(50, 8)
+    weight[7] = torch.nan
+    assert torch.isnan(linear_cross_entropy(states, weight, torch.zeros(3, dtype=torch.int64), 0.0))

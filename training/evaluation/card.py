@@ -76,9 +76,13 @@ def _data(origins: Mapping[str, int]) -> str:
 def _run(training: Mapping[str, Any]) -> str:
     if "command" not in training:
         return ""
-    others = [_command(run) for run in training.get("averaged_with", []) if "command" in run]
+    others = [_command(run) + _origin(run) for run in training.get("averaged_with", []) if "command" in run]
     averaged = f" The weights are the mean of this run's and of: {'; '.join(others)}." if others else ""
     return f"Trained with {_command(training)}.{averaged}{_start(training.get('started_from'))}"
+
+
+def _origin(training: Mapping[str, Any]) -> str:
+    return f" from {training['started_from']['checkpoint']}" if "started_from" in training else ""
 
 
 def _start(source: Mapping[str, Any] | None) -> str:

@@ -112,6 +112,23 @@ async def test_equal_sources_that_wait_together_are_encoded_once(
     assert len(set(answers[1:])) == 1
 
 
+async def test_what_is_padded_to_few_lengths_counts_for_the_budget(
+    start: Any, source: Source, gate: Any, encoded_shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.engine.runner._LENGTH_MULTIPLES", {"cpu": 64})
+    rig = await start(max_batch_tokens=256)
+    shut = gate(rig.model.encoder)
+    requests = [EngineRequest(source(seed, 5), math.inf, topic=True) for seed in range(9)]
+    first = asyncio.create_task(rig.engine.answer(requests[0]))
+    await shut.entered()
+    encoded_shapes.clear()
+    waiting = [asyncio.create_task(rig.engine.answer(request)) for request in requests[1:]]
+    await asyncio.sleep(0)
+    shut.open()
+    await asyncio.gather(first, *waiting)
+    assert encoded_shapes == [(4, 64), (4, 64)]
+
+
 async def test_cancelled_in_the_queue_is_never_encoded(
     start: Any, source: Source, gate: Any, encoded_shapes: list[tuple[int, int]]
 ) -> None:

@@ -44,7 +44,7 @@ def test_heads_say_what_the_model_says_of_the_unpadded_source(model: LexiMind, s
 def test_bucketed_lengths_change_no_answer(
     model: LexiMind, source: Source, alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.engine.runner._LENGTHS_OF", {"cpu": 64})
+    monkeypatch.setattr("app.engine.runner._LENGTH_MULTIPLES", {"cpu": 64})
     options = DecodingOptions(max_new_tokens=6)
     requests = {key: EngineRequest(source(key, 30 * key + 5), math.inf, options=options) for key in range(3)}
     runner = Runner(model)
