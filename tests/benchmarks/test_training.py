@@ -42,7 +42,7 @@ def test_ratios_are_of_medians_and_warming_up_does_not_count() -> None:
         "facts": dict.fromkeys(("date", "commit", "processor", "cores", "load_before", "python", "command"), "x")
         | {"versions": {}},
         "plan": {"shape": "smoke", **QUICK},
-        "padding": {table: 0.25 for table in TABLES},
+        "padding": dict.fromkeys(TABLES, 0.25),
         "work": {table: {"tokens": 100, "operations": 1e9} for table in TABLES},
         "peaks": {"bf16": 2e9},
         "measurements": [
