@@ -23,7 +23,7 @@ from benchmarks.weights import CACHE, prepare
 from model.decoding.batch import DecodingBatch
 from model.decoding.rows import Rows
 from model.decoding.rules import Rules
-from model.kv_cache import KVCache
+from model.kv_cache import KVCache, row_elements
 from model.leximind import LexiMind
 from model.native.library import stage_seconds
 from model.precision import PRECISIONS
@@ -119,10 +119,11 @@ class _Steps:
         self._options = [ours.fixed_length(_WARM_UP_STEPS + num_steps + 1, beams)] * batch
         self._hidden, self._mask = ours.encode(model, sources(plan, batch))
         rows, config = batch * beams, model.config
-        width = config.num_decoder_layers * config.inner_width * 2
         target_length = _WARM_UP_STEPS + num_steps // 2
-        itemsize = model.new_cache(1).dtype.itemsize
-        keys = (rows * target_length + batch * plan.source_length) * width * itemsize
+        cache = model.new_cache(1)
+        own, source = (row_elements(config.d_kv, dtype) * dtype.itemsize for dtype in (cache.dtype, cache.source_dtype))
+        keys = rows * target_length * own + batch * plan.source_length * source  # of a head
+        keys *= config.num_decoder_layers * config.num_heads * 2
         self.num_bytes = keys + _weight_bytes(model)
 
     def by_part(self) -> tuple[dict[str, float], float]:

@@ -23,19 +23,28 @@ class KVCache:
     same: rows that no document has compute what nobody reads. None: exactly what is in use.
 
     Self: (L, documents·N, H, target, K), one row a beam. Cross: (L, documents, H, source, K), shared by the
-    beams of a document. Sizes are capacities; `reserve` enlarges them, `append` and `source` return what is in use.
+    beams of a document, of `source_dtype` where it is another; in int8, which the native step alone reads, each K has
+    its float32 scale behind. Sizes are capacities; `reserve` enlarges them, `append` and `source` return what is in
+    use.
     """
 
-    def __init__(self, config: ModelConfig, num_beams: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_beams: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        source_dtype: torch.dtype | None = None,
+    ) -> None:
         self.num_beams = num_beams
         self.num_documents = 0
         self.window: tuple[int, int, int] | None = None
         self.generation = 0  # of the arrays: goes up when they are made anew
         self._shape = (config.num_decoder_layers, config.num_heads, config.d_kv)
-        self.dtype = dtype
+        self.dtype, self.source_dtype = dtype, source_dtype or dtype
         self._device = device
-        self._self_k = self._self_v = self._array(0, 0)
-        self._cross_k = self._cross_v = self._array(0, 0)
+        self._self_k = self._self_v = self._array(self.dtype, 0, 0)
+        self._cross_k = self._cross_v = self._array(self.source_dtype, 0, 0)
         self._source_bias = torch.empty(0, 0, device=device)  # (documents, source), float32, -inf at padding
         self.positions = torch.empty(0, dtype=torch.int64, device=device)  # (documents·N,) of the token to come
         self._lineage = torch.empty(0, 0, dtype=torch.int32, device=device)  # (documents·N, target), beam numbers
@@ -190,10 +199,10 @@ class KVCache:
         if (documents, source, target) == before:  # as nearly always: new arrays cost more than a step
             return
         rows = documents * self.num_beams
-        self._self_k = _enlarge(self._self_k, self._array(rows, target))
-        self._self_v = _enlarge(self._self_v, self._array(rows, target))
-        self._cross_k = _enlarge(self._cross_k, self._array(documents, source))
-        self._cross_v = _enlarge(self._cross_v, self._array(documents, source))
+        self._self_k = _enlarge(self._self_k, self._array(self.dtype, rows, target))
+        self._self_v = _enlarge(self._self_v, self._array(self.dtype, rows, target))
+        self._cross_k = _enlarge(self._cross_k, self._array(self.source_dtype, documents, source))
+        self._cross_v = _enlarge(self._cross_v, self._array(self.source_dtype, documents, source))
         bias = torch.full((documents, source), float("-inf"), device=self._device)
         bias[:, :1] = 0.0  # or the softmax of rows that no document has would be no number, and stay in their keys
         self._source_bias = _enlarge(self._source_bias, bias)
@@ -204,10 +213,16 @@ class KVCache:
         self._source_ends = _enlarge(self._source_ends, torch.zeros(documents, dtype=torch.int64, device=self._device))
         self.generation += 1
 
-    def _array(self, rows: int, length: int) -> Tensor:
+    def _array(self, dtype: torch.dtype, rows: int, length: int) -> Tensor:
         # Zeros, not empty: a masked key's value is multiplied by 0, and 0 times a stray NaN is NaN.
         layers, heads, width = self._shape
-        return torch.zeros(layers, rows, heads, length, width, device=self._device, dtype=self.dtype)
+        sizes = (layers, rows, heads, length, row_elements(width, dtype))
+        return torch.zeros(sizes, device=self._device, dtype=dtype)
+
+
+def row_elements(width: int, dtype: torch.dtype) -> int:
+    """Elements of `dtype` that `width` numbers of a key or value take, with their scale in int8."""
+    return width + torch.float32.itemsize if dtype == torch.int8 else width
 
 
 def _round_up(length: int) -> int:

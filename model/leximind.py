@@ -57,8 +57,9 @@ class LexiMind(nn.Module):
 
     def new_cache(self, num_beams: int) -> KVCache:
         """An empty cache for documents with `num_beams` rows each."""
-        dtype = self.dtype if self.native_decoder is None else self.native_decoder.cache_dtype
-        return KVCache(self.config, num_beams, self.device, dtype)
+        native = self.native_decoder
+        dtypes = (self.dtype,) if native is None else (native.cache_dtype, native.source_dtype)
+        return KVCache(self.config, num_beams, self.device, *dtypes)
 
     @property
     def lm_head_weight(self) -> Tensor:

@@ -30,7 +30,7 @@ float soften(float* scores, int64_t length, const Bias& bias) {
   return 1.0f / _mm512_reduce_add_ps(total);
 }
 
-// `key(t)` and `value(t)` point to `width` numbers, `bias(t)` is 16 scores' worth from key t on.
+// `key(t)` and `value(t)` point to rows as `store_row` writes them, `bias(t)` is 16 scores' worth from key t on.
 template <int kChunks, typename Number, typename Key, typename Value, typename Bias>
 void attend(const float* query, int64_t width, int64_t length, float* scores, float* context, const Key& key,
             const Value& value, const Bias& bias) {
@@ -45,12 +45,12 @@ void attend(const float* query, int64_t width, int64_t length, float* scores, fl
     const Number* k = key(t);
     __m512 dot = _mm512_mul_ps(q[0], load16(k, masks[0]));
     for (int c = 1; c < kChunks; ++c) dot = _mm512_fmadd_ps(q[c], load16(k + c * kLanes, masks[c]), dot);
-    scores[t] = _mm512_reduce_add_ps(dot);
+    scores[t] = _mm512_reduce_add_ps(dot) * scale_of(k, width);
   }
   const __m512 inverse = _mm512_set1_ps(soften(scores, length, bias));
   for (int64_t t = 0; t < length; ++t) {
     const Number* v = value(t);
-    const __m512 p = _mm512_set1_ps(scores[t]);
+    const __m512 p = _mm512_set1_ps(scores[t] * scale_of(v, width));
     for (int c = 0; c < kChunks; ++c) sum[c] = _mm512_fmadd_ps(p, load16(v + c * kLanes, masks[c]), sum[c]);
   }
   for (int c = 0; c < kChunks; ++c) _mm512_mask_storeu_ps(context + c * kLanes, masks[c], _mm512_mul_ps(sum[c], inverse));

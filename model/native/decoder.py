@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.config import ModelConfig
 from model.decoder import Decoder, DecoderLayer
-from model.kv_cache import KVCache
+from model.kv_cache import KVCache, row_elements
 from model.native import library
 from model.native.packing import Packer, gates_and_values, padded, padded_rows, shape_of, take_layers
 from model.precision import Precision
@@ -32,6 +32,7 @@ class NativeDecoder:
     ) -> None:
         """Takes `decoder` apart; `fill` is called with each layer first. `lm_head` is the output matrix (V, D)."""
         self.cache_dtype = torch.float32 if precision == "float32" else torch.bfloat16
+        self.source_dtype = torch.int8 if precision == "int8" else self.cache_dtype  # of cross-attention
         self.precision = precision
         loaded = library.library()
         assert loaded is not None, "the caller asks is_available first"
@@ -62,13 +63,14 @@ class NativeDecoder:
     def project_source(self, hidden: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each layer the cross-attention keys and values of `hidden` (B, S, D): two of (B, H, S, K).
 
-        Zeros where `mask` (B, S) is False.
+        Zeros where `mask` (B, S) is False; in int8 with their scales, as `KVCache` holds them.
         """
         batch, length, _ = hidden.shape
         places = mask.nonzero().T.contiguous()  # documents, then their tokens
         rows = padded_rows(hidden[mask])
-        sizes = (len(self._layers), batch, self._shape.num_heads, length, self._shape.d_kv)
-        keys, values = torch.zeros(2, *sizes, dtype=self.cache_dtype).unbind()
+        elements = row_elements(self._shape.d_kv, self.source_dtype)
+        sizes = (len(self._layers), batch, self._shape.num_heads, length, elements)
+        keys, values = torch.zeros(2, *sizes, dtype=self.source_dtype).unbind()
         self._library.leximind_project(
             ctypes.byref(self._shape),
             self._sources,

@@ -56,7 +56,7 @@ struct Cache {
   int64_t self_stride, target_capacity;
   const int32_t* lineage;  // (rows, target): which beam of the document wrote a row's key
   int64_t lineage_stride;
-  const uint8_t *cross_k, *cross_v;  // (L, documents, H, source, K)
+  const uint8_t *cross_k, *cross_v;  // (L, documents, H, source, K), in int8 with the scale of each K behind
   int64_t cross_stride, source_capacity;
   const float* source_bias;  // (documents, source)
   int64_t bias_stride;
@@ -130,6 +130,15 @@ struct StageClock {
   }
 };
 
+// Of cross-attention's keys and values, which make up most of what a step with many rows reads.
+template <Kind kind>
+using SourceNumber = std::conditional_t<kind == kFloat32, float, std::conditional_t<kind == kBfloat16, uint16_t, int8_t>>;
+
+template <Kind kind>
+int64_t source_step(int64_t width) {
+  return kind == kInt8 ? width + static_cast<int64_t>(sizeof(float)) : width;
+}
+
 template <typename Step>
 void mine(int64_t count, const Step& step) {
   for (int64_t i = omp_get_thread_num(); i < count; i += omp_get_num_threads()) step(i);
@@ -138,6 +147,7 @@ void mine(int64_t count, const Step& step) {
 template <Kind kind>
 void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float* x, float* logits, Scratch& work) {
   using Number = std::conditional_t<kind == kFloat32, float, uint16_t>;
+  using Source = SourceNumber<kind>;
   const Shape& shape = decoder.shape;
   const int64_t heads = shape.num_heads, width = shape.d_kv, inner = heads * width;
   const int64_t x_stride = round_up(shape.d_model, kColumns);
@@ -183,11 +193,8 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
       mine(rows * heads, [&](int64_t i) {  // a head of a row reads what the same head wrote, but for other beams
         const int64_t r = i / heads, h = i % heads, at = i * room + cache.positions[r] * width;
         const float* row = wide + (first_row + r) * work.wide_stride + h * width;
-        for (int64_t j = 0; j < width; j += kLanes) {
-          const __mmask16 mask = first(width - j);
-          store16(keys + at + j, mask, load16(row + inner + j, mask));
-          store16(values + at + j, mask, load16(row + 2 * inner + j, mask));
-        }
+        store_row(row + inner, width, keys + at);
+        store_row(row + 2 * inner, width, values + at);
       });
       first_row += rows;
     }
@@ -231,18 +238,18 @@ void step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float
     first_row = 0;
     for (int64_t c = 0; c < num_caches; ++c) {
       const Cache& cache = caches[c];
-      const int64_t room = cache.source_capacity * width;
+      const int64_t step = source_step<kind>(width), room = cache.source_capacity * step;
       mine(cache.num_documents * heads, [&](int64_t i) {
         const int64_t document = i / heads, h = i % heads;
-        const Number* keys = reinterpret_cast<const Number*>(cache.cross_k) + l * cache.cross_stride + i * room;
-        const Number* values = reinterpret_cast<const Number*>(cache.cross_v) + l * cache.cross_stride + i * room;
+        const Source* keys = reinterpret_cast<const Source*>(cache.cross_k) + l * cache.cross_stride + i * room;
+        const Source* values = reinterpret_cast<const Source*>(cache.cross_v) + l * cache.cross_stride + i * room;
         const float* hidden = cache.source_bias + document * cache.bias_stride;
         for (int64_t n = 0; n < cache.num_beams; ++n) {  // beams share the keys, which stay near meanwhile
           const int64_t r = first_row + document * cache.num_beams + n;
-          attend_any<Number>(
+          attend_any<Source>(
               wide + r * work.wide_stride + h * width, width, cache.source_lengths[document], scores.data(),
-              context + r * work.context_stride + h * width, [&](int64_t t) { return keys + t * width; },
-              [&](int64_t t) { return values + t * width; },
+              context + r * work.context_stride + h * width, [&](int64_t t) { return keys + t * step; },
+              [&](int64_t t) { return values + t * step; },
               [&](int64_t t, __mmask16 mask) { return load16(hidden + t, mask); });
         }
       });
@@ -349,48 +356,31 @@ void encode(const Encoder& encoder, const int64_t* starts, int64_t count, float*
   work.barrier.wait();
 }
 
-// Keys, then values, of one head a half block: (documents, H, room, K) each, by document and place in it.
-template <typename Number>
-struct WriteSource {
-  Number *keys, *values;
-  const int64_t *document, *place;  // of each row
-  int64_t heads, room, width;
-  void operator()(int64_t row, int64_t block, __m512 a, __m512 b) const {
-    put(row, block * kColumns, a);
-    put(row, block * kColumns + kLanes, b);
-  }
-  void put(int64_t row, int64_t column, __m512 x) const {
-    const int64_t inner = heads * width;
-    const auto at = [&](int64_t c) {
-      Number* array = c < inner ? keys : values;
-      const int64_t within = c < inner ? c : c - inner;
-      return array + ((document[row] * heads + within / width) * room + place[row]) * width + within % width;
-    };
-    if (width % kLanes == 0) {
-      if (column < 2 * inner) store16(at(column), __mmask16(0xffff), x);
-      return;
-    }
-    Number numbers[kLanes];
-    store16(numbers, __mmask16(0xffff), x);
-    for (int64_t i = 0; i < kLanes && column + i < 2 * inner; ++i) *at(column + i) = numbers[i];
-  }
-};
-
 template <Kind kind>
 void project(const Shape& shape, const Linear* layers, int64_t num_layers, const float* states, int64_t num_rows,
              const int64_t* document, const int64_t* place, uint8_t* keys, uint8_t* values, int64_t layer_stride,
              int64_t room, Scratch& work) {
-  using Number = std::conditional_t<kind == kFloat32, float, uint16_t>;
-  const int64_t stride = round_up(shape.d_model, kColumns);
+  using Number = SourceNumber<kind>;
+  const int64_t heads = shape.num_heads, width = shape.d_kv, inner = heads * width;
+  const int64_t stride = round_up(shape.d_model, kColumns), step = source_step<kind>(width);
+  float* wide = work.wide.data();
   mine(num_rows, [&](int64_t r) {
     convert_row<kind>(states + r * stride, nullptr, 1.0f, shape.d_model, work.operand, r);
   });
   work.barrier.wait();
-  for (int64_t l = 0; l < num_layers; ++l)
-    multiply<kind>(layers[l], work.operand, num_rows,
-                   WriteSource<Number>{reinterpret_cast<Number*>(keys) + l * layer_stride,
-                                       reinterpret_cast<Number*>(values) + l * layer_stride, document, place,
-                                       shape.num_heads, room, shape.d_kv});
+  for (int64_t l = 0; l < num_layers; ++l) {
+    multiply<kind>(layers[l], work.operand, num_rows, Write{wide, work.wide_stride});
+    work.barrier.wait();
+    mine(num_rows, [&](int64_t r) {
+      for (int64_t h = 0; h < heads; ++h) {
+        const int64_t at = l * layer_stride + ((document[r] * heads + h) * room + place[r]) * step;
+        const float* from = wide + r * work.wide_stride + h * width;
+        store_row(from, width, reinterpret_cast<Number*>(keys) + at);
+        store_row(from + inner, width, reinterpret_cast<Number*>(values) + at);
+      }
+    });
+    work.barrier.wait();
+  }
 }
 
 }  // namespace
@@ -419,7 +409,7 @@ void leximind_encode(const Encoder* encoder, const int64_t* starts, int64_t num_
 }
 
 // Cross-attention's keys and values of encoder states `states` (rows, d_model up to the next 32), written to `keys` and
-// `values` (L, documents, H, room, K) at each row's `document` and `place`. `layers` are key and value matrices.
+// `values` (L, documents, H, room, K) as in `Cache`, at each row's `document` and `place`. `layers` are key and value matrices.
 void leximind_project(const Shape* shape, const Linear* layers, int64_t num_layers, const float* states,
                       int64_t num_rows, const int64_t* document, const int64_t* place, uint8_t* keys, uint8_t* values,
                       int64_t layer_stride, int64_t room, int64_t num_threads) {

@@ -1,4 +1,4 @@
-// Sixteen floats at a time: loading, storing, exp and GELU.
+// Sixteen floats at a time: loading, storing, exp and GELU; rows of them in other numbers.
 
 #pragma once
 
@@ -6,6 +6,8 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 namespace {
 
@@ -56,10 +58,40 @@ inline __m512 load16(const uint16_t* from, __mmask16 mask) {  // bfloat16
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16));
 }
 
+inline __m512 load16(const int8_t* from, __mmask16 mask) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, from)));
+}
+
 inline void store16(float* to, __mmask16 mask, __m512 x) { _mm512_mask_storeu_ps(to, mask, x); }
 
 inline void store16(uint16_t* to, __mmask16 mask, __m512 x) {
   _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(x));
+}
+
+// A row of `width` floats in other numbers; in int8 with what they are to be multiplied by behind them.
+template <typename Number>
+void store_row(const float* from, int64_t width, Number* to) {
+  if constexpr (!std::is_same_v<Number, int8_t>) {
+    for (int64_t j = 0; j < width; j += kLanes) store16(to + j, first(width - j), load16(from + j, first(width - j)));
+  } else {
+  __m512 most = _mm512_set1_ps(1e-12f);
+  for (int64_t j = 0; j < width; j += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(load16(from + j, first(width - j))));
+  const float scale = _mm512_reduce_max_ps(most) / 127.0f;
+  const __m512 inverse = _mm512_set1_ps(1.0f / scale);
+  for (int64_t j = 0; j < width; j += kLanes) {
+    const __m512 levels = _mm512_mul_ps(load16(from + j, first(width - j)), inverse);
+    _mm_mask_storeu_epi8(to + j, first(width - j), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(levels)));
+  }
+  std::memcpy(to + width, &scale, sizeof(scale));
+  }
+}
+
+inline float scale_of(const float*, int64_t) { return 1.0f; }
+inline float scale_of(const uint16_t*, int64_t) { return 1.0f; }
+inline float scale_of(const int8_t* row, int64_t width) {
+  float scale;
+  std::memcpy(&scale, row + width, sizeof(scale));
+  return scale;
 }
 
 }  // namespace

@@ -149,6 +149,26 @@ def test_states_and_keys_are_those_of_torch() -> None:
             torch.testing.assert_close(own.transpose(1, 2)[mask], other.transpose(1, 2)[mask], **TOLERANCE)
 
 
+@torch.inference_mode()
+def test_int8_keys_are_near_with_a_scale_for_each_head_and_position() -> None:
+    """However large another position's numbers are."""
+    model, width = packed("int8"), CONFIG.d_kv
+    ids, mask = padded_sources()
+    hidden = model.encode(ids, mask)
+    hidden[0, 3] *= 100.0
+    exact = packed("bfloat16").project_source(hidden, mask)
+    for ours, theirs in zip(model.project_source(hidden, mask), exact, strict=True):
+        for rows, near in zip(ours, theirs, strict=True):
+            assert rows.dtype == torch.int8
+            scales = rows[..., width:].contiguous().view(torch.float32)
+            numbers = rows[..., :width] * scales
+            most = numbers.abs().amax(-1, keepdim=True)
+            torch.testing.assert_close(scales, most / 127, rtol=1e-5, atol=0)
+            error = (numbers - near.float()).norm(dim=-1) / near.float().norm(dim=-1).clamp(min=1e-6)
+            assert float(error.max()) < 0.1  # the weights' and activations' levels count too
+            assert not rows.transpose(1, 2)[~mask].any()
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @torch.inference_mode()
 def test_threads_change_nothing(precision: Precision) -> None:
