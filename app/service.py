@@ -109,8 +109,6 @@ def _load(settings: Settings) -> Checkpoint:
     # bfloat16 by torch on a CPU does not give the same tokens whatever they are batched with; the native kernels do.
     fitting: Precision = "bfloat16" if device.type == "cuda" or is_available("bfloat16") else "float32"
     precision = fitting if settings.dtype == "auto" else settings.dtype
-    if precision == "int8" and device.type == "cuda":
-        raise DeviceError(f"dtype is int8 and device {device}; int8 is for the CPU: use bfloat16 on a GPU")
     return load_packed(settings.checkpoint, device, precision)
 
 

@@ -70,7 +70,8 @@ def measure(
     """Every row, each told to `keep` as soon as it is known."""
     batches, new_tokens = (1, 2) if args.quick else _BATCHES, args.new_tokens
     model = ours.load(weights.ours, device, args.dtype)
-    decoding = DecodingBatch(model, StepGraphs(model) if device.type == "cuda" else None)
+    graphs = StepGraphs(model) if device.type == "cuda" else None
+    decoding = DecodingBatch(model, graphs)
     for beams in (1, _BEAMS):
         for batch in batches:
             texts = _sources(weights, batch, args.source_tokens)
@@ -79,6 +80,8 @@ def measure(
             )
             line = "ours, greedy" if beams == 1 else f"ours, {beams} beams"
             keep("tokens_per_s", line, batch, batch * new_tokens / seconds)
+            if graphs is not None and not graphs.works:
+                raise SystemExit("no CUDA graphs, so that this would be no measure of them; the log says why")
     for batch in batches:
         texts = _sources(weights, batch, args.source_tokens)
         seconds = _seconds(partial(ours.encode, model, texts), device, args.repetitions)

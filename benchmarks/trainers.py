@@ -35,8 +35,13 @@ class TrainingContender(ABC):
 
     def obey(self, do: str, **order: Any) -> dict[str, Any]:
         """What the worker passes on."""
+        import torch
+
         assert do == "train"
-        return self.train(**order)
+        done = self.train(**order)
+        if order["device"] == "cuda":  # the contenders take turns on one device
+            torch.cuda.empty_cache()
+        return done
 
 
 class OurTrainer(TrainingContender):

@@ -71,6 +71,11 @@ class CrossAttention(nn.Module):
         return out
 
 
+def avoid_cudnn_attention() -> None:
+    """Of SDPA's kernels for a GPU, use the others: cuDNN's makes a plan, of up to a second, for every new shape."""
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def hide(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive form of a boolean mask: 0 where True, -inf where False."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))

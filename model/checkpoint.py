@@ -26,8 +26,9 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from model.atomic_folder import atomic_folder
+from model.attention import avoid_cudnn_attention
 from model.config import ModelConfig
-from model.errors import CheckpointError, ConfigError, TokenizerError
+from model.errors import CheckpointError, ConfigError, ModelError, TokenizerError
 from model.leximind import LexiMind
 from model.packed import can_be_native, pack
 from model.precision import Precision, computing_dtype
@@ -133,7 +134,12 @@ def load_packed(folder: Path, device: torch.device, precision: Precision) -> Che
 
     Raises:
         CheckpointError: as `load_checkpoint`.
+        ModelError: int8 on a GPU.
     """
+    if device.type == "cuda":
+        if precision == "int8":
+            raise ModelError(f"dtype is int8 and device {device}; int8 is for the CPU: use bfloat16 on a GPU")
+        avoid_cudnn_attention()
     checkpoint, weights = _hollow_checkpoint(folder, device, computing_dtype(precision))
     model = checkpoint.model
     parts = model.large_parts if device.type == "cpu" and can_be_native(model.config, precision) else []

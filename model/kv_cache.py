@@ -50,7 +50,7 @@ class KVCache:
         self._lineage = torch.empty(0, 0, dtype=torch.int32, device=device)  # (documents·N, target), beam numbers
         self._source_ends = self.positions  # (documents,), one past each source's last token
         self._places = self.positions  # (R·H,) of the coming token in one layer's keys, by `begin_step`
-        self._holders: tuple[Tensor, Tensor, Tensor] | None = None  # of each row's keys, with beams, by `begin_step`
+        self._held: Tensor | None = None  # (R, H, T) of what each row reads in them, with beams, by `begin_step`
         self._source_lengths: list[int] = []
         self._ages: list[int] = []  # the same positions, known without asking the device
 
@@ -107,23 +107,27 @@ class KVCache:
 
     def begin_step(self) -> None:
         """To be called once before the coming token's `append`s: finds where each row writes, once for all layers."""
-        _, _, heads, length, _ = self._self_k.shape
-        firsts = torch.arange(self.num_rows * heads, device=self._device) * length
+        _, _, heads, capacity, _ = self._self_k.shape
+        firsts = torch.arange(self.num_rows * heads, device=self._device) * capacity
         # Rows that no document has grow older without end where a window holds them.
-        self._places = firsts + self.positions[: self.num_rows].clamp(max=length - 1).repeat_interleave(heads)
+        self._places = firsts + self.positions[: self.num_rows].clamp(max=capacity - 1).repeat_interleave(heads)
         if self.num_beams > 1:
             length = self.target_length
             families = torch.arange(self.num_rows, device=self._device) // self.num_beams * self.num_beams
             holders = families[:, None, None] + self._lineage[: self.num_rows, None, :length]  # (R, 1, T)
-            across = torch.arange(heads, device=self._device)[:, None], torch.arange(length, device=self._device)
-            self._holders = (holders, *across)
+            head, place = torch.arange(heads, device=self._device)[:, None], torch.arange(length, device=self._device)
+            self._held = (holders * heads + head) * capacity + place
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the coming token's (R, H, K) and return what each row holds with it: two of (R, H, T, K)."""
-        for array, new in ((self._self_k, k), (self._self_v, v)):
-            array[layer].flatten(0, 2).index_copy_(0, self._places, new.flatten(0, 1))
-        used = self._holders or (slice(self.num_rows), slice(None), slice(self.target_length))
-        return self._self_k[layer][used], self._self_v[layer][used]
+        return self._append(self._self_k[layer], k), self._append(self._self_v[layer], v)
+
+    def _append(self, array: Tensor, new: Tensor) -> Tensor:
+        array.flatten(0, 2).index_copy_(0, self._places, new.flatten(0, 1))
+        if self._held is None:
+            return array[: self.num_rows, :, : self.target_length]
+        held: Tensor = array.flatten(0, 2)[self._held]
+        return held
 
     def source(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """Cross keys and values, two of (C, H, S, K), and the additive padding mask (C, 1, 1, S)."""

@@ -26,7 +26,7 @@ class RelativeBias(nn.Module):
         by_offset = self.by_offset(offsets)  # (H, 2·length - 1)
         # Row i of the square is the window of `length` offsets that starts at -i: index the offsets once each
         # instead of bucketing length² pairs.
-        return by_offset.unfold(-1, length, 1).flip(-2)
+        return by_offset.unfold(-1, length, 1).flip(-2).contiguous()  # heads outermost, or no fused kernel takes it
 
     def by_offset(self, offsets: Tensor) -> Tensor:
         """Bias at `offsets` (key position minus query position), any shape: (H, *offsets.shape)."""

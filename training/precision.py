@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
+from model.attention import avoid_cudnn_attention
 from model.leximind import LexiMind
 from training.config import LoopConfig
 from training.errors import TrainingError
@@ -22,6 +23,7 @@ class Precision:
     def __init__(self, loop: LoopConfig, device: torch.device) -> None:
         if loop.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
             raise TrainingError("loop.precision is bf16, which this GPU lacks; use fp16 or fp32")
+        avoid_cudnn_attention()
         torch.set_float32_matmul_precision("high" if loop.tf32 else "highest")
         self._device, self._dtype = device.type, _DTYPES[loop.precision]
         self.scaler = torch.amp.GradScaler(device.type, enabled=loop.precision == "fp16")

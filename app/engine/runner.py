@@ -15,6 +15,7 @@ from model.decoding.graphs import StepGraphs
 from model.decoding.options import DecodingOptions
 from model.decoding.rows import Step
 from model.leximind import LexiMind
+from model.transfer import send
 
 _CHECK_TOKENS = 8
 _LENGTH_MULTIPLES = {"cuda": 64}  # of encoder batches, in tokens: few shapes, each fit for the device's kernels
@@ -94,7 +95,7 @@ class Runner:
         When it raises, what decodes is lost: `reset` follows.
         """
         if keys := list(encoded.options):
-            rows = torch.tensor([encoded.rows[key] for key in keys], device=self._model.device)
+            rows = send(torch.tensor([encoded.rows[key] for key in keys]), self._model.device)
             hidden, encoder_mask = encoded.hidden[rows], encoded.encoder_mask[rows]  # (C, S, D), (C, S)
             self._batch.add(keys, hidden, encoder_mask, [encoded.options[key] for key in keys])
             self._heads |= {key: encoded.answers[key] for key in keys}
@@ -172,24 +173,19 @@ class Runner:
         padded = torch.tensor([ids + (pad_id,) * (longest - len(ids)) for ids in sources])
         lengths = torch.tensor([len(ids) for ids in sources])
         encoder_mask = torch.arange(longest) < lengths[:, None]  # (B, S)
-        return self._send(padded), self._send(encoder_mask)
-
-    def _send(self, tensor: Tensor) -> Tensor:
-        if self.on_gpu:  # from pinned memory the copy does not hold up the host
-            return tensor.pin_memory().to(self._model.device, non_blocking=True)
-        return tensor
+        return send(padded, self._model.device), send(encoder_mask, self._model.device)
 
     def _emotions(self, hidden: Tensor, encoder_mask: Tensor, rows: set[int]) -> dict[int, tuple[float, ...]]:
         if not rows:
             return {}
-        index = torch.tensor(sorted(rows), device=hidden.device)
+        index = send(torch.tensor(sorted(rows)), hidden.device)
         logits = self._model.emotion_logits(hidden[index], encoder_mask[index])
         return _by_row(rows, logits.float().sigmoid())
 
     def _topics(self, hidden: Tensor, encoder_mask: Tensor, rows: set[int]) -> dict[int, tuple[float, ...]]:
         if not rows:
             return {}
-        index = torch.tensor(sorted(rows), device=hidden.device)
+        index = send(torch.tensor(sorted(rows)), hidden.device)
         logits = self._model.topic_logits(hidden[index], encoder_mask[index])
         return _by_row(rows, logits.float().softmax(dim=-1))
 

@@ -11,6 +11,7 @@ from model.decoding.greedy import GreedyRows
 from model.decoding.options import DecodingOptions, DecodingResult
 from model.decoding.rows import Outcome, Rows, Step
 from model.leximind import LexiMind
+from model.transfer import send
 
 
 class DecodingBatch:
@@ -45,7 +46,7 @@ class DecodingBatch:
         for num_beams in sorted({option.num_beams for option in options}):
             chosen = [number for number, option in enumerate(options) if option.num_beams == num_beams]
             # One width, as nearly always, and nothing is copied.
-            rows = torch.tensor(chosen, device=hidden.device) if len(chosen) < len(options) else slice(None)
+            rows = send(torch.tensor(chosen), hidden.device) if len(chosen) < len(options) else slice(None)
             self._group(num_beams).add(
                 [keys[number] for number in chosen],
                 [(k[rows], v[rows]) for k, v in cross],

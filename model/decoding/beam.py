@@ -13,6 +13,7 @@ from torch import Tensor
 from model.decoding.options import DecodingOptions, DecodingResult
 from model.decoding.rows import Outcome, Rows, Step, empty_tokens
 from model.leximind import LexiMind
+from model.transfer import send
 
 # The score of a hypothesis that must not be chosen: finite, so that sums stay comparable, and below what the strictest
 # length penalty makes of 1,000 tokens (-1e4 * 1000**10).
@@ -106,19 +107,19 @@ class BeamRows(Rows):
 
     def report(self, outcome: Outcome) -> list[Step]:
         """The best hypothesis of each document that is done."""
+        done = [key for key, _, is_done in outcome.read() if is_done and key in self.keys]
+        if not done:
+            return []
+        numbers = send(torch.tensor([self.keys.index(key) for key in done]), self.device)
+        lengths, rows, scores = (
+            self.state[f"finished_{name}"][numbers, 0].tolist() for name in ("lengths", "tokens", "scores")
+        )
         steps = []
-        for key, _, is_done in outcome.read():
-            if is_done and key in self.keys:
-                number = self.keys.index(key)
-                length = int(self.state["finished_lengths"][number, 0])
-                tokens = self.state["finished_tokens"][number, 0, 1 : length + 1].tolist()
-                stopped = tokens[-1] == self.config.eos_id
-                score = float(self.state["finished_scores"][number, 0])
-                result = DecodingResult(
-                    tuple(tokens[:-1] if stopped else tokens), "stop" if stopped else "length", score
-                )
-                steps.append(Step(key, None, result))
-        self.remove([step.key for step in steps])
+        for key, length, row, score in zip(done, lengths, rows, scores, strict=True):
+            stopped = row[length] == self.config.eos_id
+            tokens = tuple(row[1 : length + 1 - stopped])
+            steps.append(Step(key, None, DecodingResult(tokens, "stop" if stopped else "length", score)))
+        self.remove(done)
         return steps
 
 

@@ -7,6 +7,7 @@ addresses are fixed: documents and source lengths are rounded up to buckets, and
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ logger = logging.getLogger(__name__)
 _SOURCE_BUCKETS = (64, 128, 256, 512)  # beyond: all that there is room for
 _WARM_UP_RUNS = 2  # libraries choose and allocate at first; that must not be recorded
 
+Work = Callable[[], None]
 Replay = Callable[[], None]
-Capture = Callable[[Callable[[], None]], Replay]
+Capture = Callable[[Work, Work], Replay]
 
 
 @dataclass(frozen=True)
@@ -33,14 +35,15 @@ class _Recorded:
 class StepGraphs:
     """The model's step on one cache at a time, recorded when a bucket is first met, or before by `prepare`.
 
-    `capture` turns work on the device into its replay. Where it fails, the step runs eagerly from then on.
+    `capture(work, rehearse)` turns work on the device into its replay; `rehearse` does the same and leaves no trace.
+    Where it fails, the step runs eagerly from then on, and `works` is False.
     """
 
     def __init__(self, model: LexiMind, capture: Capture | None = None) -> None:
         self._model = model
-        self._capture = capture or _CudaCapture()
+        self._capture = capture or _CudaCapture(model.device)
         self._recorded: dict[tuple[int, ...], _Recorded] = {}
-        self._works = True
+        self.works = True
 
     @property
     def num_recorded(self) -> int:
@@ -49,7 +52,7 @@ class StepGraphs:
 
     def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
         """As `LexiMind.step` on `cache` alone: (R,) to (R, V)."""
-        if not self._works:
+        if not self.works:
             return self._model.step(token_ids, [cache])
         num_rows = cache.num_rows
         cache.window = _window(cache)
@@ -71,7 +74,7 @@ class StepGraphs:
         for count in _up_to(documents, _powers_of_two(documents)):
             for length in _up_to(source, _SOURCE_BUCKETS):
                 cache.window = (count, length, target)
-                if self._works:
+                if self.works:
                     self._find(cache)
         cache.window = None
 
@@ -86,7 +89,8 @@ class StepGraphs:
                 self._recorded[key] = self._record(cache)
             except RuntimeError as error:
                 logger.warning("a decode step cannot be captured, decoding goes on without CUDA graphs: %s", error)
-                self._works = False
+                self.works = False
+                self._recorded.clear()
                 return None
         return self._recorded[key]
 
@@ -99,25 +103,42 @@ class StepGraphs:
 
         # Trying a step writes keys at each row's place, which the step itself will overwrite, and moves the places.
         positions = cache.positions.clone()
-        for _ in range(_WARM_UP_RUNS):
+
+        def rehearse() -> None:
             step()
             cache.positions.copy_(positions)
-        replay = self._capture(step)
-        cache.positions.copy_(positions)
-        return _Recorded(token_ids, logits, replay)
+
+        try:
+            return _Recorded(token_ids, logits, self._capture(step, rehearse))
+        finally:
+            cache.positions.copy_(positions)
 
 
 class _CudaCapture:
-    """Records into one memory pool, since no two graphs run at once."""
+    """Records on a stream of its own, into the memory pool of the graphs that there are, since no two run at once."""
 
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
-    def __call__(self, work: Callable[[], None]) -> Replay:
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self._pool):
-            work()
+    def __call__(self, work: Work, rehearse: Work) -> Replay:
+        device, graph = self._stream.device, torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream(device)
+        self._stream.wait_stream(current)
+        try:
+            with torch.cuda.device(device):
+                with torch.cuda.stream(self._stream):  # here too, so that libraries have their memory before
+                    for _ in range(_WARM_UP_RUNS):
+                        rehearse()
+                torch.cuda.synchronize(device)
+                pool = next((other.pool() for other in self._graphs), None)  # a pool ends with its last graph
+                # Other threads may ask the driver something meanwhile, as the one that tells the metrics does.
+                with torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local"):
+                    work()
+        finally:  # a capture that fails leaves its stream behind as the current one
+            torch.cuda.set_stream(current)
+        current.wait_stream(self._stream)
+        self._graphs.add(graph)
         return graph.replay
 
 

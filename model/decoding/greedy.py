@@ -1,6 +1,6 @@
 """One row a document: the best token, or a drawn one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from model.decoding.options import DecodingOptions, DecodingResult
 from model.decoding.rows import Outcome, Rows, Step, empty_tokens
 from model.decoding.sampling import Sampling, uniforms
 from model.leximind import LexiMind
+from model.transfer import send
 
 
 class GreedyRows(Rows):
@@ -17,6 +18,7 @@ class GreedyRows(Rows):
     def __init__(self, model: LexiMind) -> None:
         super().__init__(model, num_beams=1)
         self._drawn: tuple[Tensor, Sampling | None] | None = None
+        self._reported: dict[int, list[int]] = {}  # by key; the device is not asked again when a document ends
 
     def start(self, options: Sequence[DecodingOptions]) -> dict[str, Tensor]:
         """No tokens yet, and the numbers that a sampled document will draw by."""
@@ -49,13 +51,21 @@ class GreedyRows(Rows):
                 continue
             number = self.keys.index(key)
             stopped = token_id == self.config.eos_id
+            tokens = self._reported.setdefault(key, [])
+            if not stopped:
+                tokens.append(token_id)
             result = None
             if stopped or age >= self.options[number].max_new_tokens:
-                tokens = self.state["tokens"][number, 0, 1 : age + 1 - stopped].tolist()
                 result = DecodingResult(tuple(tokens), "stop" if stopped else "length")
             steps.append(Step(key, None if stopped else token_id, result))
         self.remove([step.key for step in steps if step.result is not None])
         return steps
+
+    def remove(self, keys: Collection[int]) -> None:
+        """Let documents leave."""
+        super().remove(keys)
+        for key in keys:
+            self._reported.pop(key, None)
 
     def changed(self) -> None:
         """Documents joined or left."""
@@ -66,4 +76,4 @@ class GreedyRows(Rows):
         sampled = [number for number, option in enumerate(self.options) if option.do_sample]
         options = [self.options[number] for number in sampled]
         sampling = Sampling(options, self.config.vocab_size, self.device) if sampled else None
-        return torch.tensor(sampled, dtype=torch.int64, device=self.device), sampling
+        return send(torch.tensor(sampled, dtype=torch.int64), self.device), sampling

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from model.decoding.options import DecodingOptions, DecodingResult
 from model.decoding.rules import Rules
 from model.leximind import LexiMind
+from model.transfer import send
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Rows(ABC):
         self.keys += keys
         self.options += options
         joining = self.start(options)
-        self.state = {name: _joined(self.state.get(name), rows.to(self.device)) for name, rows in joining.items()}
+        self.state = {name: _joined(self.state.get(name), send(rows, self.device)) for name, rows in joining.items()}
         self.changed()
 
     def remove(self, keys: Collection[int]) -> None:
@@ -127,7 +128,7 @@ class Rows(ABC):
         if values.is_cuda:
             values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
             arrived = torch.cuda.Event()
-            arrived.record()
+            arrived.record(torch.cuda.current_stream(self.device))
         return Outcome(tuple(self.keys), ages, values, arrived)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.decoding.options import DecodingOptions
+from model.transfer import send
 
 
 class Rules:
@@ -18,7 +19,7 @@ class Rules:
 
     def __init__(self, config: ModelConfig, options: Sequence[DecodingOptions], num_beams: int, device: torch.device):
         def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
-            return torch.tensor(values, dtype=dtype, device=device).repeat_interleave(num_beams)
+            return send(torch.tensor(values, dtype=dtype).repeat_interleave(num_beams), device)
 
         penalties = [o.repetition_penalty for o in options]
         sizes = [o.no_repeat_ngram_size for o in options]
@@ -29,7 +30,7 @@ class Rules:
         self._any_minimum = any(o.min_new_tokens for o in options)
         # Padding and unknown would be no text; ids from num_tokens on only pad the matrix.
         suppressed = [config.pad_id, config.unk_id, *range(config.num_tokens, config.vocab_size)]
-        self._suppressed = torch.tensor(suppressed, device=device)
+        self._suppressed = send(torch.tensor(suppressed), device)
 
     def apply(self, scores: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
         """Scores with what is not allowed at -inf.

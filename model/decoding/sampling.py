@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model.decoding.options import DecodingOptions
+from model.transfer import send
 
 
 def uniforms(options: DecodingOptions) -> Tensor:
@@ -19,7 +20,7 @@ class Sampling:
 
     def __init__(self, options: Sequence[DecodingOptions], vocab_size: int, device: torch.device) -> None:
         def column(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, device=device)[:, None]
+            return send(torch.tensor(values)[:, None], device)
 
         limits = [min(o.top_k or vocab_size, vocab_size) for o in options]
         self._widest = max(limits)

@@ -29,6 +29,12 @@ async def _serving(folder: Path, **settings: Any) -> AsyncIterator[httpx.AsyncCl
     await service.drain(5.0)
 
 
+@pytest.fixture(autouse=True)
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is a GPU, which would give other numbers."""
+    monkeypatch.setenv("LEXIMIND_DEVICE", "cpu")
+
+
 @pytest.fixture
 def serving(checkpoint_folder: Path) -> Serving:
     """`async with serving(max_items=2) as client`: an app with these settings, loaded."""

@@ -22,6 +22,7 @@ from model.checkpoint import (
 )
 from model.decoding.batch import decode
 from model.decoding.options import DecodingOptions
+from model.errors import ModelError
 from model.packed import pack
 from model.precision import PRECISIONS, Precision, computing_dtype
 from model.tasks import TASKS
@@ -76,6 +77,11 @@ def test_read_part_by_part_it_is_what_packing_the_whole_gives(
     assert torch.equal(*hidden)
     options = [DecodingOptions(max_new_tokens=9, num_beams=2), DecodingOptions(max_new_tokens=9)]
     assert decode(whole, hidden[0], mask, options) == decode(parts, hidden[1], mask, options)
+
+
+def test_int8_on_a_gpu_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(ModelError, match="dtype is int8 and device cuda:1; int8 is for the CPU: use bfloat16"):
+        load_packed(Path("/no/such/folder"), torch.device("cuda:1"), "int8")
 
 
 @pytest.mark.parametrize(

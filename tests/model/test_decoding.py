@@ -14,7 +14,7 @@ from model.decoding.options import DecodingOptions, DecodingResult
 from model.leximind import LexiMind
 from model.native.library import is_available
 from model.packed import pack
-from tests.model.conftest import CONFIG, random_model
+from tests.model.conftest import CONFIG, random_model, replayed
 
 GREEDY = DecodingOptions(max_new_tokens=20, no_repeat_ngram_size=0)
 KINDS = {
@@ -90,11 +90,6 @@ def test_mixed_kinds_in_one_batch_equal_alone(model: LexiMind) -> None:
         numbers, options, decode(model, model.encode(ids, mask), mask, options), strict=True
     ):
         assert_equal(result, alone(model, number, option))
-
-
-def replayed(work: Callable[[], None]) -> Callable[[], None]:
-    """What a graph does, without a GPU: the same work on the same tensors, whose shapes were fixed when it was made."""
-    return work
 
 
 def plain(model: LexiMind) -> DecodingBatch:

@@ -1,17 +1,16 @@
 """Steps in fixed shapes: the logits of the step in exact shapes, whatever the bucket; eager where capturing fails."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
 
-from model.decoding.batch import decode
-from model.decoding.graphs import StepGraphs
+from model.decoding.batch import DecodingBatch, decode
+from model.decoding.graphs import Capture, StepGraphs, Work
 from model.decoding.options import DecodingOptions
+from model.decoding.rows import Outcome
 from model.kv_cache import KVCache
 from model.leximind import LexiMind
-from tests.model.conftest import CONFIG, random_model
+from tests.model.conftest import CONFIG, random_model, replayed
 from tests.model.test_parity import TOLERANCE
 
 LENGTHS = (30, 4, 70)
@@ -20,10 +19,6 @@ LENGTHS = (30, 4, 70)
 @pytest.fixture(scope="module")
 def model() -> LexiMind:
     return random_model(CONFIG)
-
-
-def replayed(work: Callable[[], None]) -> Callable[[], None]:
-    return work
 
 
 def filled(model: LexiMind, num_beams: int) -> KVCache:
@@ -81,7 +76,9 @@ def test_graphs_of_arrays_that_moved_are_forgotten(model: LexiMind) -> None:
 
 
 def test_failed_capture_falls_back_to_eager_steps(model: LexiMind, caplog: pytest.LogCaptureFixture) -> None:
-    def fails(_: Callable[[], None]) -> Callable[[], None]:
+    def fails(work: Work, rehearse: Work) -> Work:  # half-way, as on a GPU
+        rehearse()
+        work()
         raise RuntimeError("operation not permitted when stream is capturing")
 
     graphs, exact, other = StepGraphs(model, fails), filled(model, 1), filled(model, 1)
@@ -89,17 +86,37 @@ def test_failed_capture_falls_back_to_eager_steps(model: LexiMind, caplog: pytes
         torch.testing.assert_close(
             graphs.step(tokens(step, 3), other), model.step(tokens(step, 3), [exact]), **TOLERANCE
         )
+    assert not graphs.works
     assert [record.message.split(":")[0] for record in caplog.records] == [
         "a decode step cannot be captured, decoding goes on without CUDA graphs"
     ]
+
+
+@pytest.mark.parametrize("capture", [None, replayed])
+def test_steps_ask_nothing_of_the_device(capture: Capture | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device without numbers whoever reads one fails."""
+    monkeypatch.setattr(Outcome, "read", lambda _: [])  # the one place that waits, a step late; nobody finishes
+    model = random_model(CONFIG).to("meta")
+    batch = DecodingBatch(model, StepGraphs(model, capture) if capture else None, lags=True)
+    hidden = torch.empty(3, 70, CONFIG.d_model, device="meta")
+    mask = torch.ones(3, 70, dtype=torch.bool, device="meta")
+    rules = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "min_new_tokens": 3}
+    options = [
+        DecodingOptions(max_new_tokens=40, **rules),
+        DecodingOptions(max_new_tokens=30, num_beams=4, **rules),
+        DecodingOptions(max_new_tokens=40, do_sample=True, top_k=5, top_p=0.9, seed=3),
+    ]
+    for turn in range(3):  # some join those in flight, some leave
+        batch.add(range(3 * turn, 3 * turn + 3), hidden, mask, options)
+        batch.remove([3 * turn - 1, 3 * turn - 2])
+        batch.step()
+    assert batch.num_rows == 4 + 4  # greedy and sampled ones, and the beams of the last
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_captured_decoding_equals_eager(dtype: torch.dtype) -> None:
-    from model.decoding.batch import DecodingBatch
-
     model = random_model(CONFIG).to("cuda", dtype)
     ids = torch.randint(3, 90, (3, 70), generator=torch.Generator().manual_seed(3)).cuda()
     mask = torch.arange(70, device="cuda") < torch.tensor(LENGTHS, device="cuda")[:, None]
@@ -109,8 +126,13 @@ def test_captured_decoding_equals_eager(dtype: torch.dtype) -> None:
         DecodingOptions(max_new_tokens=30, num_beams=4),
         DecodingOptions(max_new_tokens=40, do_sample=True, seed=3),
     ]
+    same_shapes = StepGraphs(model, replayed)  # other shapes may be summed in another order
+    expected = decode(model, hidden, mask, options, DecodingBatch(model, same_shapes))
     graphs = StepGraphs(model)
     batch = DecodingBatch(model, graphs)
-    assert decode(model, hidden, mask, options, batch) == decode(model, hidden, mask, options)
-    assert graphs.num_recorded
-    assert decode(model, hidden, mask, options, batch) == decode(model, hidden, mask, options)  # replayed alone
+    for _ in range(2):  # captured on the way, then replayed alone
+        results = decode(model, hidden, mask, options, batch)
+        assert [one.token_ids for one in results] == [one.token_ids for one in expected]
+        assert results[1].score == pytest.approx(expected[1].score, rel=1e-3)
+    assert graphs.works
+    assert graphs.num_recorded == same_shapes.num_recorded

@@ -23,7 +23,9 @@ def test_relative_buckets_equal_to_the_farthest_offset(bidirectional: bool, buck
 def test_square_bias_is_the_bias_of_each_pair(bidirectional: bool) -> None:
     bias = RelativeBias(32, 128, 3, bidirectional=bidirectional)
     places = torch.arange(300)
-    assert torch.equal(bias.square(300), bias.by_offset(places[None, :] - places[:, None]))
+    square = bias.square(300)
+    assert torch.equal(square, bias.by_offset(places[None, :] - places[:, None]))
+    assert square.stride(-1) == 1  # a GPU's fused attention takes no other bias
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

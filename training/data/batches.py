@@ -8,11 +8,13 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.tokenizer import Tokenizer
+from model.transfer import send
 from training.data.examples import Example
 from training.errors import DataError
 
@@ -52,8 +54,9 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """The same on `device`."""
-        tensors = ("input_ids", "encoder_mask", "decoder_input_ids", "labels", "counted", "emotions", "topics")
-        return replace(self, **{name: getattr(self, name).to(device) for name in tensors})
+        names = ("input_ids", "encoder_mask", "decoder_input_ids", "labels", "counted", "emotions", "topics")
+        tensors: dict[str, Any] = {name: send(getattr(self, name), device) for name in names}
+        return replace(self, **tensors)
 
 
 def encode_examples(

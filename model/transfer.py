@@ -1,0 +1,9 @@
+"""Tensors from the host to where they are needed."""
+
+import torch
+from torch import Tensor
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor`, made on the host, on `device`; a GPU gets it in its turn, by pinned memory, and holds nobody up."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
