@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
@@ -35,12 +36,13 @@ def create_app(settings: Settings, on_failure: Callable[[], None] | None = None)
     will; without it the app lives on and says so.
     """
     service = Service(settings)
-    app = FastAPI(
+    app = FastAPIOffline(
         title="LexiMind",
         version=VERSION,
         description=_DESCRIPTION,
         lifespan=_lifespan(service, on_failure),
         redoc_url=None,
+        static_url="/docs/assets",
         redirect_slashes=False,
     )
     app.state.service = service

@@ -1,3 +1,4 @@
+import re
 from typing import Any
 
 import httpx
@@ -45,5 +46,10 @@ def test_options_are_those_of_decoding() -> None:
     assert set(SummaryOptions.model_fields) - {"on_long"} == set(DecodingOptions.__dataclass_fields__)
 
 
-async def test_docs_are_there(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/docs")).status_code == 200
+async def test_docs_need_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/docs")).text
+    needed = re.findall(r'(?:src|href|url)(?:=|: )["\']([^"\']+)', page)
+    assert {"/docs/assets/swagger-ui-bundle.js", "/docs/assets/swagger-ui.css", "/openapi.json"} <= set(needed)
+    for path in needed:
+        assert path.startswith("/")
+        assert (await client.get(path)).status_code == 200
