@@ -53,8 +53,13 @@ async def client(serving: Serving) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def root_logger() -> Iterator[logging.Logger]:
-    """The root of all loggers, as it was again afterwards."""
+def root_logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
+    """The root of all loggers, as it was again afterwards.
+
+    `dictConfig` closes all handlers that there are; one of a library that the trainer's tests load would close pytest's
+    own stream with it.
+    """
+    monkeypatch.setattr(logging, "_handlerList", [])
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield root
