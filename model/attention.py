@@ -110,7 +110,9 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         ctx.bias_shape, ctx.bias_dtype = bias.shape, bias.dtype
-        if q.dtype == torch.bfloat16 and bias.dtype == torch.float32 and q.shape[-1] % 2 == 0 and have_kernel(q.dtype):
+        narrow = q.dtype == torch.bfloat16 and bias.dtype == torch.float32 and q.shape[-1] % 2 == 0
+        ctx.by_kernel = narrow and have_kernel(q.dtype)
+        if ctx.by_kernel:
             out, weights = gradients.attend(q, k, v, bias)
         else:
             with torch.autocast(q.device.type, enabled=False):
@@ -124,6 +126,10 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         q, k, v, weights = ctx.saved_tensors
+        if ctx.by_kernel:
+            of_bias = ctx.needs_input_grad[3]
+            of_q, of_k, of_v, bias = gradients.attend_gradient(q, k, v, weights, grad, of_bias=of_bias)
+            return of_q, of_k, of_v, None if bias is None else bias.sum_to_size(ctx.bias_shape)
         scores = torch._softmax_backward_data(grad @ v.transpose(-1, -2), weights, -1, weights.dtype)
         bias = scores.to(ctx.bias_dtype).sum_to_size(ctx.bias_shape) if ctx.needs_input_grad[3] else None
         return scores @ k, scores.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ grad, bias

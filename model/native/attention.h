@@ -152,18 +152,10 @@ void attend_whole(const float* queries, int64_t stride, int64_t begin, int64_t e
                   const uint32_t* keys, const uint32_t* values, const float* bias, const float* hidden, float* context,
                   int64_t context_stride, HeadScratch& work) {
   const int64_t count = end - begin;
-  const auto product = [&](const Linear& linear, const Rows& x, const auto& epilogue) {
-    const int64_t parts = (count + kTileRows - 1) / kTileRows;
-    for (int64_t block = 0; block < (linear.out + kColumns - 1) / kColumns; ++block)
-      for (int64_t part = 0; part < parts; ++part) {
-        const int64_t from = count * part / parts, to = count * (part + 1) / parts;
-        tile<kind>(to - from, linear, block, x, from, epilogue);
-      }
-  };
   for (int64_t r = 0; r < count; ++r)
     convert_row<kind>(queries + (begin + r) * stride, nullptr, 1.0f, width, work.queries, r);
   const Linear key_matrix{reinterpret_cast<const uint8_t*>(keys), nullptr, nullptr, width, length};
-  product(key_matrix, work.queries, Write{work.scores.data(), work.stride});
+  multiply_alone<kind>(key_matrix, work.queries, count, Write{work.scores.data(), work.stride});
   for (int64_t r = 0; r < count; ++r) {
     float* scores = work.scores.data() + r * work.stride;
     const float* offsets = bias - (begin + r);
@@ -173,7 +165,8 @@ void attend_whole(const float* queries, int64_t stride, int64_t begin, int64_t e
     convert_row<kind>(scores, nullptr, 1.0f, length, work.weights, r);
   }
   const Linear value_matrix{reinterpret_cast<const uint8_t*>(values), nullptr, nullptr, length, width};
-  product(value_matrix, work.weights, WriteHead{context + begin * context_stride, context_stride, width, work.inverse.data()});
+  multiply_alone<kind>(value_matrix, work.weights, count,
+                       WriteHead{context + begin * context_stride, context_stride, width, work.inverse.data()});
 }
 
 }  // namespace

@@ -145,6 +145,11 @@ struct Heads {
   const Number* at(int64_t batch, int64_t head) const { return numbers + batch * batch_stride + head * head_stride; }
 };
 
+template <typename Number>
+Heads<Number> view(const Number* numbers, const int64_t* strides) {
+  return {numbers, strides[0], strides[1], strides[2]};
+}
+
 void pack_keys(const uint16_t* from, int64_t stride, int64_t length, int64_t width, uint32_t* to) {
   const int64_t groups = width / 2;
   std::fill(to, to + Head<kBfloat16>::key_units(length, width), 0);
@@ -178,6 +183,10 @@ struct WriteNarrow {  // some columns of the context in bfloat16
   }
 };
 
+Linear matrix(const std::vector<uint32_t>& packed, int64_t in, int64_t out) {
+  return {reinterpret_cast<const uint8_t*>(packed.data()), nullptr, nullptr, in, out};
+}
+
 // One head of one document: softmax(q kᵀ + bias) to `weights` (queries, keys), and by v to `out`.
 void attend_head(const Heads<uint16_t>& q, const Heads<uint16_t>& k, const Heads<uint16_t>& v, const Heads<float>& bias,
                  int64_t batch, int64_t head, int64_t queries, int64_t keys, int64_t width, uint16_t* weights,
@@ -187,22 +196,13 @@ void attend_head(const Heads<uint16_t>& q, const Heads<uint16_t>& k, const Heads
   packed_values.resize(Head<kBfloat16>::value_units(keys, width));
   pack_keys(k.at(batch, head), k.row_stride, keys, width, packed_keys.data());
   pack_values(v.at(batch, head), v.row_stride, keys, width, packed_values.data());
-  const Linear key_matrix{reinterpret_cast<const uint8_t*>(packed_keys.data()), nullptr, nullptr, width, keys};
-  const Linear value_matrix{reinterpret_cast<const uint8_t*>(packed_values.data()), nullptr, nullptr, keys, width};
+  const Linear key_matrix = matrix(packed_keys, width, keys), value_matrix = matrix(packed_values, keys, width);
   HeadScratch& work = head_scratch;
   work.reserve(keys, width);
-  const auto product = [](const Linear& linear, const Rows& x, int64_t count, const auto& epilogue) {
-    const int64_t parts = (count + kTileRows - 1) / kTileRows;
-    for (int64_t block = 0; block < (linear.out + kColumns - 1) / kColumns; ++block)
-      for (int64_t part = 0; part < parts; ++part) {
-        const int64_t from = count * part / parts, to = count * (part + 1) / parts;
-        tile<kBfloat16>(to - from, linear, block, x, from, epilogue);
-      }
-  };
   for (int64_t begin = 0; begin < queries; begin += kQueryRows) {
     const int64_t count = std::min<int64_t>(kQueryRows, queries - begin);
     const Rows rows(q.at(batch, head) + begin * q.row_stride, 2 * q.row_stride);
-    product(key_matrix, rows, count, Write{work.scores.data(), work.stride});
+    multiply_alone<kBfloat16>(key_matrix, rows, count, Write{work.scores.data(), work.stride});
     for (int64_t r = 0; r < count; ++r) {
       float* scores = work.scores.data() + r * work.stride;
       const float* own = bias.at(batch, head) + (begin + r) * bias.row_stride;
@@ -210,8 +210,97 @@ void attend_head(const Heads<uint16_t>& q, const Heads<uint16_t>& k, const Heads
       convert_row<kBfloat16>(scores, nullptr, inverse, keys, work.weights, r);
       std::memcpy(weights + (begin + r) * keys, work.weights.bytes.data() + r * work.weights.stride, 2 * keys);
     }
-    product(value_matrix, work.weights, count, WriteNarrow{out + begin * out_stride, out_stride, width});
+    multiply_alone<kBfloat16>(value_matrix, work.weights, count,
+                              WriteNarrow{out + begin * out_stride, out_stride, width});
   }
+}
+
+// Columns of (length, width) as rows, two of their numbers a unit.
+void transpose(const uint16_t* from, int64_t stride, int64_t length, int64_t width, uint32_t* to, int64_t to_stride) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i places = _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(to_stride)));
+  for (int64_t s = 0; s < length; s += 2)
+    for (int64_t j = 0; j < width; j += kLanes) {
+      const __mmask16 mask = first(width - j), next = s + 1 < length ? mask : __mmask16(0);
+      const uint16_t* at = from + s * stride + j;
+      const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at));
+      const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(next, at + (next ? stride : 0)));
+      const __m512i unit = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+      _mm512_mask_i32scatter_epi32(to + j * to_stride + s / 2, mask, places, unit, 4);
+    }
+}
+
+// Rows of (width, length) floats as columns.
+void transpose(const float* from, int64_t stride, int64_t length, int64_t width, uint16_t* to, int64_t to_stride) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  const __m512i places = _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(stride)));
+  for (int64_t s = 0; s < length; ++s)
+    for (int64_t j = 0; j < width; j += kLanes) {
+      const __mmask16 mask = first(width - j);
+      store16(to + s * to_stride + j, mask,
+              _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, places, from + j * stride + s, 4));
+    }
+}
+
+// Gradients of one head of one document, given that of its result, `grad`: of what goes into softmax to `into_bias`
+// (queries, keys) unless that is null, of the others to rows of `width` numbers, `into_stride` apart.
+void attend_head_gradient(const Heads<uint16_t>& q, const Heads<uint16_t>& k, const Heads<uint16_t>& v,
+                          const Heads<uint16_t>& grad, int64_t batch, int64_t head, int64_t queries, int64_t keys,
+                          int64_t width, const uint16_t* weights, uint16_t* into_q, uint16_t* into_k, uint16_t* into_v,
+                          int64_t into_stride, float* into_bias) {
+  static thread_local std::vector<uint32_t> packed_values, packed_keys, columns, packed_weights, packed_scores;
+  static thread_local std::vector<uint16_t> scores;
+  static thread_local std::vector<float> sums;
+  packed_values.resize(Head<kBfloat16>::key_units(keys, width));
+  packed_keys.resize(Head<kBfloat16>::value_units(keys, width));
+  pack_keys(v.at(batch, head), v.row_stride, keys, width, packed_values.data());
+  pack_values(k.at(batch, head), k.row_stride, keys, width, packed_keys.data());
+  const Linear value_matrix = matrix(packed_values, width, keys), key_matrix = matrix(packed_keys, keys, width);
+  const int64_t scores_stride = odd_lines(2 * round_up(keys, kColumns)) / 2;
+  scores.resize(queries * scores_stride);
+  HeadScratch& work = head_scratch;
+  work.reserve(keys, width);
+  for (int64_t begin = 0; begin < queries; begin += kQueryRows) {
+    const int64_t count = std::min<int64_t>(kQueryRows, queries - begin);
+    const Rows rows(grad.at(batch, head) + begin * grad.row_stride, 2 * grad.row_stride);
+    multiply_alone<kBfloat16>(value_matrix, rows, count, Write{work.scores.data(), work.stride});
+    for (int64_t r = 0; r < count; ++r) {
+      const float* of_weights = work.scores.data() + r * work.stride;
+      const uint16_t* own = weights + (begin + r) * keys;
+      __m512 shared = _mm512_setzero_ps();
+      for (int64_t t = 0; t < keys; t += kLanes) {
+        const __mmask16 mask = first(keys - t);
+        shared = _mm512_fmadd_ps(load16(own + t, mask), load16(of_weights + t, mask), shared);
+      }
+      const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(shared));
+      uint16_t* to = scores.data() + (begin + r) * scores_stride;
+      for (int64_t t = 0; t < round_up(keys, kColumns); t += kLanes) {
+        const __mmask16 mask = first(std::max<int64_t>(keys - t, 0));
+        const __m512 of_score = _mm512_mul_ps(load16(own + t, mask), _mm512_sub_ps(load16(of_weights + t, mask), mean));
+        store16(to + t, __mmask16(0xffff), of_score);
+        if (into_bias) store16(into_bias + (begin + r) * keys + t, mask, of_score);
+      }
+    }
+    multiply_alone<kBfloat16>(key_matrix, Rows(scores.data() + begin * scores_stride, 2 * scores_stride), count,
+                              WriteNarrow{into_q + begin * into_stride, into_stride, width});
+  }
+  // The others turned on their side, so that it is the narrow matrices that are transposed: their rows are columns of
+  // the queries and of `grad`, multiplied by the gradients of scores and by the weights as they lie.
+  const int64_t columns_stride = odd_lines(2 * round_up(queries, kColumns)) / 4;
+  const int64_t sums_stride = odd_lines(4 * round_up(keys, kColumns)) / 4;
+  columns.resize(width * columns_stride);
+  sums.resize(width * sums_stride);
+  const auto product = [&](const Heads<uint16_t>& narrow, const uint16_t* wide, int64_t stride,
+                           std::vector<uint32_t>& packed, uint16_t* into) {
+    transpose(narrow.at(batch, head), narrow.row_stride, queries, width, columns.data(), columns_stride);
+    packed.resize(Head<kBfloat16>::value_units(queries, keys));
+    pack_values(wide, stride, queries, keys, packed.data());
+    multiply_alone<kBfloat16>(matrix(packed, queries, keys), Rows(columns.data(), 4 * columns_stride), width,
+                              Write{sums.data(), sums_stride});
+    transpose(sums.data(), sums_stride, keys, width, into, into_stride);
+  };
+  product(q, scores.data(), scores_stride, packed_scores, into_k);
+  product(grad, weights, keys, packed_weights, into_v);
 }
 
 }  // namespace
@@ -272,15 +361,32 @@ void leximind_attend(const uint16_t* q, const int64_t* q_strides, const uint16_t
                      const uint16_t* v, const int64_t* v_strides, const float* bias, const int64_t* bias_strides,
                      uint16_t* weights, uint16_t* out, int64_t batch, int64_t heads, int64_t queries, int64_t keys,
                      int64_t width, int64_t num_threads) {
-  const auto view = [](const auto* numbers, const int64_t* strides) {
-    return Heads{numbers, strides[0], strides[1], strides[2]};
-  };
 #pragma omp parallel for num_threads(num_threads)
   for (int64_t i = 0; i < batch * heads; ++i) {
     const int64_t document = i / heads, head = i % heads;
     attend_head(view(q, q_strides), view(k, k_strides), view(v, v_strides), view(bias, bias_strides), document, head,
                 queries, keys, width, weights + i * queries * keys, out + (document * queries * heads + head) * width,
                 heads * width);
+  }
+}
+
+// Gradients of the same, given `grad` (B, H, queries, width) with strides like those of q: `into_q` (B, queries, H,
+// width), `into_k` and `into_v` (B, keys, H, width), `into_bias` (B, H, queries, keys) or null.
+void leximind_attend_gradient(const uint16_t* q, const int64_t* q_strides, const uint16_t* k, const int64_t* k_strides,
+                              const uint16_t* v, const int64_t* v_strides, const uint16_t* grad,
+                              const int64_t* grad_strides, const uint16_t* weights, uint16_t* into_q, uint16_t* into_k,
+                              uint16_t* into_v, float* into_bias, int64_t batch, int64_t heads, int64_t queries,
+                              int64_t keys, int64_t width, int64_t num_threads) {
+#pragma omp parallel for num_threads(num_threads)
+  for (int64_t i = 0; i < batch * heads; ++i) {
+    const int64_t document = i / heads, head = i % heads;
+    const auto into = [&](uint16_t* numbers, int64_t length) {
+      return numbers + (document * length * heads + head) * width;
+    };
+    attend_head_gradient(view(q, q_strides), view(k, k_strides), view(v, v_strides), view(grad, grad_strides), document,
+                         head, queries, keys, width, weights + i * queries * keys, into(into_q, queries),
+                         into(into_k, keys), into(into_v, keys), heads * width,
+                         into_bias ? into_bias + i * queries * keys : nullptr);
   }
 }
 

@@ -2,6 +2,7 @@
 
 import ctypes
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,17 +68,49 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tenso
 
     The first lies in memory as (B, T, H, K): heads are merged by looking at it so.
     """
-    (batch, heads, queries, width), keys = q.shape, k.shape[2]
-    bias = bias.expand(batch, heads, queries, keys)
-    views = [one if one.stride(-1) == 1 else one.contiguous() for one in (q, k, v, bias)]
+    sizes = batch, heads, queries, keys, width = _sizes(q, k)
+    views = _side_by_side(q, k, v, bias.expand(batch, heads, queries, keys))
     weights, out = q.new_empty(batch, heads, queries, keys), q.new_empty(batch, queries, heads, width)
-    strides = [(ctypes.c_int64 * 3)(*one.stride()[:3]) for one in views]
-    given = [part for one, its in zip(views, strides, strict=True) for part in (one.data_ptr(), its)]
-    sizes = (batch, heads, queries, keys, width, torch.get_num_threads())
     loaded = library()
     assert loaded is not None, "the caller asks have_kernel first"
-    loaded.leximind_attend(*given, weights.data_ptr(), out.data_ptr(), *sizes)
+    loaded.leximind_attend(*_described(views), weights.data_ptr(), out.data_ptr(), *sizes, torch.get_num_threads())
     return out.transpose(1, 2), weights
+
+
+def attend_gradient(
+    q: Tensor, k: Tensor, v: Tensor, weights: Tensor, grad: Tensor, *, of_bias: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of q, k and v, and with `of_bias` of the bias (B, H, T, S) float32, from that of `attend`'s result."""
+    sizes = batch, heads, queries, keys, width = _sizes(q, k)
+    views = _side_by_side(q, k, v, grad)
+    into = [q.new_empty(batch, length, heads, width) for length in (queries, keys, keys)]
+    into_bias = torch.empty(batch, heads, queries, keys) if of_bias else None
+    loaded = library()
+    assert loaded is not None, "the caller asks have_kernel first"
+    loaded.leximind_attend_gradient(
+        *_described(views),
+        weights.data_ptr(),
+        *(one.data_ptr() for one in into),
+        None if into_bias is None else into_bias.data_ptr(),
+        *sizes,
+        torch.get_num_threads(),
+    )
+    into_q, into_k, into_v = (one.transpose(1, 2) for one in into)
+    return into_q, into_k, into_v, into_bias
+
+
+def _sizes(q: Tensor, k: Tensor) -> tuple[int, int, int, int, int]:
+    batch, heads, queries, width = q.shape
+    return batch, heads, queries, k.shape[2], width
+
+
+def _side_by_side(*tensors: Tensor) -> list[Tensor]:
+    return [one if one.stride(-1) == 1 else one.contiguous() for one in tensors]
+
+
+def _described(views: list[Tensor]) -> list[Any]:
+    # Each one's address and its first three strides.
+    return [part for one in views for part in (one.data_ptr(), (ctypes.c_int64 * 3)(*one.stride()[:3]))]
 
 
 def _call(name: str, dtype: torch.dtype, *arguments: Tensor | float) -> None:

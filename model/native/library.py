@@ -136,11 +136,13 @@ def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
     loaded.leximind_normalise_gradient.argtypes = (n, p, p, p, p, p, p, n, n, n)
     loaded.leximind_cross_entropy.argtypes = (n, p, p, p, n, n, c_float, c_float, n)
     loaded.leximind_attend.argtypes = (p,) * 10 + (n,) * 6
+    loaded.leximind_attend_gradient.argtypes = (p,) * 13 + (n,) * 6
     loaded.leximind_gate.argtypes = (n, p, p, n, n, n)
     loaded.leximind_gate_gradient.argtypes = (n, p, p, p, n, n, n)
     for name in (
         *("encode", "project", "decoder_step", "stages"),
         *("normalise", "normalise_gradient", "gate", "gate_gradient", "cross_entropy", "attend"),
+        "attend_gradient",
     ):
         getattr(loaded, f"leximind_{name}").restype = None
     return loaded

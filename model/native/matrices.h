@@ -177,6 +177,17 @@ void multiply(const Linear& linear, const Rows& x, int64_t num_rows, const Epilo
   }
 }
 
+// All blocks, for few rows, by this thread alone.
+template <Kind kind, typename Epilogue>
+void multiply_alone(const Linear& linear, const Rows& x, int64_t num_rows, const Epilogue& epilogue) {
+  const int64_t parts = (num_rows + kTileRows - 1) / kTileRows;
+  for (int64_t block = 0; block < (linear.out + kColumns - 1) / kColumns; ++block)
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t begin = num_rows * part / parts, end = num_rows * (part + 1) / parts;
+      tile<kind>(end - begin, linear, block, x, begin, epilogue);
+    }
+}
+
 // What becomes of the sums.
 struct Write {
   float* to;
