@@ -37,7 +37,9 @@ def command() -> str:
     """What was typed, without the places that only this machine has."""
     module = Path(sys.argv[0]).stem
     args = ["…/" + Path(one).name if one.startswith("/") else one for one in sys.argv[1:]]
-    return shlex.join(["python", "-m", f"benchmarks.{module}"]) + "".join(f" {one}" for one in args)
+    return " ".join(
+        ["python", "-m", f"benchmarks.{module}", *(shlex.quote(one) if " " in one else one for one in args)]
+    )
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
