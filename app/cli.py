@@ -1,4 +1,4 @@
-"""`leximind`: serve, answer at the command line, import, inform. Every error is one line and an exit code."""
+"""`leximind`: serve, answer at the command line, import, inform. A refusal is one line and an exit code."""
 
 import asyncio
 import json
@@ -153,8 +153,11 @@ def analyze(
 def import_checkpoint(
     source: Annotated[str, typer.Argument(help="A FLAN-T5 folder in the published layout, or a hub id.")],
     target: Annotated[Path, typer.Argument(help="Where the checkpoint folder goes.")],
+    overwrite: Annotated[bool, typer.Option(help="Replace TARGET and all that is in it.")] = False,
 ) -> None:
     """Make a checkpoint of a published FLAN-T5."""
+    if target.exists() and not overwrite:
+        _fail(f"{target} is there already; name another folder, or replace it with all that is in it by --overwrite")
     try:
         import_flan_t5(source, target)
     except ModelError as error:
@@ -201,6 +204,9 @@ def _answer(
 ) -> None:
     async def ask(service: Service) -> list[AnyAnswer]:
         loaded = service.loaded
+        asked, limit = question.options.max_new_tokens, service.settings.max_new_tokens
+        if asked > limit:
+            _fail(f"--max-new-tokens is {asked}, at most {limit} are allowed (LEXIMIND_MAX_NEW_TOKENS)")
         tasks = question.tasks or available_tasks(loaded.checkpoint)
         plans = await loaded.documents.plan(texts, replace(question, tasks=tasks), deadline=math.inf)
         return [shape(loaded.checkpoint, answer) for answer in await loaded.documents.answer(plans)]

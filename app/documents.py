@@ -10,19 +10,23 @@ A long text is several chunks, and their answers become one:
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from app.engine.engine import Engine
-from app.engine.request import EngineAnswer, EngineRequest
+from app.engine.request import DeadlineExceeded, EngineAnswer, Overloaded
 from app.planning import Plan, Planner, Question
 from model.checkpoint import Checkpoint
 from model.decoding.options import DecodingResult, FinishReason
 from model.tokenizer import IncrementalDecoder
 
-# Longer texts than this are tokenized beside the event loop; shorter ones cost less than the hop to a thread.
-_INLINE_CHARS = 20_000
+# Longer texts than this are tokenized beside the event loop, which shorter ones hold up for three milliseconds at most.
+_INLINE_CHARS = 8_000
+_MAX_WAITING_CHARS = 1_000_000  # of those texts: a second's work or less
+_RETRY_AFTER_S = 1
 
 
 @dataclass(frozen=True)
@@ -59,16 +63,36 @@ class Documents:
         self._tokenizer = checkpoint.tokenizer
         self._planner = Planner(checkpoint)
         self._engine = engine
+        self._beside = ThreadPoolExecutor(1, "leximind-tokenizer")  # several would only slow the event loop
+        self._waiting_chars = 0
 
     async def plan(self, texts: Sequence[str], question: Question, deadline: float) -> list[Plan]:
         """`question` about each of `texts` as engine requests, due at `deadline` on the engine's clock.
 
         Raises:
             TextError, UnsupportedTask: as `Planner.plan`.
+            Overloaded: too much text waits for the tokenizer.
+            DeadlineExceeded: `deadline` passed before the tokenizer came to it.
         """
-        if sum(map(len, texts)) <= _INLINE_CHARS:
+        num_chars = sum(map(len, texts))
+        if num_chars <= _INLINE_CHARS:
             return self._planner.plan(texts, question, deadline)
-        return await asyncio.to_thread(self._planner.plan, texts, question, deadline)
+        if self._waiting_chars and self._waiting_chars + num_chars > _MAX_WAITING_CHARS:
+            raise Overloaded(
+                f"the tokenizer is busy: with this request {self._waiting_chars + num_chars} characters, "
+                f"{_MAX_WAITING_CHARS} are allowed; retry in {_RETRY_AFTER_S} s",
+                _RETRY_AFTER_S,
+            )
+        self._waiting_chars += num_chars
+        try:
+            async with asyncio.timeout(deadline - self._engine.clock() if math.isfinite(deadline) else None):
+                return await asyncio.get_running_loop().run_in_executor(
+                    self._beside, self._planner.plan, texts, question, deadline
+                )
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed before the text was tokenized") from None
+        finally:
+            self._waiting_chars -= num_chars
 
     async def answer(self, plans: Sequence[Plan]) -> list[Answer]:
         """The answers, in order; all plans are admitted together or none.
@@ -82,31 +106,30 @@ class Documents:
     async def stream(self, plan: Plan) -> AsyncGenerator[str | Answer, None]:
         """The summary in pieces as it is made, chunk after chunk, then the answer, whose text the pieces add up to.
 
+        All chunks are admitted together, and made at once.
+
         Raises:
             EngineError: refused, late or failed, possibly after some pieces.
         """
-        answers: list[EngineAnswer] = []
-        has_text, separator = False, ""
-        for request in plan.requests:
-            async with aclosing(self._stream_one(request)) as items:
-                async for item in items:
-                    if isinstance(item, EngineAnswer):
-                        answers.append(item)
-                    elif item:
-                        yield separator + item
-                        has_text, separator = True, ""
-            separator = " " if has_text else ""
-        yield self._join(plan, answers)
-
-    async def _stream_one(self, request: EngineRequest) -> AsyncGenerator[str | EngineAnswer, None]:
-        decoder = IncrementalDecoder(self._tokenizer)
-        async with aclosing(self._engine.stream(request)) as items:
-            async for item in items:
+        decoders = [IncrementalDecoder(self._tokenizer) for _ in plan.requests]
+        made = [""] * len(decoders)  # of each chunk, and not told yet
+        answers: dict[int, EngineAnswer] = {}
+        current, has_text, separator = 0, False, ""
+        async with aclosing(self._engine.stream(plan.requests)) as items:
+            async for number, item in items:
                 if isinstance(item, EngineAnswer):
-                    yield decoder.finish()
-                    yield item
+                    answers[number] = item
+                    made[number] += decoders[number].finish()
                 else:
-                    yield decoder.push(item)
+                    made[number] += decoders[number].push(item)
+                while current < len(made):
+                    if made[current]:
+                        yield separator + made[current]
+                        made[current], has_text, separator = "", True, ""
+                    if current not in answers:
+                        break
+                    current, separator = current + 1, " " if has_text else ""
+        yield self._join(plan, [answers[number] for number in range(len(decoders))])
 
     def _join(self, plan: Plan, answers: Sequence[EngineAnswer]) -> Answer:
         lengths = [len(request.input_ids) for request in plan.requests]

@@ -29,18 +29,18 @@ _DESCRIPTION = "Summaries, emotions and topics of texts, from one encoder-decode
 _HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms")
 
 
-def create_app(settings: Settings, on_failure: Callable[[], None] | None = None) -> FastAPI:
+def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
     """The service over HTTP, for any ASGI server that speaks lifespan.
 
     Starts at once and loads beside; `/health/ready` tells when it answers. `on_failure` is called when it never
     will; without it the app lives on and says so.
     """
-    service = Service(settings)
+    service = Service(settings, on_failure)
     app = FastAPIOffline(
         title="LexiMind",
         version=VERSION,
         description=_DESCRIPTION,
-        lifespan=_lifespan(service, on_failure),
+        lifespan=_lifespan(service),
         redoc_url=None,
         static_url="/docs/assets",
         redirect_slashes=False,
@@ -58,15 +58,10 @@ def create_app(settings: Settings, on_failure: Callable[[], None] | None = None)
     return app
 
 
-def _lifespan(service: Service, on_failure: Callable[[], None] | None) -> Callable[[FastAPI], Any]:
-    async def load() -> None:
-        await service.load()
-        if service.state == "failed" and on_failure is not None:
-            on_failure()
-
+def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(load())
+        loading = asyncio.create_task(service.load())
         yield
         service.begin_drain()
         await loading  # a thread that loads cannot be stopped, only awaited

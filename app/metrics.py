@@ -6,7 +6,6 @@ from a client.
 """
 
 import platform
-from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -18,6 +17,8 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
+
+from app.version import VERSION
 
 _PREFIX = "leximind_"
 # A decode step takes 0.1 ms on a GPU and 50 ms on a CPU, an encoder batch ten times as long, a request 1 ms to 60 s.
@@ -88,7 +89,7 @@ class Metrics:
             "model_info", "The model that answers; always 1.", "checkpoint", "dtype", "device"
         )
         self.build_info = self._gauge("build_info", "What is running; always 1.", "version", "python")
-        self.build_info.labels(version=_package_version(), python=platform.python_version()).set(1)
+        self.build_info.labels(version=VERSION, python=platform.python_version()).set(1)
         ProcessCollector(registry=self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -99,10 +100,3 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(_PREFIX + name, text, labels, buckets=buckets, registry=self.registry)
-
-
-def _package_version() -> str:
-    try:
-        return version("leximind")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "unknown"

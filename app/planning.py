@@ -13,6 +13,7 @@ from model.decoding.options import DecodingOptions
 from model.errors import CheckpointError
 from model.tasks import TASKS, Task
 
+_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Hangul fillers and the Braille pattern without dots
 OnLong = Literal["chunk", "truncate", "error"]
 
 
@@ -48,6 +49,11 @@ class Plan:
     """A question about one text as the engine is asked it: one request per distinct prompt and chunk."""
 
     requests: tuple[EngineRequest, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all sources."""
+        return sum(len(one.input_ids) for one in self.requests)
 
     @property
     def cost(self) -> int:
@@ -153,4 +159,6 @@ def _check_text(text: str) -> None:
 
 
 def _is_seen(character: str) -> bool:
-    return not character.isspace() and unicodedata.category(character) not in ("Cc", "Cf")
+    if character.isspace() or character in _BLANK_LETTERS:
+        return False
+    return unicodedata.category(character) not in ("Cc", "Cf")

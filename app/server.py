@@ -79,7 +79,8 @@ class _Server(uvicorn.Server):
 
     async def _cut_off(self) -> None:
         await asyncio.sleep(self._drain_timeout_s)
-        logger.warning("requests are still in progress after drain_timeout_s; they are told so")
+        if self.server_state.tasks:
+            logger.warning("requests are still in progress after drain_timeout_s; they are told so")
         await self._service.drain(0.0)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -40,11 +41,13 @@ class Loaded:
 class Service:
     """One checkpoint's engine from loading to draining.
 
-    `failure` says in words for a client why `state` is `failed`; paths and tracebacks are in the log only.
+    `failure` says in words for a client why `state` is `failed`; paths and tracebacks are in the log only. `on_failure`
+    is called when it has come to that, in loading or later, and nothing will be answered any more.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_failure: Callable[[], None] = lambda: None) -> None:
         self.settings = settings
+        self._on_failure = on_failure
         self.metrics = Metrics()
         self.failure: str | None = None
         self._is_draining = False
@@ -75,21 +78,28 @@ class Service:
         started_at = time.monotonic()
         try:
             checkpoint = await asyncio.to_thread(_load, self.settings)
-            engine = Engine(checkpoint, _engine_limits(self.settings), self.metrics)
+            engine = Engine(checkpoint, _engine_limits(self.settings), self.metrics, on_failure=self._end)
             documents = Documents(checkpoint, engine)
             await engine.start()
         except (ModelError, DeviceError, EngineError) as error:
             logger.error("cannot serve: %s", error)
-            self.failure = str(error).replace(f"{self.settings.checkpoint.parent}/", "")
+            self._fail(str(error).replace(f"{self.settings.checkpoint.parent}/", ""))
             return
         except Exception:
-            logger.exception("cannot serve %s", self.settings.checkpoint)
-            self.failure = "loading failed in an unforeseen way; the log has the traceback"
+            logger.critical("cannot serve %s", self.settings.checkpoint, exc_info=True)
+            self._fail("loading failed in an unforeseen way; the log has the traceback")
             return
         self._loaded = Loaded(checkpoint, engine, documents)
         facts = {"device": str(checkpoint.model.device), "dtype": checkpoint.model.precision}
         seconds = round(time.monotonic() - started_at, 2)
         logger.info("ready", extra={"checkpoint": checkpoint.name, **facts, "seconds": seconds})
+
+    def _end(self) -> None:
+        self._fail("the model failed, and the service must be restarted; the log has the traceback")
+
+    def _fail(self, failure: str) -> None:
+        self.failure = failure
+        self._on_failure()
 
     def begin_drain(self) -> None:
         """Take nothing new; what is accepted goes on."""

@@ -25,12 +25,16 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     checkpoint: Path = Field(default=BUNDLED, description="Checkpoint folder to serve; the bundled one by default.")
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N.")
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N."
+    )
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
         default="auto",
         description="auto is bfloat16 on a GPU and on a CPU with AVX512-BF16, float32 elsewhere; int8 is for CPUs.",
     )
-    threads: int = Field(default=0, ge=0, description="Threads of the model on a CPU; 0 leaves the choice to torch.")
+    threads: int = Field(
+        default=0, ge=0, le=1024, description="Threads of the model on a CPU; 0 leaves the choice to torch."
+    )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -109,8 +113,10 @@ def key_digest(key: str) -> str:
     """A key as it is kept: `sha256:<hex>`. What already has that form stays.
 
     Raises:
-        ValueError: `sha256:` and something that is no such digest.
+        ValueError: `sha256:` and something that is no such digest, or a key that no header can hold.
     """
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("a key must be of printable ASCII characters: clients send others in ways of their own")
     if not key.startswith("sha256:"):
         return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
     if not re.fullmatch("sha256:[0-9a-fA-F]{64}", key):

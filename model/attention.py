@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from model.config import ModelConfig
 from model.kv_cache import KVCache
 from model.native import gradients
-from model.native.gradients import have_kernel
+from model.native.gradients import have_kernel, trains_on_cpu
 
 
 class SelfAttention(nn.Module):
@@ -94,14 +94,10 @@ def merge_heads(x: Tensor) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     """softmax(q kᵀ + bias) v over whole sequences; scale 1, since T5's initialisation absorbs 1/√K."""
-    if _trains_on_cpu(q) and (bias.requires_grad or q.dtype != torch.float32):
+    if trains_on_cpu(q) and (bias.requires_grad or q.dtype != torch.float32):
         out: Tensor = _Attend.apply(q, k, v, bias)  # type: ignore[no-untyped-call]
         return out
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), scale=1.0)
-
-
-def _trains_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class _Attend(torch.autograd.Function):

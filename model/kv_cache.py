@@ -196,7 +196,7 @@ class KVCache:
         before = self.capacity
         capacity = before[0]
         if documents > capacity:
-            documents = max(documents, 2 * capacity)
+            documents = max(documents, capacity + capacity // 2)
         documents = max(documents, capacity)
         source = max(_round_up(source), self._cross_k.shape[3])
         target = max(_round_up(target), self._self_k.shape[3])

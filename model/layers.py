@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.native import gradients
-from model.native.gradients import have_kernel
+from model.native.gradients import have_kernel, trains_on_cpu
 
 
 class RMSNorm(nn.Module):
@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape that ends in the width; same shape and dtype out."""
-        if _trains_on_cpu(x):
+        if trains_on_cpu(x):
             out: Tensor = _Normalise.apply(x, self.weight, self.epsilon)  # type: ignore[no-untyped-call]
             return out
         wide = x.float()
@@ -46,17 +46,13 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) to (…, D)."""
         gate_and_value = self.wi(x)
-        if _trains_on_cpu(gate_and_value):
+        if trains_on_cpu(gate_and_value):
             gated = _Gate.apply(gate_and_value)  # type: ignore[no-untyped-call]
         else:
             gate, value = gate_and_value.chunk(2, dim=-1)
             gated = F.gelu(gate, approximate="tanh") * value
         out: Tensor = self.wo(self.dropout(gated))
         return out
-
-
-def _trains_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class _Normalise(torch.autograd.Function):

@@ -20,10 +20,10 @@ _ZERO = 128  # oneDNN has fast kernels for unsigned activations only: with signe
 def pack(model: LexiMind, precision: Precision, fill: Callable[[nn.Module], None] = lambda _: None) -> None:
     """Bring the matrices of `model`, in evaluation mode on a CPU, into the layout for `precision`, in place.
 
-    The result encodes and decodes but can be neither trained nor saved. Where the native kernels are available they
-    take the place of both stacks, and `fill` is called with each of the model's `large_parts`, once, before it is
-    read: until then its weights may be on the meta device. Elsewhere oneDNN's matrices take the plain ones'; on a GPU
-    nothing is packed.
+    The result encodes and takes decoding steps, but can be neither trained nor saved nor called whole. Where the native
+    kernels are available they take the place of both stacks, and `fill` is called with each of the model's
+    `large_parts`, once, before it is read: until then its weights may be on the meta device. Elsewhere oneDNN's
+    matrices take the plain ones'; on a GPU nothing is packed.
     """
     on_cpu = model.device.type == "cpu"
     if on_cpu and can_be_native(model.config, precision):

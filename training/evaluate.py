@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -60,9 +61,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | None) -> tuple[Checkpoint, Result]:
-    checkpoint = load_checkpoint(folder, torch.device(options.device))
+    checkpoint = load_checkpoint(folder, options.device)
     # Loaded once more, since what is packed as the server packs it has no parameters left for the card to count.
-    served = load_packed(folder, torch.device(options.device), options.dtype).model
+    served = load_packed(folder, options.device, options.dtype).model
     predictor = Predictor(served, checkpoint.tokenizer, checkpoint.tasks)
     decoding = DecodingOptions(num_beams=options.num_beams, max_new_tokens=options.max_new_tokens)
     split = read_split(options.data, options.split, checkpoint.tasks)
@@ -93,17 +94,35 @@ def _hashes(root: Path, split: str) -> dict[str, str]:
     }
 
 
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 1")
+    return int(text)
+
+
+def _device(text: str) -> torch.device:
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
+        raise argparse.ArgumentTypeError(f"{text} is no device; give cpu, cuda or cuda:N")
+    device = torch.device(text)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(f"{text}: this machine offers {torch.cuda.device_count()} CUDA devices")
+    return device
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__)
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="the folder to score")
     parser.add_argument("--data", type=Path, required=True, metavar="ROOT", help="data folder (training/README.md)")
     parser.add_argument("--split", default="dev", help="which split (dev)")
-    parser.add_argument("--rows", type=int, default=500, help="summaries of each source, the first ones (500)")
-    parser.add_argument("--num-beams", type=int, default=1, help="beam width (1: greedy)")
+    parser.add_argument("--rows", type=_positive, default=500, help="summaries of each source, the first ones (500)")
+    parser.add_argument("--num-beams", type=_positive, default=1, help="beam width (1: greedy)")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=DecodingOptions().max_new_tokens, help="longest summary (%(default)s)"
+        "--max-new-tokens",
+        type=_positive,
+        default=DecodingOptions().max_new_tokens,
+        help="longest summary (%(default)s)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, … (cpu)")
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, … (cpu)")
     parser.add_argument(
         "--dtype", default="float32", choices=PRECISIONS, help="float32, bfloat16, or int8 on a CPU (float32)"
     )

@@ -66,11 +66,10 @@ def _beginning(trainer: Trainer) -> str:
 
 
 def _end(trainer: Trainer) -> str:
-    best, metric = trainer.best, trainer.config.loop.metric
-    return (
-        f"best on dev: {metric} {best.value:.4f} at step {best.step}, in {trainer.folder / 'checkpoint'}; "
-        f"curves in {trainer.folder / PLOTS}"
-    )
+    best, metric, place = trainer.best, trainer.config.loop.metric, trainer.folder / "checkpoint"
+    if not place.is_dir():  # resumed into another folder, and no better since
+        place = Path(str(trainer.config.resume_from), "checkpoint")
+    return f"best on dev: {metric} {best.value:.4f} at step {best.step}, in {place}; curves in {trainer.folder / PLOTS}"
 
 
 def _say(line: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, NoReturn
@@ -16,6 +17,7 @@ from app.api.problems import CLIENT_LEFT, Problem, invalid_field
 from app.service import Service
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_JSON_TYPE = re.compile(r"application/([^/+]+\+)?json")
 _SHOWN_CHARS = 80
 
 
@@ -109,9 +111,7 @@ def _check_content_type(request: Request) -> None:
         raise Problem(415, f"Content-Encoding is {encoding[:_SHOWN_CHARS]}; send the body as it is")
     given = request.headers.get("content-type", "")
     media_type = given.partition(";")[0].strip().lower()
-    if media_type != "application/json" and not (
-        media_type.startswith("application/") and media_type.endswith("+json")
-    ):
+    if not _JSON_TYPE.fullmatch(media_type):
         raise Problem(415, f"Content-Type is {given[:_SHOWN_CHARS] or 'missing'}; send Content-Type: application/json")
 
 

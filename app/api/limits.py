@@ -69,6 +69,27 @@ def check_cost(settings: Settings, plans: Sequence[Plan]) -> None:
         )
 
 
+def check_size(settings: Settings, plans: Sequence[Plan], place: str) -> None:
+    """What one request may take of the queue: half of it at most, or the others would be refused until it is through.
+
+    Raises:
+        Problem: 422 with value and limit.
+    """
+    num_sources, num_tokens = sum(len(plan.requests) for plan in plans), sum(plan.num_tokens for plan in plans)
+    if num_sources == 1:
+        return
+    for value, setting, unit in (
+        (num_sources, "max_queued_requests", "texts or chunks of texts"),
+        (num_tokens, "max_queued_tokens", "tokens"),
+    ):
+        limit = max(1, getattr(settings, setting) // 2)
+        if value > limit:
+            raise invalid_field(
+                place,
+                f"is {value} {unit} in all, {limit} are allowed (half of {setting}); send it in several requests",
+            )
+
+
 def field_of(place: str, index: int, *, is_list: bool) -> str:
     """`text[3]`, or `text` where it was no list."""
     return f"{place}[{index}]" if is_list else place

@@ -128,7 +128,10 @@ class BodyLimit:
 
 
 class ConcurrencyLimit:
-    """At most `max_requests` calls for work (POST) at once, streams until their end; more are told to come back."""
+    """At most `max_requests` calls for work (POST) at once, streams until their end; more are told to come back.
+
+    One that is refused counts no more, however long its client still sends.
+    """
 
     def __init__(self, app: ASGIApp, max_requests: int, metrics: Metrics) -> None:
         self._app = app
@@ -147,10 +150,22 @@ class ConcurrencyLimit:
             )
             await problem.response()(scope, receive, send)
             return
-        self._active += 1
-        self._metrics.active_requests.set(self._active)
+        self._count(1)
+        counts = True
+
+        async def send_freely(message: Message) -> None:
+            nonlocal counts
+            if counts and message["type"] == "http.response.start" and message["status"] >= 400:
+                counts = False
+                self._count(-1)
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_freely)
         finally:
-            self._active -= 1
-            self._metrics.active_requests.set(self._active)
+            if counts:
+                self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self._active += more
+        self._metrics.active_requests.set(self._active)

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from app.api.limits import check_cost, check_texts, field_of
+from app.api.limits import check_cost, check_size, check_texts, field_of
 from app.api.problems import invalid_field
 from app.documents import Answer
 from app.planning import Plan, Question, TextError
@@ -31,6 +31,7 @@ async def plan_texts(request: Request, texts: str | list[str], question: Questio
     except TextError as error:
         raise invalid_field(field_of(place, error.index, is_list=is_list), error.message) from None
     check_cost(settings, plans)
+    check_size(settings, plans, place)
     return plans
 
 

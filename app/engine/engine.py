@@ -36,8 +36,8 @@ class EngineLimits:
     is refused. Of a batch: see `Scheduler`.
     """
 
-    max_queued_requests: int = 256
-    max_queued_tokens: int = 131_072
+    max_queued_requests: int = 1024
+    max_queued_tokens: int = 262_144
     max_batch_tokens: int = 8192
     max_decode_rows: int = 64
     max_stall_s: float = 0.25
@@ -61,7 +61,7 @@ class Engine:
 
     Use it from one event loop: `start`, then any number of `answer`, `answer_all` and `stream` at once, then
     `drain`. Each accepted request gets one answer or one `EngineError`, unless its caller has left. `state` is
-    for health checks, `clock` is the one that deadlines are on.
+    for health checks, `clock` is the one that deadlines are on. `on_failure` is called if it fails once it was ready.
     """
 
     def __init__(
@@ -70,8 +70,10 @@ class Engine:
         limits: EngineLimits,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.state: State = "loading"
+        self._on_failure = on_failure
         self.clock = clock
         self._checkpoint = checkpoint
         self._limits = limits
@@ -153,8 +155,9 @@ class Engine:
         finally:
             self._withdraw(keys)
 
-    def stream(self, request: EngineRequest) -> AsyncGenerator[int | EngineAnswer, None]:
-        """Accepts `request` at once; the generator gives its tokens as they are made, then the answer.
+    def stream(self, requests: Sequence[EngineRequest]) -> AsyncGenerator[tuple[int, int | EngineAnswer], None]:
+        """Accepts all of `requests` at once or none; the generator gives their tokens as they are made, then the answer
+        of each, every one with the request's place.
 
         Tokens wait for a slow reader and hold nobody up. Beams give their tokens at the end. Closing the
         generator cancels the work (`contextlib.aclosing`); one that is never begun runs to its end unheard.
@@ -162,17 +165,19 @@ class Engine:
         Raises:
             EngineError: as `answer`; what follows acceptance is raised while iterating.
         """
-        return self._follow(*self._admit([request], streams=True))
+        return self._follow(*self._admit(requests, streams=True))
 
-    async def _follow(self, channel: _Channel, keys: Sequence[int]) -> AsyncGenerator[int | EngineAnswer, None]:
+    async def _follow(
+        self, channel: _Channel, keys: Sequence[int]
+    ) -> AsyncGenerator[tuple[int, int | EngineAnswer], None]:
         try:
-            is_open = True
-            while is_open:
-                _, item = await channel.get()
+            num_open = len(keys)
+            while num_open:
+                key, item = await channel.get()
                 if isinstance(item, EngineError):
                     raise item
-                is_open = not isinstance(item, EngineAnswer)
-                yield item
+                num_open -= isinstance(item, EngineAnswer)
+                yield key - keys[0], item
         finally:
             self._withdraw(keys)
 
@@ -238,7 +243,7 @@ class Engine:
         for kind in ("allocated", "reserved", "total") if self._runner.on_gpu else ():
             self._metrics.gpu_memory_bytes.labels(kind).set_function(partial(self._runner.memory_bytes, kind))
 
-    # The thread's side: only these three run on it.
+    # The thread's side: `_run`, and what it calls to be heard on the loop.
 
     def _run(self) -> None:
         has_failed = False
@@ -271,6 +276,9 @@ class Engine:
         self._warm.set()
 
     def _become_failed(self) -> None:
+        was_serving = self.state != "loading"
         self.state = "failed"
         self._fail_all(EngineStopped("the model failed and the engine stopped; the service must be restarted"))
         self._warm.set()
+        if was_serving:
+            self._on_failure()

@@ -1,4 +1,4 @@
-"""Token ids to tensors, through the model, to answers: the only torch in `app`.
+"""Token ids to tensors, through the model, to answers: the only tensors in `app`.
 
 Knows nothing of queues, threads or time. One caller at a time.
 """

@@ -89,8 +89,17 @@ class DecodingBatch:
 
     def _group(self, num_beams: int) -> Rows:
         if num_beams not in self._groups:
+            self._forget_idle_beams()
             self._groups[num_beams] = GreedyRows(self._model) if num_beams == 1 else BeamRows(self._model, num_beams)
         return self._groups[num_beams]
+
+    def _forget_idle_beams(self) -> None:
+        # Clients may ask for every width there is; the caches of all would be held for good.
+        for num_beams, group in list(self._groups.items()):
+            if num_beams > 1 and not group.keys:
+                del self._groups[num_beams]
+                if self._graphs is not None:
+                    self._graphs.forget(num_beams)
 
 
 def decode(

@@ -68,6 +68,10 @@ class StepGraphs:
         finally:
             cache.window = None
 
+    def forget(self, num_beams: int) -> None:
+        """Give up what was recorded on a cache of this width, which is to be given up too."""
+        self._recorded = {key: recorded for key, recorded in self._recorded.items() if key[0] != num_beams}
+
     def prepare(self, cache: KVCache) -> None:
         """Record every bucket that an empty `cache` has room for, so that no request waits for it."""
         documents, source, target = cache.capacity

@@ -14,6 +14,11 @@ _CHUNK = 64  # rows whose gradients of a norm's weight the kernel sums up
 _DTYPES: dict[torch.dtype, Precision] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
+def trains_on_cpu(x: Tensor) -> bool:
+    """Whether gradients of `x` are to be computed eagerly on a CPU, where this module's functions are of use."""
+    return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 @cache
 def have_kernel(*dtypes: torch.dtype) -> bool:
     """Whether this processor has kernels for numbers of all of `dtypes`."""

@@ -109,6 +109,18 @@ def test_message_of_several_lines_is_told_in_one(leximind: Any, monkeypatch: pyt
     assert leximind("import", "a/b", "target").stderr == "leximind: cannot be downloaded (no route to host)\n"
 
 
+def test_import_replaces_a_folder_only_when_told(
+    leximind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    imported: list[Path] = []
+    monkeypatch.setattr("app.cli.import_flan_t5", lambda _, target: imported.append(target))
+    refused = leximind("import", "a/b", str(tmp_path))
+    assert (refused.exit_code, imported) == (2, [])
+    assert f"{tmp_path} is there already" in refused.stderr
+    assert leximind("import", "a/b", str(tmp_path), "--overwrite").exit_code == 0
+    assert imported == [tmp_path]
+
+
 @pytest.mark.parametrize(
     ("arguments", "stdin", "message"),
     [
@@ -120,6 +132,7 @@ def test_message_of_several_lines_is_told_in_one(leximind: Any, monkeypatch: pyt
         (["topic", "--file", "/"], b"", "/: Is a directory"),
         (["summarize", "a", "--num-beams", "9"], b"", "--num-beams: 9 is not allowed; it must be between 1 and 8"),
         (["summarize", "a", "--max-new-tokens", "0"], b"", "--max-new-tokens: 0 is not allowed"),
+        (["summarize", "a", "--max-new-tokens", "513"], b"", "--max-new-tokens is 513, at most 512 are allowed"),
         (["summarize", "word " * 200, "--on-long", "error"], b"", "64 are allowed"),
         (["topic", "a", "--dtype", "int4"], b"", "--dtype (LEXIMIND_DTYPE) is 'int4'"),
         (["import", "/no/such/folder", "target"], b"", "/no/such/folder"),

@@ -1,3 +1,5 @@
+import asyncio
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -5,6 +7,8 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from app.engine.request import EngineError
+from app.planning import Question
 from app.service import NotReady, Service
 from app.settings import Settings
 from model.leximind import LexiMind
@@ -49,6 +53,40 @@ async def test_dtype_and_threads_are_those_of_the_settings(
         await service.drain(1.0)
     finally:
         torch.set_num_threads(threads)
+
+
+async def test_without_kernels_a_processor_computes_in_float32(
+    checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By torch in bfloat16 an answer would depend on what it is batched with."""
+    monkeypatch.setattr("app.service.is_available", lambda _: False)
+    service = Service(Settings(checkpoint=checkpoint_folder))
+    await service.load()
+    assert service.loaded.checkpoint.model.precision == "float32"
+    await service.drain(0.0)
+
+
+async def test_model_that_fails_for_good_ends_the_service(
+    checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[None] = []
+    service = Service(Settings(checkpoint=checkpoint_folder), lambda: ended.append(None))
+    await service.load()
+    documents = service.loaded.documents
+    plans = await documents.plan(["rain"], Question(("topic",)), math.inf)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret internals")
+
+    monkeypatch.setattr(LexiMind, "encode", broken)
+    with pytest.raises(EngineError):
+        await documents.answer(plans)
+    while not ended:
+        await asyncio.sleep(0.01)
+    assert service.failure == "the model failed, and the service must be restarted; the log has the traceback"
+    with pytest.raises(NotReady, match="must be restarted"):
+        _ = service.loaded
+    await service.drain(0.0)
 
 
 @pytest.mark.parametrize("settings", [{"checkpoint": "/no/such/folder"}, {"device": "cuda:99"}])

@@ -41,6 +41,7 @@ def test_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         ("max_items", 0, "greater than or equal to 1"),
         ("deadline_s", "inf", "finite"),
         ("device", "gpu", "match pattern"),
+        ("threads", 1025, "less than or equal to 1024"),
         ("dtype", "int4", "'auto', 'float32', 'bfloat16' or 'int8'"),
         ("log_level", "loud", "'debug', 'info'"),
     ],
@@ -51,6 +52,11 @@ def test_bad_value_is_told_with_flag_variable_and_limit(name: str, value: Any, r
     message = str(caught.value)
     assert message.startswith(f"--{name.replace('_', '-')} (LEXIMIND_{name.upper()}) is {value!r}")
     assert reason in message
+
+
+def test_key_that_headers_cannot_hold_is_refused() -> None:
+    with pytest.raises(SettingsError, match="printable ASCII"):
+        settings_from({"api_keys": "schlüssel"})
 
 
 def test_bad_key_is_refused_and_not_shown() -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ def test_sigterm_lets_requests_in_progress_finish(serve: Serve) -> None:
 
 def test_sigterm_cuts_what_takes_longer_than_the_drain_and_says_so(serve: Serve) -> None:
     server = serve("--drain-timeout-s", "0.2")
-    body = {"text": [f"{NEWS} {number}" for number in range(32)], "max_new_tokens": 500, "min_new_tokens": 499}
+    texts = [f"{NEWS} {number}" for number in range(32)]  # seconds of work
+    body = {"text": texts, "max_new_tokens": 500, "min_new_tokens": 499, "num_beams": 4}
     with ThreadPoolExecutor() as pool:
         running = pool.submit(httpx.post, server.url + "/summarize", json=body, timeout=60)
         wait_for(lambda: metric(server.url, "leximind_kv_slots_used") > 0)
@@ -82,6 +84,17 @@ def test_sigterm_cuts_what_takes_longer_than_the_drain_and_says_so(serve: Serve)
     assert answer.status_code == 503
     assert "ask again" in answer.json()["detail"]
     assert server.process.wait(20) in (0, -signal.SIGTERM)
+
+
+def test_clients_without_a_key_hold_no_place(serve: Serve) -> None:
+    server = serve("--api-keys", "key", "--max-concurrent-requests", "1")
+    with ExitStack() as open_clients:
+        for _ in range(3):  # each announces a body that it never sends
+            client = open_clients.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            client.sendall(raw_request(b"x" * 100)[:-100])
+        time.sleep(0.3)
+        answer = httpx.post(server.url + "/topic", json={"text": NEWS}, headers={"X-API-Key": "key"}, timeout=30)
+    assert answer.status_code == 200
 
 
 def test_client_that_hangs_up_frees_the_model(serve: Serve) -> None:

@@ -1,8 +1,11 @@
 """A result does not depend on what it is decoded with: alone, batched, padded, joined mid-flight, after others left."""
 
+import gc
 import random
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor
 from model.decoding.batch import DecodingBatch, decode
 from model.decoding.graphs import StepGraphs
 from model.decoding.options import DecodingOptions, DecodingResult
+from model.kv_cache import KVCache
 from model.leximind import LexiMind
 from model.native.library import is_available
 from model.packed import pack
@@ -167,3 +171,26 @@ def test_finished_documents_cost_no_rows(model: LexiMind) -> None:
     assert batch.num_rows <= 3 + 1
     batch.remove([2])
     assert batch.num_rows <= 1
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_caches_of_beam_widths_that_nobody_uses_are_given_up(graphs: bool) -> None:
+    model = random_model(CONFIG)
+    made: list[weakref.ref[KVCache]] = []
+
+    class Recording(KVCache):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    model.new_cache = lambda num_beams: Recording(model.config, num_beams, model.device, model.dtype)  # type: ignore[method-assign]
+    batch = DecodingBatch(model, StepGraphs(model, replayed) if graphs else None)
+    ids, mask = padded([3])
+    hidden = model.encode(ids, mask)
+    for num_beams in (1, 2, 3, 4, 2):
+        options = replace(GREEDY, num_beams=num_beams)
+        [result] = decode(model, hidden, mask, [options], batch)
+        assert result.token_ids == alone(random_model(CONFIG), 3, options).token_ids
+    gc.collect()
+    assert len(made) == 5
+    assert [cache.num_beams for one in made if (cache := one())] == [1, 2]

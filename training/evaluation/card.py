@@ -94,7 +94,8 @@ def _start(source: Mapping[str, Any] | None) -> str:
 
 
 def _command(training: Mapping[str, Any]) -> str:
-    return "`" + " ".join(training["command"]) + f"`, {training['step']} steps"
+    by_hand = f" (learning rate changed by hand: {training['learning_rate']})" if "learning_rate" in training else ""
+    return "`" + " ".join(training["command"]) + f"`, {training['step']} steps{by_hand}"
 
 
 def _row(sample: Sample) -> tuple[str, str, str]:

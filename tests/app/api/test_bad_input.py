@@ -19,6 +19,7 @@ INVALID = [
     ("/emotions", {"text": ["fine", " "]}, "text[1]", "is blank"),
     ("/topic", {"text": "\x01\x1b\u200b"}, "text", "control or invisible"),
     ("/topic", {"text": "\x00"}, "text", "control or invisible"),
+    ("/topic", {"text": "\u3164\u115f\u2800"}, "text", "control or invisible"),
     ("/topic", {"text": []}, "text", "at least one"),
     ("/topic", {"text": ["a"] * 33}, "text", "has 33 texts, 32 are allowed (max_items)"),
     ("/topic", {"text": ["a", "b" * 200_001]}, "text[1]", "has 200001 characters, 200000 are allowed"),
@@ -189,7 +190,9 @@ async def test_duplicate_keys_take_the_last(client: httpx.AsyncClient) -> None:
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/x-www-form-urlencoded", "application/a/b+json", ""]
+)
 async def test_other_content_type_is_415_with_the_remedy(client: httpx.AsyncClient, content_type: str) -> None:
     response = await client.post("/topic", content=b'{"text": "a"}', headers={"content-type": content_type})
     assert response.status_code == 415
@@ -236,7 +239,8 @@ async def test_hundred_thousand_words_are_refused_with_value_and_limit(client: h
 
 
 async def test_hundred_thousand_words_are_read_in_chunks_where_they_are_allowed(serving: Serving) -> None:
-    async with serving(max_text_chars=1_000_000, max_batch_tokens=65_536) as client:
+    room = {"max_queued_requests": 100_000, "max_queued_tokens": 10_000_000}
+    async with serving(max_text_chars=1_000_000, max_batch_tokens=65_536, **room) as client:
         response = await client.post("/topic", json={"text": " ".join(map(str, range(100_000)))})
         assert response.status_code == 200, response.text
 
@@ -251,6 +255,21 @@ async def test_cost_over_all_chunks_and_texts_is_limited(serving: Serving) -> No
         long = {"text": "words. " * 1000, "max_new_tokens": 50}
         assert (await client.post("/summarize", json=long)).status_code == 422
         assert (await client.post("/summarize", json={**long, "on_long": "truncate"})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        (["a"] * 9, "is 9 texts or chunks of texts in all, 8 are allowed (half of max_queued_requests)"),
+        (["word " * 9] * 8, " tokens in all, 80 are allowed (half of max_queued_tokens)"),
+    ],
+)
+async def test_one_request_takes_half_of_the_queue_at_most(serving: Serving, texts: list[str], told: str) -> None:
+    async with serving(max_queued_requests=16, max_queued_tokens=160) as client:
+        response = await client.post("/emotions", json={"text": texts})
+        assert response.status_code == 422
+        assert told in response.json()["detail"]
+        assert (await client.post("/emotions", json={"text": ["a"] * 8})).status_code == 200
 
 
 async def test_lower_limit_of_new_tokens_holds_where_none_are_asked(serving: Serving) -> None:

@@ -93,10 +93,10 @@ async def start(model: LexiMind, clock: FakeClock) -> AsyncIterator[Start]:
     raised: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: raised.append(context))
 
-    async def begin(**limits: Any) -> Rig:
+    async def begin(*, on_failure: Callable[[], None] = lambda: None, **limits: Any) -> Rig:
         metrics = Metrics()
         checkpoint = SimpleNamespace(model=model, name="tiny")
-        engine = Engine(checkpoint, EngineLimits(**limits), metrics, clock)
+        engine = Engine(checkpoint, EngineLimits(**limits), metrics, clock, on_failure)
         engines.append(engine)
         await engine.start()
         return Rig(engine, metrics, model)

@@ -22,7 +22,7 @@ def test_limits_hold_to_the_last_request_and_the_last_token() -> None:
     queue = admission(Clock())
     queue.enter(8, 80)
     queue.check(2, 20)
-    with pytest.raises(Overloaded, match="11 requests, 10 are allowed"):
+    with pytest.raises(Overloaded, match="11 sources, 10 are allowed"):
         queue.check(3, 3)
     with pytest.raises(Overloaded, match="101 tokens, 100 are allowed"):
         queue.check(1, 21)
@@ -60,6 +60,21 @@ def test_retry_follows_the_rate_of_the_busy_time() -> None:
         clock.now += 1.5
         queue.answered()
     assert retry_after_s(queue) == 15, "ten wait, one is answered in 1.5 s"
+
+
+def test_retry_does_not_depend_on_the_moment_within_a_batch() -> None:
+    clock = Clock()
+    queue = admission(clock)
+    queue.enter(10, 10)
+    queue.begin()
+    for _ in range(5):  # batches of 256 answers, 4 s apart
+        clock.now += 4.0
+        for _ in range(256):
+            queue.answered()
+    queue.enter(2990, 0)
+    for later in (0.01, 1.0, 3.9):
+        clock.now = 20.0 + later
+        assert 46 <= retry_after_s(queue) <= 57, "3,000 wait, 64 a second are answered"
 
 
 def test_retry_is_never_longer_than_a_minute() -> None:

@@ -70,19 +70,33 @@ async def test_streamed_tokens_are_those_of_the_final_answer(start: Any, source:
     rig = await start()
     options = DecodingOptions(max_new_tokens=12, do_sample=kind == "sampled", num_beams=2 if kind == "beams" else 1)
     *token_ids, answer = [
-        item async for item in rig.engine.stream(EngineRequest(source(1, 9), math.inf, options=options))
+        item async for _, item in rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=options)])
     ]
     assert tuple(token_ids) == answer.summary.token_ids
     assert len(token_ids) > 1
 
 
+async def test_several_are_streamed_at_once(start: Any, source: Source, alone: Alone) -> None:
+    rig = await start()
+    requests = [EngineRequest(source(n, 9), math.inf, options=DecodingOptions(max_new_tokens=20)) for n in range(3)]
+    told: dict[int, list[Any]] = {0: [], 1: [], 2: []}
+    order = []
+    async for number, item in rig.engine.stream(requests):
+        told[number].append(item)
+        order.append(number)
+    for request, (*token_ids, answer) in zip(requests, told.values(), strict=True):
+        assert_same(answer, alone(request))
+        assert tuple(token_ids) == answer.summary.token_ids
+    assert order != sorted(order), "one after the other"
+
+
 async def test_slow_reader_holds_nobody_up(start: Any, source: Source, alone: Alone) -> None:
     rig = await start()
     options = DecodingOptions(max_new_tokens=20)
-    unread = rig.engine.stream(EngineRequest(source(1, 9), math.inf, options=options))
+    unread = rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=options)])
     request = EngineRequest(source(2, 9), math.inf, options=DecodingOptions(max_new_tokens=40))
     assert_same(await rig.engine.answer(request), alone(request))
-    *token_ids, answer = [item async for item in unread]
+    *token_ids, answer = [item async for _, item in unread]
     assert tuple(token_ids) == answer.summary.token_ids
 
 
@@ -153,7 +167,7 @@ async def test_cancelled_while_decoding_frees_its_rows(start: Any, source: Sourc
     beams = DecodingOptions(max_new_tokens=400, min_new_tokens=400, num_beams=4)
     task = asyncio.create_task(rig.engine.answer(EngineRequest(source(1, 9), math.inf, options=beams)))
     await asyncio.sleep(0)
-    async with aclosing(rig.engine.stream(EngineRequest(source(2, 9), math.inf, options=LONG))) as stream:
+    async with aclosing(rig.engine.stream([EngineRequest(source(2, 9), math.inf, options=LONG)])) as stream:
         await anext(stream)
         await anext(stream)  # so the earlier request decodes too
         assert rig.value("kv_slots_used") == 5
@@ -168,7 +182,7 @@ async def test_abandoned_stream_frees_its_row(start: Any, source: Source) -> Non
     rig = await start()
 
     async def read() -> None:
-        async for _ in rig.engine.stream(EngineRequest(source(1, 9), math.inf, options=LONG)):
+        async for _ in rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=LONG)]):
             reading.set()
 
     reading = asyncio.Event()
@@ -226,7 +240,7 @@ async def test_deadline_passes_in_the_queue(start: Any, source: Source, gate: An
 
 async def test_deadline_passes_while_decoding(start: Any, source: Source, clock: Any) -> None:
     rig = await start()
-    stream = rig.engine.stream(EngineRequest(source(1, 9), clock.now + 5, options=LONG))
+    stream = rig.engine.stream([EngineRequest(source(1, 9), clock.now + 5, options=LONG)])
     await anext(stream)
     clock.now += 6
     with pytest.raises(DeadlineExceeded):
@@ -234,6 +248,29 @@ async def test_deadline_passes_while_decoding(start: Any, source: Source, clock:
             pass
     assert await rig.is_quiet()
     assert rig.value("decode_step_seconds_count") < 400
+
+
+async def test_refusal_tells_when_to_come_back_by_the_rate_of_answers(
+    start: Any, source: Source, gate: Any, clock: Any
+) -> None:
+    rig = await start(max_queued_requests=1)
+    running = rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=LONG)])  # busy all the time
+    await anext(running)
+    await rig.engine.answer(EngineRequest(source(2, 5), math.inf, topic=True))
+    clock.now += 20
+    shut = gate(rig.model.encoder)
+    encoding = asyncio.create_task(rig.engine.answer(EngineRequest(source(3, 5), math.inf, topic=True)))
+    await shut.entered()
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(rig.engine.answer(EngineRequest(source(4, 5), math.inf, topic=True)))
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded) as refused:
+        await rig.engine.answer(EngineRequest(source(5, 5), math.inf, topic=True))
+    assert refused.value.retry_after_s == 20, "one waits, one was answered in 20 s"
+    shut.open()
+    await asyncio.gather(encoding, waiting)
+    await running.aclose()
+    assert await rig.is_quiet()
 
 
 async def test_full_queue_is_refused_and_a_list_is_taken_whole_or_not_at_all(
@@ -254,7 +291,7 @@ async def test_full_queue_is_refused_and_a_list_is_taken_whole_or_not_at_all(
     tasks.append(asyncio.create_task(rig.engine.answer(requests[3])))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        rig.engine.stream(EngineRequest(source(9, 5), math.inf, options=LONG))
+        rig.engine.stream([EngineRequest(source(9, 5), math.inf, options=LONG)])
     shut.open()
     assert len(await asyncio.gather(*tasks)) == 4
     assert await rig.is_quiet()
@@ -281,7 +318,7 @@ async def test_drain_finishes_what_is_accepted_and_refuses_what_is_new(
 
 async def test_drain_fails_what_it_has_no_time_for(start: Any, source: Source) -> None:
     rig = await start()
-    stream = rig.engine.stream(EngineRequest(source(1, 9), math.inf, options=LONG))
+    stream = rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=LONG)])
     await anext(stream)
     waiting = asyncio.create_task(rig.engine.answer(EngineRequest(source(2, 9), math.inf, options=LONG)))
     await asyncio.sleep(0)

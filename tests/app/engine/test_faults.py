@@ -3,12 +3,15 @@
 import asyncio
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from torch import nn
 
+from app.engine.engine import Engine, EngineLimits
 from app.engine.request import EngineAnswer, EngineError, EngineRequest
+from app.metrics import Metrics
 from model.decoding.options import DecodingOptions
 from model.leximind import LexiMind
 from tests.app.engine.test_engine import assert_same
@@ -35,12 +38,12 @@ async def test_failed_encoder_batch_fails_its_requests_and_no_others(
 ) -> None:
     rig = await start()
     running = EngineRequest(source(1, 9), math.inf, options=DecodingOptions(max_new_tokens=100, min_new_tokens=90))
-    stream = rig.engine.stream(running)
-    token_ids = [await anext(stream)]
+    stream = rig.engine.stream([running])
+    token_ids = [(await anext(stream))[1]]
     fail(rig.model.encoder, times=1)
     with pytest.raises(EngineError, match="encoding"):
         await rig.engine.answer(EngineRequest(source(2, 9), math.inf, topic=True))
-    *more, answer = [item async for item in stream]
+    *more, answer = [item async for _, item in stream]
     assert_same(answer, alone(running))
     assert (*token_ids, *more) == answer.summary.token_ids
     assert "injected" in caplog.text
@@ -61,7 +64,8 @@ async def test_failed_step_fails_what_decodes_and_the_engine_lives_on(start: Any
 
 
 async def test_model_that_goes_on_failing_marks_the_engine_failed(start: Any, source: Source) -> None:
-    rig = await start()
+    failed: list[None] = []
+    rig = await start(on_failure=lambda: failed.append(None))
     fail(rig.model.decoder.norm, times=1000)
     options = DecodingOptions(max_new_tokens=6)
     requests = [EngineRequest(source(seed, 9), math.inf, options=options) for seed in range(3)]
@@ -70,6 +74,7 @@ async def test_model_that_goes_on_failing_marks_the_engine_failed(start: Any, so
     with pytest.raises(EngineError):
         await rig.engine.answer(requests[0])
     assert rig.engine.state == "failed"
+    assert failed == [None]
     assert [rig.value(name) for name in ("queue_requests", "queue_tokens", "kv_slots_used")] == [0, 0, 0]
 
 
@@ -77,6 +82,19 @@ async def test_model_that_cannot_answer_at_all_does_not_start(start: Any, model:
     fail(model.encoder, times=1000)
     with pytest.raises(EngineError, match="minimal request"):
         await start()
+
+
+async def test_engine_that_drains_while_it_warms_up_does_not_come_back(model: LexiMind, gate: Any) -> None:
+    checkpoint: Any = SimpleNamespace(model=model, name="tiny")
+    engine = Engine(checkpoint, EngineLimits(), Metrics())
+    shut = gate(model.encoder)
+    starting = asyncio.create_task(engine.start())
+    await shut.entered()
+    draining = asyncio.create_task(engine.drain(5.0))
+    await asyncio.sleep(0)
+    shut.open()
+    await asyncio.gather(starting, draining)
+    assert engine.state == "draining"
 
 
 async def test_start_can_be_cancelled_while_the_model_warms_up(start: Any, model: LexiMind, gate: Any) -> None:

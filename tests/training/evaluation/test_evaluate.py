@@ -126,3 +126,20 @@ def test_predictions_do_not_depend_on_their_batch(checkpoint: Checkpoint) -> Non
         assert checkpoint.tokenizer.decode(alone.token_ids) == summary
         expected = checkpoint.model.topic_logits(hidden, ids != 0)[0]
         assert torch.allclose(expected, torch.from_numpy(row), atol=1e-5)  # float32 sums in another order
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--rows", "0", "0 is no whole number of at least 1"),
+        ("--rows", "-1", "-1 is no whole number of at least 1"),
+        ("--device", "gpu", "gpu is no device; give cpu, cuda or cuda:N"),
+        ("--device", "cuda:99", "cuda:99: this machine offers"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_loaded(
+    option: str, value: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["/no/such/folder", "--data", "/no/such/folder", f"{option}={value}"])
+    assert told in capsys.readouterr().err
