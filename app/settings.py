@@ -97,6 +97,21 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if origin != "*" and not re.match("https?://", origin):
+                raise ValueError(f"{origin} is no origin; write it with its scheme, such as https://{origin}")
+        return origins
+
+    @field_validator("api_keys", "admin_keys", mode="before")
+    @classmethod
+    def _refuse_no_keys(cls, value: object) -> object:
+        if isinstance(value, str) and value and not value.strip(" ,"):
+            raise ValueError("it holds no key; leave it out to be open to all")
+        return value
+
     @field_validator("api_keys", "admin_keys")
     @classmethod
     def _hash_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app.api.keys import Gate
+from app.api.limits import most_of
 from app.api.openapi import KEY, errors
 from app.api.problems import Problem
 from app.planning import available_tasks
@@ -39,6 +40,8 @@ class Info(BaseModel):
     max_text_chars: int = Field(description="Longest text in characters.", examples=[200_000])
     max_body_bytes: int = Field(description="Longest request body.", examples=[2_097_152])
     max_cost: int = Field(description="Most new tokens x beams, summed over texts and chunks.", examples=[65_536])
+    max_sources: int = Field(description="Most texts, or chunks of long ones, in a request.", examples=[512])
+    max_source_tokens: int = Field(description="Most tokens of all of them; one is taken anyway.", examples=[131_072])
     deadline_s: float = Field(description="Seconds a request may take.", examples=[60.0])
     tasks: list[Task]
     emotions: list[str] = Field(description="Labels, in the model's order.", examples=[["joy", "neutral"]])
@@ -79,6 +82,8 @@ async def info(request: Request) -> Info:
         max_text_chars=settings.max_text_chars,
         max_body_bytes=settings.max_body_bytes,
         max_cost=settings.max_cost,
+        max_sources=most_of(settings.max_queued_requests),
+        max_source_tokens=most_of(settings.max_queued_tokens),
         deadline_s=settings.deadline_s,
         tasks=list(available_tasks(checkpoint)),
         emotions=list(checkpoint.tasks.emotion_labels),

@@ -64,8 +64,9 @@ def check_cost(settings: Settings, plans: Sequence[Plan]) -> None:
     if cost > settings.max_cost:
         raise invalid_field(
             "max_new_tokens",
-            f"x num_beams, summed over texts and their chunks, is {cost}, {settings.max_cost} are allowed (max_cost); "
-            "ask for fewer tokens, beams or texts, or set on_long to truncate",
+            f"times num_beams, summed over texts and their chunks, is {cost}, "
+            f"{settings.max_cost} are allowed (max_cost); ask for fewer tokens, beams or texts, "
+            "or set on_long to truncate",
         )
 
 
@@ -82,12 +83,17 @@ def check_size(settings: Settings, plans: Sequence[Plan], place: str) -> None:
         (num_sources, "max_queued_requests", "texts or chunks of texts"),
         (num_tokens, "max_queued_tokens", "tokens"),
     ):
-        limit = max(1, getattr(settings, setting) // 2)
+        limit = most_of(getattr(settings, setting))
         if value > limit:
             raise invalid_field(
                 place,
                 f"is {value} {unit} in all, {limit} are allowed (half of {setting}); send it in several requests",
             )
+
+
+def most_of(queue: int) -> int:
+    """How much of a queue one request may take."""
+    return max(1, queue // 2)
 
 
 def field_of(place: str, index: int, *, is_list: bool) -> str:

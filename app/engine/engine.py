@@ -188,7 +188,9 @@ class Engine:
         self._admission.check(len(requests), num_tokens)
         channel: _Channel = asyncio.Queue()
         now = self.clock()
-        works = tuple(Work(key, request, now, streams) for key, request in enumerate(requests, self._next_key))
+        works = tuple(
+            Work(self._next_key + place, request, now, streams, place) for place, request in enumerate(requests)
+        )
         self._next_key += len(works)
         if not self._live:
             self._admission.begin()

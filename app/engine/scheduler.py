@@ -3,15 +3,18 @@
 Knows no torch, no asyncio and no clock; times come in as arguments. Decisions it stands by:
 
 - Nothing waits for company: whatever is queued when the model is free goes in.
-- The oldest source that may go leads its batch, so nobody starves; sources of like length fill it up.
+- The first source that may go leads its batch, so nobody starves; sources of like length fill it up.
 - While rows are decoding, each encoder batch is followed by a decode step and is small enough to take about
   `max_stall_s`, so that running streams do not stutter.
-- What decodes nothing needs no decoder rows and never waits for them. What decodes takes rows in order of
-  arrival: once the oldest does not fit, no younger one passes it, so that wide beams get their turn.
+- What decodes nothing needs no decoder rows and never waits for them. What decodes takes rows in turn: once the
+  first does not fit, no later one passes it, so that wide beams come to theirs.
+- The turn is that of arrival, but sources that were asked together come one by one among those that arrive later, as
+  if each had arrived some sources after the one before: a request of many leaves room for those of one.
 - A source over the token budget goes alone; so does a request for more rows than there are.
 """
 
 import heapq
+from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -21,13 +24,15 @@ _WINDOW = 256
 # Padding to twice the length costs as much as the source itself. Below 64 tokens the weights are the cost.
 _LIKE_RATIO = 2
 _LIKE_TOKENS = 64
+# How many sources of others may come between two that were asked together.
+_APART = 32
 # Weight of the newest measurement of encoder speed.
 _NEWEST = 0.3
 
 
 @dataclass(frozen=True)
 class Job:
-    """One accepted source. Keys grow with arrival.
+    """One accepted source. Keys grow with arrival; `place` is that among the sources that were asked together.
 
     `source` is equal for equal sources, which are encoded once. `num_rows` is the number of decoder rows that
     it will hold: its beams, or 0 when nothing is decoded. `deadline` is on the clock of `Scheduler.expired`.
@@ -38,6 +43,12 @@ class Job:
     num_tokens: int
     num_rows: int
     deadline: float
+    place: int = 0
+
+    @property
+    def turn(self) -> tuple[int, int]:
+        """What is lower comes first."""
+        return self.key + _APART * self.place, self.key
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,8 @@ class Scheduler:
         self._max_stall_s = max_stall_s
         self._tokens_per_s: float | None = None
         self._classifying: dict[int, Job] = {}  # queued, in order of arrival
-        self._summarizing: dict[int, Job] = {}  # queued, in order of arrival
+        self._summarizing: dict[int, Job] = {}  # queued
+        self._turns: list[tuple[int, int]] = []  # of those, sorted; the second number is the key
         self._decoding: dict[int, Job] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._owes_step = False
@@ -83,14 +95,17 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Queue `job`."""
-        queue = self._summarizing if job.num_rows else self._classifying
-        queue[job.key] = job
+        if job.num_rows:
+            self._summarizing[job.key] = job
+            insort(self._turns, job.turn)
+        else:
+            self._classifying[job.key] = job
         heapq.heappush(self._deadlines, (job.deadline, job.key))
 
     def remove(self, key: int) -> None:
         """Forget a job that is finished, cancelled or expired, queued or decoding; unknown keys are ignored."""
         self._classifying.pop(key, None)
-        self._summarizing.pop(key, None)
+        self._take_summarizing(key)
         if job := self._decoding.pop(key, None):
             self.num_rows -= job.num_rows
 
@@ -124,18 +139,23 @@ class Scheduler:
         if not job.num_rows:
             del self._classifying[job.key]
             return
-        self._decoding[job.key] = self._summarizing.pop(job.key)
+        self._take_summarizing(job.key)
+        self._decoding[job.key] = job
         self.num_rows += job.num_rows
 
+    def _take_summarizing(self, key: int) -> None:
+        if job := self._summarizing.pop(key, None):
+            del self._turns[bisect_left(self._turns, job.turn)]
+
     def _choose(self) -> list[Job]:
-        candidates = sorted(self._candidates(), key=lambda job: job.key)
+        candidates = sorted(self._candidates(), key=lambda job: job.turn)
         if not candidates:
             return []
-        oldest, budget, num_rows = candidates[0], self._budget(), self.num_rows
+        first, budget, num_rows = candidates[0], self._budget(), self.num_rows
         chosen: list[Job] = []
         sources: set[int] = set()
-        shortest = longest = oldest.num_tokens
-        for job in sorted(candidates, key=lambda job: abs(job.num_tokens - oldest.num_tokens)):  # stable: oldest first
+        shortest = longest = first.num_tokens
+        for job in sorted(candidates, key=lambda job: abs(job.num_tokens - first.num_tokens)):  # stable: in turn
             low, high = min(shortest, job.num_tokens), max(longest, job.num_tokens)
             size = len(sources) + (job.source not in sources)
             is_affordable = size == len(sources) or high * size <= budget
@@ -149,9 +169,9 @@ class Scheduler:
 
     def _candidates(self) -> Iterator[Job]:
         yield from islice(self._classifying.values(), _WINDOW)
-        oldest = next(iter(self._summarizing.values()), None)
-        if oldest is not None and self._fits(oldest, self.num_rows):
-            yield from islice(self._summarizing.values(), _WINDOW)
+        turns = self._turns[:_WINDOW]
+        if turns and self._fits(self._summarizing[turns[0][1]], self.num_rows):
+            yield from (self._summarizing[key] for _, key in turns)
 
     def _fits(self, job: Job, num_rows: int) -> bool:
         alone = num_rows == 0

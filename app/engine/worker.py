@@ -18,12 +18,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Work:
-    """One accepted request. Keys grow with arrival; `streams` asks for news of every token, not of the end alone."""
+    """One accepted request. Keys grow with arrival; `streams` asks for news of every token, not of the end alone.
+
+    `place` is that among the requests that were accepted together.
+    """
 
     key: int
     request: EngineRequest
     accepted_at: float
     streams: bool
+    place: int
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ class Worker:
                 num_tokens=self._runner.padded_length(len(request.input_ids)),
                 num_rows=request.options.num_beams if request.options else 0,
                 deadline=request.deadline,
+                place=work.place,
             )
         )
 

@@ -54,6 +54,17 @@ def test_bad_value_is_told_with_flag_variable_and_limit(name: str, value: Any, r
     assert reason in message
 
 
+@pytest.mark.parametrize("value", [",", " ", " , "])
+def test_keys_that_are_none_do_not_open_the_server(value: str) -> None:
+    with pytest.raises(SettingsError, match="holds no key; leave it out to be open to all"):
+        settings_from({"api_keys": value})
+
+
+def test_origin_without_a_scheme_is_refused() -> None:
+    with pytest.raises(SettingsError, match="localhost:3000 is no origin; write it with its scheme"):
+        settings_from({"cors_origins": "https://a.example,localhost:3000"})
+
+
 def test_key_that_headers_cannot_hold_is_refused() -> None:
     with pytest.raises(SettingsError, match="printable ASCII"):
         settings_from({"api_keys": "schlüssel"})

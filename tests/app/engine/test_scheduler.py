@@ -44,6 +44,27 @@ def test_oldest_leads_and_takes_its_like_along() -> None:
     assert [policy.decide(), policy.decide()] == [Encode((1, 3)), Encode((2, 4))]
 
 
+def test_request_of_many_leaves_room_for_those_of_one() -> None:
+    many = [Job(key, key, 10, 4, 1e9, place=key) for key in range(20)]
+    policy = scheduler(*many, rows=4, batch_tokens=10)
+    order = []
+    for arriving in range(20, 60):
+        decision = policy.decide()
+        if isinstance(decision, Encode):
+            order += decision.keys
+        for key in policy.decoding:
+            policy.remove(key)
+        policy.add(job(arriving, num_rows=1))
+    assert order[0] == 0
+    assert order[1] == 20, "who arrived after the twenty is second"
+    assert 1 in order, "and the others of the twenty come among those that follow"
+    while isinstance(decision := policy.decide(), Encode):
+        order += decision.keys
+        for key in policy.decoding:
+            policy.remove(key)
+    assert sorted(order) == list(range(60))
+
+
 def test_short_sources_share_a_batch_whatever_their_ratio() -> None:
     assert scheduler(job(1, 60), job(2, 3), batch_tokens=4000).decide() == Encode((1, 2))
 
@@ -166,7 +187,7 @@ class Replay:
     def __init__(self, trace: list[Arrival], policy: Scheduler) -> None:
         self.policy = policy
         self.jobs = {
-            key: (Job(key, one.source * 1000 + one.num_tokens, one.num_tokens, one.num_rows, 1e9), one)
+            key: (Job(key, one.source * 1000 + one.num_tokens, one.num_tokens, one.num_rows, 1e9, key % 4), one)
             for key, one in enumerate(sorted(trace, key=lambda one: one.at))
         }
         self.queued: dict[int, Job] = {}
@@ -263,16 +284,16 @@ def test_running_rows_never_wait_for_two_encoder_batches(trace: list[Arrival]) -
 
 @given(arrivals)
 @settings(max_examples=200, deadline=None)
-def test_oldest_that_may_go_is_in_every_batch(trace: list[Arrival]) -> None:
+def test_first_in_turn_that_may_go_is_in_every_batch(trace: list[Arrival]) -> None:
     policy = scheduler(batch_tokens=300, rows=6)
     seen = Replay(trace, policy)
     obey = seen.obey
 
     def watched(decision: Encode | Step | Idle) -> None:
         if isinstance(decision, Encode):
-            queued, rows = sorted(seen.queued), seen.rows()
-            oldest_summary = next((key for key in queued if seen.queued[key].num_rows), None)
-            free = oldest_summary is not None and (rows == 0 or rows + seen.queued[oldest_summary].num_rows <= 6)
+            queued, rows = sorted(seen.queued, key=lambda key: seen.queued[key].turn), seen.rows()
+            first_summary = next((key for key in queued if seen.queued[key].num_rows), None)
+            free = first_summary is not None and (rows == 0 or rows + seen.queued[first_summary].num_rows <= 6)
             may_go = [key for key in queued if not seen.queued[key].num_rows or free]
             assert may_go[0] in decision.keys
             assert free or all(not seen.queued[key].num_rows for key in decision.keys)
