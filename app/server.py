@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import signal
 import socket
+import time
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,6 +18,7 @@ from app.telemetry import configure_logging
 logger = logging.getLogger(__name__)
 
 _BACKLOG = 2048
+_GLANCE_S = 0.1
 _GRACE_S = 5.0  # for telling those that were cut off at the drain's end that they were
 
 
@@ -60,17 +64,25 @@ class _Server(uvicorn.Server):
         )
         self._service: Service = app.state.service
         self._drain_timeout_s = settings.drain_timeout_s
+        self._is_hurried = False
 
     def handle_failure(self) -> None:
         """End the process: there is nothing to serve."""
         self.should_exit = True
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal to end; Ctrl-C while requests in progress finish cuts them off, and they are told so."""
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
+        elif sig == signal.SIGINT:  # SIGTERM may come twice, by way of a parent
+            self._is_hurried = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening; wait; cut off what is left; then the app's own shutdown."""
         self._service.begin_drain()
         if self._service.failure is None:
             extra = {"requests": len(self.server_state.tasks), "at_most_s": self._drain_timeout_s}
-            logger.info("draining: requests in progress may finish", extra=extra)
+            logger.info("draining: requests in progress may finish; Ctrl-C cuts them off", extra=extra)
         cut_off = asyncio.create_task(self._cut_off())
         try:
             await super().shutdown(sockets)
@@ -78,9 +90,12 @@ class _Server(uvicorn.Server):
             cut_off.cancel()
 
     async def _cut_off(self) -> None:
-        await asyncio.sleep(self._drain_timeout_s)
+        end = time.monotonic() + self._drain_timeout_s
+        while time.monotonic() < end and not self._is_hurried:  # a signal's handler can do no more than say so
+            await asyncio.sleep(min(_GLANCE_S, self._drain_timeout_s))
         if self.server_state.tasks:
-            logger.warning("requests are still in progress after drain_timeout_s; they are told so")
+            reason = "Ctrl-C came" if self._is_hurried else "drain_timeout_s is over"
+            logger.warning("%s, and requests are still in progress; they are told so", reason)
         await self._service.drain(0.0)
 
 

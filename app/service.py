@@ -41,8 +41,9 @@ class Loaded:
 class Service:
     """One checkpoint's engine from loading to draining.
 
-    `failure` says in words for a client why `state` is `failed`; paths and tracebacks are in the log only. `on_failure`
-    is called when it has come to that, in loading or later, and nothing will be answered any more.
+    `failure` says in words why `state` is `failed`, `told_failure` the same to clients, who need not know this
+    machine's folders; tracebacks are in the log only. `on_failure` is called when it has come to that, in loading or
+    later, and nothing will be answered any more.
     """
 
     def __init__(self, settings: Settings, on_failure: Callable[[], None] = lambda: None) -> None:
@@ -63,6 +64,11 @@ class Service:
         return "loading" if self._loaded is None else self._loaded.engine.state
 
     @property
+    def told_failure(self) -> str | None:
+        """`failure` without the folder that the checkpoint is in."""
+        return self.failure and self.failure.replace(f"{self.settings.checkpoint.parent}/", "")
+
+    @property
     def loaded(self) -> Loaded:
         """What answers.
 
@@ -70,7 +76,7 @@ class Service:
             NotReady: it is loading, draining or failed.
         """
         if self._loaded is None or self.state != "ready":
-            raise NotReady(self.failure or f"the service is {self.state}; ask again when /health/ready says ready")
+            raise NotReady(self.told_failure or f"the service is {self.state}; ask again when /health/ready says ready")
         return self._loaded
 
     async def load(self) -> None:
@@ -83,7 +89,7 @@ class Service:
             await engine.start()
         except (ModelError, DeviceError, EngineError) as error:
             logger.error("cannot serve: %s", error)
-            self._fail(str(error).replace(f"{self.settings.checkpoint.parent}/", ""))
+            self._fail(str(error))
             return
         except Exception:
             logger.critical("cannot serve %s", self.settings.checkpoint, exc_info=True)

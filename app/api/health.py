@@ -60,7 +60,7 @@ async def ready(request: Request) -> Response:
     service: Service = request.app.state.service
     if service.state == "ready":
         return JSONResponse({"status": "ready"})
-    detail = f"{service.state}: {service.failure}" if service.failure else service.state
+    detail = f"{service.state}: {service.told_failure}" if service.failure else service.state
     return Problem(503, detail, "unavailable").response()
 
 

@@ -215,10 +215,15 @@ void attend_head(const Heads<uint16_t>& q, const Heads<uint16_t>& k, const Heads
   }
 }
 
+// Places of 16 numbers, `stride` apart.
+__m512i apart(int64_t stride) {
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(stride)));
+}
+
 // Columns of (length, width) as rows, two of their numbers a unit.
 void transpose(const uint16_t* from, int64_t stride, int64_t length, int64_t width, uint32_t* to, int64_t to_stride) {
-  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i places = _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(to_stride)));
+  const __m512i places = apart(to_stride);
   for (int64_t s = 0; s < length; s += 2)
     for (int64_t j = 0; j < width; j += kLanes) {
       const __mmask16 mask = first(width - j), next = s + 1 < length ? mask : __mmask16(0);
@@ -232,8 +237,7 @@ void transpose(const uint16_t* from, int64_t stride, int64_t length, int64_t wid
 
 // Rows of (width, length) floats as columns.
 void transpose(const float* from, int64_t stride, int64_t length, int64_t width, uint16_t* to, int64_t to_stride) {
-  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512i places = _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(stride)));
+  const __m512i places = apart(stride);
   for (int64_t s = 0; s < length; ++s)
     for (int64_t j = 0; j < width; j += kLanes) {
       const __mmask16 mask = first(width - j);
@@ -248,7 +252,7 @@ void attend_head_gradient(const Heads<uint16_t>& q, const Heads<uint16_t>& k, co
                           const Heads<uint16_t>& grad, int64_t batch, int64_t head, int64_t queries, int64_t keys,
                           int64_t width, const uint16_t* weights, uint16_t* into_q, uint16_t* into_k, uint16_t* into_v,
                           int64_t into_stride, float* into_bias) {
-  static thread_local std::vector<uint32_t> packed_values, packed_keys, columns, packed_weights, packed_scores;
+  static thread_local std::vector<uint32_t> packed_values, packed_keys, columns, packed;
   static thread_local std::vector<uint16_t> scores;
   static thread_local std::vector<float> sums;
   packed_values.resize(Head<kBfloat16>::key_units(keys, width));
@@ -290,17 +294,16 @@ void attend_head_gradient(const Heads<uint16_t>& q, const Heads<uint16_t>& k, co
   const int64_t sums_stride = odd_lines(4 * round_up(keys, kColumns)) / 4;
   columns.resize(width * columns_stride);
   sums.resize(width * sums_stride);
-  const auto product = [&](const Heads<uint16_t>& narrow, const uint16_t* wide, int64_t stride,
-                           std::vector<uint32_t>& packed, uint16_t* into) {
+  packed.resize(Head<kBfloat16>::value_units(queries, keys));
+  const auto product = [&](const Heads<uint16_t>& narrow, const uint16_t* wide, int64_t stride, uint16_t* into) {
     transpose(narrow.at(batch, head), narrow.row_stride, queries, width, columns.data(), columns_stride);
-    packed.resize(Head<kBfloat16>::value_units(queries, keys));
     pack_values(wide, stride, queries, keys, packed.data());
     multiply_alone<kBfloat16>(matrix(packed, queries, keys), Rows(columns.data(), 4 * columns_stride), width,
                               Write{sums.data(), sums_stride});
     transpose(sums.data(), sums_stride, keys, width, into, into_stride);
   };
-  product(q, scores.data(), scores_stride, packed_scores, into_k);
-  product(grad, weights, keys, packed_weights, into_v);
+  product(q, scores.data(), scores_stride, into_k);
+  product(grad, weights, keys, into_v);
 }
 
 }  // namespace

@@ -409,7 +409,8 @@ void leximind_encode(const Encoder* encoder, const int64_t* starts, int64_t num_
 }
 
 // Cross-attention's keys and values of encoder states `states` (rows, d_model up to the next 32), written to `keys` and
-// `values` (L, documents, H, room, K) as in `Cache`, at each row's `document` and `place`. `layers` are key and value matrices.
+// `values` (L, documents, H, room, K), as in `Cache`, at each row's `document` and `place`. `layers` are key and value
+// matrices.
 void leximind_project(const Shape* shape, const Linear* layers, int64_t num_layers, const float* states,
                       int64_t num_rows, const int64_t* document, const int64_t* place, uint8_t* keys, uint8_t* values,
                       int64_t layer_stride, int64_t room, int64_t num_threads) {

@@ -74,15 +74,16 @@ void store_row(const float* from, int64_t width, Number* to) {
   if constexpr (!std::is_same_v<Number, int8_t>) {
     for (int64_t j = 0; j < width; j += kLanes) store16(to + j, first(width - j), load16(from + j, first(width - j)));
   } else {
-  __m512 most = _mm512_set1_ps(1e-12f);
-  for (int64_t j = 0; j < width; j += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(load16(from + j, first(width - j))));
-  const float scale = _mm512_reduce_max_ps(most) / 127.0f;
-  const __m512 inverse = _mm512_set1_ps(1.0f / scale);
-  for (int64_t j = 0; j < width; j += kLanes) {
-    const __m512 levels = _mm512_mul_ps(load16(from + j, first(width - j)), inverse);
-    _mm_mask_storeu_epi8(to + j, first(width - j), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(levels)));
-  }
-  std::memcpy(to + width, &scale, sizeof(scale));
+    __m512 most = _mm512_set1_ps(1e-12f);
+    for (int64_t j = 0; j < width; j += kLanes)
+      most = _mm512_max_ps(most, _mm512_abs_ps(load16(from + j, first(width - j))));
+    const float scale = _mm512_reduce_max_ps(most) / 127.0f;
+    const __m512 inverse = _mm512_set1_ps(1.0f / scale);
+    for (int64_t j = 0; j < width; j += kLanes) {
+      const __m512 levels = _mm512_mul_ps(load16(from + j, first(width - j)), inverse);
+      _mm_mask_storeu_epi8(to + j, first(width - j), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(levels)));
+    }
+    std::memcpy(to + width, &scale, sizeof(scale));
   }
 }
 

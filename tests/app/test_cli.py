@@ -149,7 +149,10 @@ def test_bad_input_is_one_line_and_exit_code_2(leximind: Any, arguments: list[st
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--checkpoint", "/no/such/checkpoint"], "no such folder"), (["--device", "cuda:7"], "CUDA devices")],
+    [
+        (["--checkpoint", "/no/such/checkpoint"], "/no/such/checkpoint: no such folder"),
+        (["--device", "cuda:7"], "CUDA devices"),
+    ],
 )
 def test_failed_load_is_one_line_and_exit_code_1(arguments: list[str], message: str, checkpoint_folder: Path) -> None:
     given = arguments if "--checkpoint" in arguments else ["--checkpoint", str(checkpoint_folder), *arguments]

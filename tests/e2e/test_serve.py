@@ -86,6 +86,25 @@ def test_sigterm_cuts_what_takes_longer_than_the_drain_and_says_so(serve: Serve)
     assert server.process.wait(20) in (0, -signal.SIGTERM)
 
 
+@pytest.mark.parametrize("signals", [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)])
+def test_ctrl_c_cuts_off_what_is_in_progress_and_says_so(serve: Serve, signals: tuple[int, int]) -> None:
+    server = serve()
+    texts = [f"{NEWS} {number}" for number in range(32)]  # seconds of work
+    body = {"text": texts, "max_new_tokens": 500, "min_new_tokens": 499, "num_beams": 4}
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(httpx.post, server.url + "/summarize", json=body, timeout=60)
+        wait_for(lambda: metric(server.url, "leximind_kv_slots_used") > 0)
+        server.process.send_signal(signals[0])
+        wait_for(lambda: "draining: " in server.log.read_text())
+        server.process.send_signal(signals[1])
+        answer = running.result()
+    assert answer.status_code == 503
+    assert "ask again" in answer.json()["detail"]
+    server.process.wait(20)
+    assert "Ctrl-C came" in server.log.read_text()
+    assert "Traceback" not in server.log.read_text()
+
+
 def test_clients_without_a_key_hold_no_place(serve: Serve) -> None:
     server = serve("--api-keys", "key", "--max-concurrent-requests", "1")
     with ExitStack() as open_clients:
