@@ -16,6 +16,7 @@ from app.api.answers import analyze_answer, emotions_answer, summary_answer, top
 from app.documents import Answer
 from app.engine.request import EngineError
 from app.flags import SettingsError, settings_from, with_flags
+from app.keys import KeysError
 from app.planning import OnLong, Question, TextError, UnsupportedTask, available_tasks
 from app.service import Service
 from app.tables import AnyAnswer, print_answers
@@ -74,7 +75,7 @@ def serve(**flags: Any) -> None:
     """Serve over HTTP. Every flag is an environment variable too; a flag wins."""
     try:
         server.serve(settings_from(flags))
-    except (SettingsError, server.AddressError) as error:
+    except (SettingsError, KeysError, server.AddressError) as error:
         _fail(str(error))
     except server.ServingFailed as error:
         _fail(str(error), LOAD_FAILED)

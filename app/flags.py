@@ -13,7 +13,7 @@ from app.settings import Settings
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
-_SHOWN: dict[Any, str] = {int: "<whole number>", float: "<number>", Path: "<path>"}
+_SHOWN: dict[Any, str] = {int: "<whole number>", float: "<number>", Path: "<path>", Path | None: "<path>"}
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
 _READABLE = {"int_parsing": "it must be a whole number", "float_parsing": "it must be a number"}
 _SECRET = ("api_keys", "admin_keys")

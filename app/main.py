@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api import compatibility, health, routes
-from app.api.keys import Gate, KeyRing, RateLimit
+from app.api.keys import Gate
 from app.api.middleware import BodyLimit, ConcurrencyLimit, Observe
-from app.api.openapi import with_problem_media_type
+from app.api.openapi import describe
 from app.api.problems import Problem, invalid, problem_of
 from app.api.validation import field_errors
 from app.engine.request import EngineError
@@ -34,6 +34,9 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
 
     Starts at once and loads beside; `/health/ready` tells when it answers. `on_failure` is called when it never
     will; without it the app lives on and says so.
+
+    Raises:
+        KeysError: `api_keys_file` cannot be used.
     """
     service = Service(settings, on_failure)
     app = FastAPIOffline(
@@ -46,13 +49,11 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
         redirect_slashes=False,
     )
     app.state.service = service
-    app.state.gate = Gate(
-        KeyRing(settings.api_keys), KeyRing(settings.admin_keys), RateLimit(settings.requests_per_second)
-    )
+    app.state.gate = gate = Gate(settings)
     for module in (routes, compatibility, health):
         app.include_router(module.router)
     _tell_errors(app)
-    schema = with_problem_media_type(app.openapi())
+    schema = describe(app.openapi(), needs_key=bool(gate.keys), needs_admin_key=bool(gate.admin_keys))
     app.openapi = lambda: schema  # type: ignore[method-assign]
     _surround(app, service, paths={*schema["paths"], "/docs", "/openapi.json"})
     return app

@@ -10,6 +10,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from app.api.keys import Gate
+from app.keys import KeysError
 from app.main import create_app
 from app.service import Service
 from app.settings import Settings, unknown_variables
@@ -59,10 +61,17 @@ class _Server(uvicorn.Server):
         grace_s = settings.drain_timeout_s + _GRACE_S
         super().__init__(
             uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=int(grace_s) + 1
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                timeout_graceful_shutdown=int(grace_s) + 1,
+                proxy_headers=bool(settings.trusted_proxies),
+                forwarded_allow_ips=list(settings.trusted_proxies),
             )
         )
         self._service: Service = app.state.service
+        self._gate: Gate = app.state.gate
         self._drain_timeout_s = settings.drain_timeout_s
         self._is_hurried = False
 
@@ -76,6 +85,18 @@ class _Server(uvicorn.Server):
             super().handle_exit(sig, frame)
         elif sig == signal.SIGINT:  # SIGTERM may come twice, by way of a parent
             self._is_hurried = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Read keys again whenever SIGHUP comes, then listen."""
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_keys)
+        await super().startup(sockets)
+
+    def _reload_keys(self) -> None:
+        try:
+            logger.info("SIGHUP: keys are read again", extra={"keys": self._gate.reload()})
+        except KeysError as error:
+            logger.error("SIGHUP: keys stay as they were: %s", error)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening; wait; cut off what is left; then the app's own shutdown."""

@@ -1,6 +1,6 @@
 """Every setting of the service, once; the only reader of the environment (`LEXIMIND_*`)."""
 
-import hashlib
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.keys import key_digest
 from model.checkpoint import BUNDLED
 
 _PREFIX = "LEXIMIND_"
@@ -54,11 +55,21 @@ class Settings(BaseSettings):
     admin_keys: CommaSeparated = Field(
         default=(), repr=False, description="Keys for /metrics, in the same form; none means that /metrics is open."
     )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="File of keys beside these, a line each: id, key or sha256:<hex>, and the class if it is batch or "
+        "admin (for /metrics); read again on SIGHUP.",
+    )
     requests_per_second: float = Field(
         default=0.0,
         ge=0,
         allow_inf_nan=False,
-        description="Requests a second per key, or per address without keys; 0: any.",
+        description="Requests a second per key, or per address without keys (IPv6: per /64 network); 0: any.",
+    )
+    trusted_proxies: CommaSeparated = Field(
+        default=(),
+        description="Addresses or networks of proxies, by commas, whose X-Forwarded-For names the client; "
+        "none by default.",
     )
 
     max_body_bytes: int = Field(default=2 * 2**20, ge=1, description="Longest request body in bytes.")
@@ -90,7 +101,7 @@ class Settings(BaseSettings):
         description="Seconds that requests in progress may take to finish after SIGTERM.",
     )
 
-    @field_validator("cors_origins", "api_keys", "admin_keys", mode="before")
+    @field_validator("cors_origins", "api_keys", "admin_keys", "trusted_proxies", mode="before")
     @classmethod
     def _split_at_commas(cls, value: object) -> object:
         if isinstance(value, str):
@@ -108,7 +119,7 @@ class Settings(BaseSettings):
     @field_validator("api_keys", "admin_keys", mode="before")
     @classmethod
     def _refuse_no_keys(cls, value: object) -> object:
-        if isinstance(value, str) and value and not value.strip(" ,"):
+        if isinstance(value, str) and not value.strip(" ,"):  # such as the variable of a secret that was never set
             raise ValueError("it holds no key; leave it out to be open to all")
         return value
 
@@ -117,23 +128,25 @@ class Settings(BaseSettings):
     def _hash_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(key_digest(key) for key in keys)
 
+    @field_validator("api_keys_file", mode="before")
+    @classmethod
+    def _refuse_no_file(cls, value: object) -> object:
+        if value == "":
+            raise ValueError("it names no file; leave it out to have none")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(f"{error}; write an address (10.0.0.7) or a network (10.0.0.0/8)") from None
+        return proxies
+
 
 def unknown_variables() -> list[str]:
     """Variables that look like a setting and are none: a typo must not pass in silence."""
     known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
-
-
-def key_digest(key: str) -> str:
-    """A key as it is kept: `sha256:<hex>`. What already has that form stays.
-
-    Raises:
-        ValueError: `sha256:` and something that is no such digest, or a key that no header can hold.
-    """
-    if not (key.isascii() and key.isprintable()):
-        raise ValueError("a key must be of printable ASCII characters: clients send others in ways of their own")
-    if not key.startswith("sha256:"):
-        return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
-    if not re.fullmatch("sha256:[0-9a-fA-F]{64}", key):
-        raise ValueError("a key that starts with sha256: must go on with 64 hexadecimal digits")
-    return key.lower()

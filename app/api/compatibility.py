@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 from starlette.requests import Request
 
 from app.api.answers import scores
@@ -22,7 +22,7 @@ from app.documents import Answer
 from app.planning import OnLong, Question
 from model.checkpoint import Checkpoint
 
-router = APIRouter(route_class=WorkRoute, tags=["compatibility"], dependencies=[KEY])
+router = APIRouter(route_class=WorkRoute, tags=["compatibility"], dependencies=KEY)
 
 Classifying = Literal["emotions", "topic"]
 _OWN_FUNCTION = {"emotions": "sigmoid", "topic": "softmax"}  # what each head was trained with
@@ -99,7 +99,16 @@ class PredictRequest(Body):
     truncation_direction: Literal["Right", "right"] = Field(
         default="Right", description="A long text is cut at its end."
     )
-    raw_scores: Literal[False] = Field(default=False, description="Scores are probabilities.")
+    raw_scores: bool = Field(
+        default=False, description="Scores are probabilities; false.", json_schema_extra={"const": False}
+    )
+
+    @field_validator("raw_scores")
+    @classmethod
+    def _refuse_raw_scores(cls, value: bool) -> bool:  # Literal[False] would take 0 and 0.0
+        if value:
+            raise ValueError("false: scores are probabilities")
+        return value
 
 
 @router.post("/hf/summarize", responses=WORK_ERRORS)

@@ -32,7 +32,9 @@ class WorkRoute(APIRoute):
             service: Service = request.app.state.service
             gate: Gate = request.app.state.gate
             arrived_at = time.monotonic()
-            gate.admit(request.headers, request.client.host if request.client else "", arrived_at)
+            key = gate.admit(request.headers, request.client.host if request.client else "", arrived_at)
+            if key is not None:
+                request.state.key_id, request.state.key_class = key.id, key.key_class
             request.state.loaded = service.loaded
             timeout_s = _timeout_s(request, service.settings.deadline_s)
             request.state.deadline = arrived_at + timeout_s

@@ -91,7 +91,7 @@ async def info(request: Request) -> Info:
     )
 
 
-@router.get("/metrics", responses=errors(401, 403), response_class=Response, dependencies=[KEY])
+@router.get("/metrics", responses=errors(401, 403), response_class=Response, dependencies=KEY)
 async def metrics(request: Request) -> Response:
     """Everything that Prometheus scrapes; with admin keys set, for those who hold one."""
     gate: Gate = request.app.state.gate
@@ -106,5 +106,5 @@ for prefix in ("", *_HF_ROUTES):
         f"{prefix}/health", ready, responses=errors(503), response_model=Health, name=f"health{prefix}"
     )
     router.add_api_route(
-        f"{prefix}/info", info, responses=errors(401, 429, 503), dependencies=[KEY], name=f"info{prefix}"
+        f"{prefix}/info", info, responses=errors(401, 429, 503), dependencies=KEY, name=f"info{prefix}"
     )

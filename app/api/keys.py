@@ -1,31 +1,36 @@
-"""Who may call: keys, kept as digests, and how often each may. Knows headers, no routes."""
+"""Who may call: the keys that are valid, and how often each caller may. Knows headers, no routes."""
 
-import hashlib
 import hmac
+import ipaddress
 import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.api.problems import Problem, overloaded
+from app.keys import Key, keys_of, presented_digest, read_keys_file
+from app.settings import Settings
 
 _MAX_CALLERS = 65_536
 
 
 class KeyRing:
-    """The keys that are valid now, as `sha256:<hex>`; several may be, so that one can replace another."""
+    """The keys that are valid now; several may be, so that one can replace another."""
 
-    def __init__(self, digests: Sequence[str]) -> None:
-        self._digests = [digest.encode() for digest in digests]
+    def __init__(self, keys: Sequence[Key]) -> None:
+        self._keys = [(key, key.digest.encode()) for key in keys]
 
     def __bool__(self) -> bool:
         """Whether a key is needed at all."""
-        return bool(self._digests)
+        return bool(self._keys)
 
-    def __contains__(self, key: str) -> bool:
-        """Whether `key` is valid; takes as long for every key."""
-        digest = _digest(key).encode()
-        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0  # no early end, unlike any()
+    def find(self, presented: str | None) -> Key | None:
+        """The key that a client sent, None if it is not valid; takes as long for every key."""
+        if presented is None:
+            return None
+        digest = presented_digest(presented).encode()
+        found = [key for key, known in self._keys if hmac.compare_digest(digest, known)]  # no early end
+        return found[0] if found else None
 
 
 @dataclass
@@ -61,27 +66,45 @@ class RateLimit:
         return 0.0
 
 
-@dataclass(frozen=True)
 class Gate:
-    """Keys and rates together."""
+    """Keys and rates together. `reload` reads the file of keys again; what has passed goes on."""
 
-    keys: KeyRing
-    admin_keys: KeyRing
-    rate: RateLimit
+    def __init__(self, settings: Settings) -> None:
+        """Raises:
+        KeysError: the file of keys cannot be used.
+        """
+        self._settings = settings
+        self._rate = RateLimit(settings.requests_per_second)
+        self.reload()
 
-    def admit(self, headers: Mapping[str, str], address: str, now: float) -> None:
-        """Let a call for work pass.
+    def reload(self) -> int:
+        """Take the keys as the settings and the file give them now; how many there are.
+
+        Raises:
+            KeysError: the file cannot be used; the keys stay as they were.
+        """
+        settings = self._settings
+        keys = [*keys_of(settings.api_keys, "interactive"), *keys_of(settings.admin_keys, "admin")]
+        if settings.api_keys_file is not None:
+            keys += read_keys_file(settings.api_keys_file)
+        self.keys = KeyRing([key for key in keys if key.key_class != "admin"])
+        self.admin_keys = KeyRing([key for key in keys if key.key_class == "admin"])
+        return len(keys)
+
+    def admit(self, headers: Mapping[str, str], address: str, now: float) -> Key | None:
+        """Let a call for work pass; the key that it came with, None where none is needed.
 
         Raises:
             Problem: 401 without a valid key, 429 too often.
         """
-        key = presented_key(headers)
-        if self.keys and (key is None or key not in self.keys):
-            raise _unauthorized(key)
-        caller = _digest(key) if self.keys and key is not None else address
-        if wait_s := self.rate.take(caller, now):
+        presented = presented_key(headers)
+        key = self.keys.find(presented)
+        if self.keys and key is None:
+            raise _unauthorized(presented)
+        if wait_s := self._rate.take(caller_of(address) if key is None else f"key {key.id}", now):
             retry_after_s = math.ceil(wait_s)
             raise overloaded(f"more requests a second than are allowed; retry in {retry_after_s} s", retry_after_s)
+        return key
 
     def admit_admin(self, headers: Mapping[str, str]) -> None:
         """Let an operator pass.
@@ -89,12 +112,28 @@ class Gate:
         Raises:
             Problem: 401 without a valid key, 403 with one that is for work only.
         """
-        key = presented_key(headers)
-        if not self.admin_keys or (key is not None and key in self.admin_keys):
+        presented = presented_key(headers)
+        if not self.admin_keys or self.admin_keys.find(presented) is not None:
             return
-        if key is not None and key in self.keys:
+        if self.keys.find(presented) is not None:
             raise Problem(403, "this key is for work; this route needs an admin key", "authentication")
-        raise _unauthorized(key)
+        raise _unauthorized(presented)
+
+
+def caller_of(address: str) -> str:
+    """The caller that `address` stands for in a rate: itself, or its /64 network for IPv6, which a host has whole.
+
+    What is no address, as a proxy may forward it, is one caller together.
+    """
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return "no address"
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def presented_key(headers: Mapping[str, str]) -> str | None:
@@ -103,11 +142,6 @@ def presented_key(headers: Mapping[str, str]) -> str | None:
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()
     return headers.get("x-api-key")
-
-
-def _digest(key: str) -> str:
-    # Always hashed, never taken for a digest: who reads a digest in a configuration has no key.
-    return "sha256:" + hashlib.sha256(key.encode()).hexdigest()
 
 
 def _unauthorized(key: str | None) -> Problem:

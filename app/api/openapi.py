@@ -3,7 +3,7 @@
 from typing import Any
 
 from fastapi import Depends
-from fastapi.security import HTTPBearer
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from app.api.problems import MEDIA_TYPE, ProblemSchema
 
@@ -44,15 +44,25 @@ STREAM: Responses = {
     }
 }
 
-# Only told here; the door looks at keys, before the body is read.
-KEY = Depends(HTTPBearer(auto_error=False, description="A key, where the service asks for one."))
+# For the document only: `WorkRoute` checks keys, before the body is read.
+BEARER = HTTPBearer(auto_error=False, description="A key as Authorization: Bearer KEY.")
+HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, description="A key as X-API-Key: KEY.")
+KEY = [Depends(BEARER), Depends(HEADER)]
 
 
-def with_problem_media_type(schema: dict[str, Any]) -> dict[str, Any]:
-    """`schema` with every error as `application/problem+json`, which a route cannot say together with a model."""
-    for path in schema["paths"].values():
-        for operation in path.values():
+def describe(schema: dict[str, Any], *, needs_key: bool, needs_admin_key: bool) -> dict[str, Any]:
+    """`schema` with every error as `application/problem+json`, which a route cannot say together with a model, and
+    with keys only where this service asks for one."""
+    for path, item in schema["paths"].items():
+        needs = needs_admin_key if path == "/metrics" else needs_key
+        for operation in item.values():
+            if "security" in operation and not needs:
+                del operation["security"]
+                for status in ("401", "403"):
+                    operation["responses"].pop(status, None)
             for status, response in operation["responses"].items():
                 if status >= "400" and "application/json" in response.get("content", {}):
                     response["content"] = {MEDIA_TYPE: response["content"].pop("application/json")}
+    if not (needs_key or needs_admin_key):
+        schema["components"].pop("securitySchemes", None)
     return schema

@@ -25,7 +25,7 @@ from app.documents import Answer
 from app.planning import Question, available_tasks
 from model.checkpoint import Checkpoint
 
-router = APIRouter(route_class=WorkRoute, tags=["work"], dependencies=[KEY])
+router = APIRouter(route_class=WorkRoute, tags=["work"], dependencies=KEY)
 
 
 @router.post("/summarize", responses=WORK_ERRORS | STREAM, response_model=SummaryAnswer | list[SummaryAnswer])

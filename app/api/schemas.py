@@ -19,9 +19,11 @@ NEWS = (
 COMMENT = "Thank you so much, this made my whole week!"
 
 # Told apart by hand, so that an error names one place and not one per alternative; `<…>` is no part of its name.
-# The first bad item is told and no other: a list may have a million.
+# The first bad item is told and no other: a list may have a million. That neither may be empty is shown here and
+# checked with the other limits of texts.
 Texts = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[str], Field(fail_fast=True), Tag("<list>")],
+    Annotated[str, Field(json_schema_extra={"minLength": 1}), Tag("<text>")]
+    | Annotated[list[str], Field(fail_fast=True, json_schema_extra={"minItems": 1}), Tag("<list>")],
     Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
 ]
 

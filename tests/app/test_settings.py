@@ -5,7 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from app.flags import SettingsError, settings_from
-from app.settings import Settings, key_digest, unknown_variables
+from app.keys import key_digest
+from app.settings import Settings, unknown_variables
 from model.checkpoint import BUNDLED
 
 
@@ -54,10 +55,25 @@ def test_bad_value_is_told_with_flag_variable_and_limit(name: str, value: Any, r
     assert reason in message
 
 
-@pytest.mark.parametrize("value", [",", " ", " , "])
+@pytest.mark.parametrize("value", ["", ",", " ", " , "])
 def test_keys_that_are_none_do_not_open_the_server(value: str) -> None:
     with pytest.raises(SettingsError, match="holds no key; leave it out to be open to all"):
         settings_from({"api_keys": value})
+
+
+@pytest.mark.parametrize("name", ["LEXIMIND_API_KEYS", "LEXIMIND_ADMIN_KEYS", "LEXIMIND_API_KEYS_FILE"])
+def test_variable_of_a_secret_that_was_never_set_does_not_open_the_server(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "")
+    with pytest.raises(SettingsError, match=f"{name}.*leave it out"):
+        settings_from({})
+
+
+@pytest.mark.parametrize("value", ["*", "proxy.example", "10.0.0.0/33", "10.0.0.1/8"])
+def test_proxy_that_is_no_address_or_network_is_refused(value: str) -> None:
+    with pytest.raises(SettingsError, match=r"write an address \(10.0.0.7\) or a network \(10.0.0.0/8\)"):
+        settings_from({"trusted_proxies": value})
 
 
 def test_origin_without_a_scheme_is_refused() -> None:

@@ -82,6 +82,7 @@ INVALID = [
     ("/predict", {"inputs": [["a"], [" "]]}, "inputs[1]", "is blank"),
     ("/predict", {"inputs": []}, "inputs", "has 0 strings"),
     ("/predict", {"inputs": "a", "raw_scores": True}, "raw_scores", "true is not allowed"),
+    ("/predict", {"inputs": "a", "raw_scores": 0}, "raw_scores", "0 is not allowed"),
     ("/predict", {"inputs": "a", "truncation_direction": "Left"}, "truncation_direction", "it must be 'Right'"),
     ("/predict?tsk=topic", {"inputs": "a"}, "tsk", "not known in the query"),
     ("/predict?task=summarize", {"inputs": "a"}, "task", "'emotions' or 'topic'"),

@@ -1,15 +1,18 @@
 import hashlib
 import hmac
+import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from app.api.keys import Gate, KeyRing, RateLimit
+from app.api.keys import Gate, KeyRing, RateLimit, caller_of
 from app.api.problems import Problem
-from app.settings import key_digest
+from app.keys import Key, KeysError, key_digest
+from app.settings import Settings
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 BODY = {"json": {"text": "a"}}
@@ -72,9 +75,10 @@ def test_every_key_is_compared_whatever_the_first_says(monkeypatch: pytest.Monke
     compared: list[bool] = []
     compare = hmac.compare_digest
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(True) or compare(a, b))
-    ring = KeyRing([key_digest(key) for key in "abc"])
-    assert "a" in ring
-    assert "z" not in ring
+    ring = KeyRing([Key(key, key_digest(key)) for key in "abc"])
+    assert ring.find("a") == Key("a", key_digest("a"))
+    assert ring.find("z") is None
+    assert ring.find(None) is None
     assert len(compared) == 6
 
 
@@ -105,16 +109,95 @@ def test_rate_remembers_a_bounded_number_of_callers(monkeypatch: pytest.MonkeyPa
 
 
 def test_rate_is_per_key_and_without_keys_per_address() -> None:
-    keyed = Gate(KeyRing([key_digest("k"), key_digest("l")]), KeyRing([]), RateLimit(1))
+    keyed = Gate(Settings(api_keys="k,l", requests_per_second=1))
     keyed.admit({"x-api-key": "k"}, "1.1.1.1", 0.0)
     keyed.admit({"x-api-key": "l"}, "1.1.1.1", 0.0)
     with pytest.raises(Problem):
         keyed.admit({"x-api-key": "k"}, "2.2.2.2", 0.0)
-    open_to_all = Gate(KeyRing([]), KeyRing([]), RateLimit(1))
+    open_to_all = Gate(Settings(requests_per_second=1))
     open_to_all.admit({"x-api-key": "k"}, "1.1.1.1", 0.0)
     open_to_all.admit({"x-api-key": "k"}, "2.2.2.2", 0.0)
     with pytest.raises(Problem):  # another made-up key is no other caller
         open_to_all.admit({"x-api-key": "l"}, "1.1.1.1", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("address", "caller"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", "no address"),
+        ("a" * 14_000, "no address"),
+    ],
+)
+def test_caller_is_an_address_or_a_network_of_ipv6(address: str, caller: str) -> None:
+    assert caller_of(address) == caller
+
+
+def test_keys_of_a_file_are_told_by_id_and_class_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"# rotated monthly\n\nweb  first\nnightly {key_digest('second')} batch\nops third admin\n")
+    gate = Gate(Settings(api_keys_file=path, api_keys="fourth"))
+    key = gate.admit({"x-api-key": "first"}, "", 0.0)
+    assert key is not None
+    assert (key.id, key.key_class) == ("web", "interactive")
+    key = gate.admit({"x-api-key": "second"}, "", 0.0)
+    assert key is not None
+    assert (key.id, key.key_class) == ("nightly", "batch")
+    key = gate.admit({"x-api-key": "fourth"}, "", 0.0)
+    assert key is not None
+    assert key.id == key_digest("fourth")[7:15]
+    gate.admit_admin({"x-api-key": "third"})
+    with pytest.raises(Problem):
+        gate.admit({"x-api-key": "third"}, "", 0.0)
+    path.write_text("web first\nweb-2 fifth\n")
+    assert gate.reload() == 3
+    for valid in ("first", "fifth", "fourth"):
+        gate.admit({"x-api-key": valid}, "", 0.0)
+    with pytest.raises(Problem):
+        gate.admit({"x-api-key": "second"}, "", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "holds no key"),
+        ("# nothing\n", "holds no key"),
+        ("web\n", "line 1: has 1 fields"),
+        ("web sesame\n\nnew sesame batch now\n", "line 3: has 4 fields"),
+        ("web sesame bulk\n", "line 1: the class, which comes last, must be one of interactive, batch, admin"),
+        ("we/b sesame\n", "line 1: the id"),
+        ("web sesame\nweb open-sesame\n", "line 2: the id web stands above already"),
+        ("web sesame\nnew sesame\n", "line 2: the key stands above already"),
+        ("web sha256:sesame\n", "line 1: a key that starts with sha256:"),
+        ("web sésame\n", "line 1: a key must be of printable ASCII"),
+    ],
+)
+def test_wrong_file_of_keys_is_refused_by_line_and_keeps_those_of_before(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(content)
+    with pytest.raises(KeysError, match=re.escape(message)) as refused:
+        Gate(Settings(api_keys_file=path))
+    assert "sesame" not in str(refused.value)
+    path.write_text("web valid")
+    gate = Gate(Settings(api_keys_file=path))
+    path.write_text(content)
+    with pytest.raises(KeysError):
+        gate.reload()
+    assert gate.admit({"x-api-key": "valid"}, "", 0.0) is not None
+
+
+def test_missing_and_huge_files_of_keys_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(KeysError, match="cannot be read"):
+        Gate(Settings(api_keys_file=tmp_path / "none"))
+    (tmp_path / "huge").write_bytes(b"#" * (2**20 + 1))
+    with pytest.raises(KeysError, match="more than 1048576 bytes"):
+        Gate(Settings(api_keys_file=tmp_path / "huge"))
 
 
 async def test_too_often_is_429_with_an_integer_retry_after(serving: Serving) -> None:
