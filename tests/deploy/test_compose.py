@@ -68,6 +68,7 @@ def test_own_image_carries_the_package_version() -> None:
 @pytest.mark.parametrize("name", SERVICES)
 def test_mounted_files_exist_and_are_read_only(name: str) -> None:
     for volume in SERVICES[name].get("volumes", []):
+        volume = re.sub(r"\$\{\w+:-(.*?)\}", r"\1", volume)  # by default
         source, _, mode = volume.split(":") if volume.count(":") == 2 else (*volume.split(":"), "")
         if source.startswith("."):
             assert source == "./runs" or (REPOSITORY / source).exists(), source  # checkpoints, if there are any
@@ -111,8 +112,11 @@ def test_provisioned_dashboards_are_where_grafana_looks() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
-def test_promtool_accepts_the_scrape_config() -> None:
-    path = REPOSITORY / "deploy/prometheus/prometheus.yml"
+def test_promtool_accepts_the_scrape_config(tmp_path: Path) -> None:
+    config = (REPOSITORY / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
+    (tmp_path / "metrics-key").touch()
+    path = tmp_path / "prometheus.yml"
+    path.write_text(config.replace("/etc/prometheus/metrics-key", str(tmp_path / "metrics-key")))
     checked = subprocess.run(["promtool", "check", "config", path], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
@@ -128,3 +132,12 @@ def test_docker_compose_accepts_the_file(profile: str) -> None:
         check=False,
     )
     assert checked.returncode == 0, checked.stderr
+
+
+def test_prometheus_sends_the_admin_key_of_a_file_that_is_there() -> None:
+    (job,) = PROMETHEUS["scrape_configs"]
+    file = job["authorization"]["credentials_file"]
+    (mount,) = [one for one in SERVICES["prometheus"]["volumes"] if one.endswith(f":{file}:ro")]
+    default = re.fullmatch(r"\$\{PROMETHEUS_KEY_FILE:-(.+?)\}", mount.removesuffix(f":{file}:ro"))
+    assert default is not None
+    assert (REPOSITORY / default[1]).read_text() == ""
