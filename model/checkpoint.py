@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -30,7 +30,8 @@ from model.attention import avoid_cudnn_attention
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError, ModelError, TokenizerError
 from model.leximind import LexiMind
-from model.packed import can_be_native, pack
+from model.native.library import is_available
+from model.packed import can_be_native, can_pack_bfloat16, pack
 from model.precision import Precision, computing_dtype
 from model.stored_weights import StoredWeights
 from model.tasks import Tasks
@@ -40,6 +41,8 @@ FORMAT_VERSION = 1
 BUNDLED = Path(__file__).parent / "pretrained" / "tiny"
 _FILES = ("config.json", "model.safetensors", "spiece.model", "tasks.json", "MODEL_CARD.md")
 _MANIFEST = "manifest.json"
+_MAX_JSON_BYTES = 16 * 2**20
+_LISTED_PROBLEMS = 100
 _OWN_FACTS = ("format_version", "package_version", "files")
 
 
@@ -134,12 +137,14 @@ def load_packed(folder: Path, device: torch.device, precision: Precision) -> Che
 
     Raises:
         CheckpointError: as `load_checkpoint`.
-        ModelError: int8 on a GPU.
+        ModelError: int8 on a GPU, bfloat16 on a CPU that has no instructions for it.
     """
     if device.type == "cuda":
         if precision == "int8":
             raise ModelError(f"dtype is int8 and device {device}; int8 is for the CPU: use bfloat16 on a GPU")
         avoid_cudnn_attention()
+    elif precision == "bfloat16" and not is_available("bfloat16") and not can_pack_bfloat16():
+        raise ModelError("dtype is bfloat16, for which this processor has no instructions; use auto or float32")
     checkpoint, weights = _hollow_checkpoint(folder, device, computing_dtype(precision))
     model = checkpoint.model
     parts = model.large_parts if device.type == "cpu" and can_be_native(model.config, precision) else []
@@ -199,7 +204,7 @@ def _hollow(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], source: 
         if shapes[name] != expected[name]
     ]
     if problems:
-        raise CheckpointError(f"{source}: the weights do not fit the configuration: " + "; ".join(problems))
+        raise CheckpointError(f"{source}: the weights do not fit the configuration: {listed(problems)}")
     return model.eval().requires_grad_(False)
 
 
@@ -219,14 +224,26 @@ def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, strict: boo
     module.load_state_dict(tensors, strict=strict, assign=True)
 
 
+def listed(problems: Sequence[str]) -> str:
+    """`problems` as one line, which ends after as many as anyone would read."""
+    further = len(problems) - _LISTED_PROBLEMS
+    return "; ".join(problems[:_LISTED_PROBLEMS]) + (f"; and {further} more" if further > 0 else "")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        CheckpointError: a file that is missing, damaged or holds no object.
+        CheckpointError: a file that is missing, damaged, too large or too deep, or holds no object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MAX_JSON_BYTES + 1)
+        if len(content) > _MAX_JSON_BYTES:
+            raise CheckpointError(f"{path}: has more than {_MAX_JSON_BYTES} bytes; fetch the file again")
+        value = json.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: nested too deeply to be read; fetch the file again") from error
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(value, dict):

@@ -44,12 +44,12 @@ class ModelConfig:
     unk_id: int = 2
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("num_positions", "num_emotions", "num_topics"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be 0 (none) or more")
+        for name, most in _MOST.items():
+            value, least = getattr(self, name), 0 if name in _MAY_BE_NONE else 1
+            if value < least:
+                raise ConfigError(f"{name} is {value}; it must be {'0 (none) or more' if not least else 'at least 1'}")
+            if value > most:
+                raise ConfigError(f"{name} is {value}; it must be at most {most}")
         if self.num_tokens > self.vocab_size:
             raise ConfigError(f"num_tokens is {self.num_tokens}, more than vocab_size {self.vocab_size}")
         buckets, distance = self.relative_attention_num_buckets, self.relative_attention_max_distance
@@ -96,15 +96,20 @@ class ModelConfig:
         return cls(**fields)
 
 
-_POSITIVE = (
-    "vocab_size",
-    "num_tokens",
-    "d_model",
-    "num_heads",
-    "d_kv",
-    "d_ff",
-    "num_encoder_layers",
-    "num_decoder_layers",
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-)
+_MAY_BE_NONE = ("num_positions", "num_emotions", "num_topics")
+# Several times what any published T5 has: a damaged or hostile file must not make a process allocate without end.
+_MOST = {
+    "vocab_size": 2**22,
+    "num_tokens": 2**22,
+    "d_model": 2**16,
+    "num_heads": 2**10,
+    "d_kv": 2**10,
+    "d_ff": 2**19,
+    "num_encoder_layers": 256,
+    "num_decoder_layers": 256,
+    "relative_attention_num_buckets": 2**10,
+    "relative_attention_max_distance": 2**16,
+    "num_positions": 2**20,
+    "num_emotions": 2**16,
+    "num_topics": 2**16,
+}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import build_model, read_json, save_checkpoint
+from model.checkpoint import build_model, listed, read_json, save_checkpoint
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError
 from model.leximind import LexiMind
@@ -83,7 +83,12 @@ def _weight_files(folder: Path) -> list[Path]:
         shards = read_json(folder / _INDEX).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise CheckpointError(f"{folder / _INDEX}: has no weight_map from tensors to files; fetch the file again")
-        return [folder / name for name in sorted(set(shards.values()))]
+        names = sorted(set(shards.values()))
+        if foreign := [name for name in names if name != Path(name).name or not name.endswith(".safetensors")]:
+            raise CheckpointError(
+                f"{folder / _INDEX}: weight_map names {listed(foreign)}; shards are .safetensors files beside it"
+            )
+        return [folder / name for name in names]
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     remedy = f"{pickles} are pickles and are refused; convert them to safetensors" if pickles else "is it complete?"
     raise CheckpointError(f"{folder}: neither model.safetensors nor {_INDEX}: {remedy}")
@@ -160,7 +165,7 @@ def _converted(tensors: dict[str, Tensor], config: ModelConfig, folder: Path) ->
         if tensors[name].shape != shapes[name]
     ]
     if problems:
-        raise CheckpointError(f"{folder}: the weights do not fit config.json: " + "; ".join(problems))
+        raise CheckpointError(f"{folder}: the weights do not fit config.json: {listed(problems)}")
     out = {target: torch.cat([tensors.pop(name) for name in names]) for target, names in sources.items()}
     for stack in _LAYER:
         positions = f"{stack}_positions"

@@ -60,6 +60,11 @@ def can_be_native(config: ModelConfig, precision: Precision) -> bool:
     return is_available(precision) and config.d_kv <= MAX_HEAD_WIDTH
 
 
+def can_pack_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 matrices on this processor."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def _pack_linears(part: nn.Module, precision: Precision) -> None:
     kind = Int8Linear if precision == "int8" else PackedLinear
     for parent in list(part.modules()):

@@ -1,5 +1,6 @@
 """Tensors where they lie, in safetensors files: known by name and shape at once, read one at a time."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from model.errors import CheckpointError
 
+_MAX_HEADER_BYTES = 4 * 2**20  # of 40,000 tensors; FLAN-T5 XXL has 60 kB
 _DTYPES = ("F64", "F32", "F16", "BF16")
 
 
@@ -20,7 +22,8 @@ class StoredWeights(Mapping[str, Tensor]):
     Asking for one reads it onto `device`, in `dtype` if one is given, into memory of its own; nothing is kept.
 
     Raises:
-        CheckpointError: a file that is missing, damaged, not safetensors (a pickle, say) or quantised.
+        CheckpointError: a file that is missing, damaged, not safetensors (a pickle, say) or quantised, or has more
+            names than any model; when a tensor is read, one that holds NaN or infinity.
     """
 
     def __init__(self, paths: list[Path], dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
@@ -28,6 +31,7 @@ class StoredWeights(Mapping[str, Tensor]):
         self._dtype, self._device = dtype, device
         self._paths: dict[str, Path] = {}
         for path in paths:
+            _check_header(path)
             with _opened(path) as file:
                 for name in file.keys():  # noqa: SIM118
                     header = file.get_slice(name)
@@ -41,11 +45,11 @@ class StoredWeights(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         # Opened anew each time: the pages of a mapping count as this process's memory until it is closed.
         with _opened(self._paths[name]) as file:
-            tensor: Tensor = file.get_tensor(name)
+            tensor = _finite(self._paths[name], name, file.get_tensor(name))
             return tensor.to(device=self._device, dtype=self._dtype, copy=True)
 
     def mapped(self, prefix: str) -> dict[str, Tensor]:
-        """Those whose names start with `prefix`, which is left away, as views of their file in its dtype, unread yet.
+        """Those whose names start with `prefix`, which is left away, as views of their file in its dtype.
 
         The file must not be written to as long as they are kept.
         """
@@ -53,7 +57,11 @@ class StoredWeights(Mapping[str, Tensor]):
         tensors: dict[str, Tensor] = {}
         for path in {self._paths[name] for name in names}:
             with _opened(path) as file:
-                tensors |= {n.removeprefix(prefix): file.get_tensor(n) for n in names if self._paths[n] == path}
+                tensors |= {
+                    name.removeprefix(prefix): _finite(path, name, file.get_tensor(name))
+                    for name in names
+                    if self._paths[name] == path
+                }
         return tensors
 
     def __iter__(self) -> Iterator[str]:
@@ -61,6 +69,26 @@ class StoredWeights(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._paths)
+
+
+def _check_header(path: Path) -> None:
+    """A safetensors file starts with the length of its table of names, 8 bytes little-endian."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if _MAX_HEADER_BYTES < length <= path.stat().st_size:
+            raise CheckpointError(
+                f"{path}: its table of tensors has {length} bytes, at most {_MAX_HEADER_BYTES} are read; no T5 has more"
+            )
+    except OSError:  # told in `_opened`
+        return
+
+
+def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
+    # The extremes are NaN where anything is, and read 10 GB/s; `isfinite` reads 0.3.
+    if tensor.numel() and not all(map(math.isfinite, map(float, torch.aminmax(tensor)))):
+        raise CheckpointError(f"{path}: {name} holds NaN or infinity; train or fetch it again")
+    return tensor
 
 
 @contextmanager

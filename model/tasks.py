@@ -17,6 +17,7 @@ EMOTIONS = tuple(
 # AG News (Zhang et al. 2015), official order.
 TOPICS = ("World", "Sports", "Business", "Sci/Tech")
 
+_MAX_SOURCE_TOKENS = 32_768  # attention's memory grows with the square
 FLAN_PROMPT = "summarize: "
 
 
@@ -52,8 +53,10 @@ class Tasks:
             raise CheckpointError(
                 f"tasks.json: {len(self.emotion_thresholds)} emotion thresholds for {len(self.emotion_labels)} labels"
             )
-        if self.max_source_tokens < 8:
-            raise CheckpointError(f"tasks.json: max_source_tokens is {self.max_source_tokens}; it must be at least 8")
+        if not 8 <= self.max_source_tokens <= _MAX_SOURCE_TOKENS:
+            raise CheckpointError(
+                f"tasks.json: max_source_tokens is {self.max_source_tokens}; it must lie in [8, {_MAX_SOURCE_TOKENS}]"
+            )
 
     def has(self, task: Task) -> bool:
         """Whether the checkpoint can answer `task`."""

@@ -3,13 +3,14 @@
 Knows nothing of queues, threads or time. One caller at a time.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from app.engine.request import EngineAnswer, EngineRequest, News
+from app.engine.request import EngineAnswer, EngineError, EngineRequest, News
 from model.decoding.batch import DecodingBatch
 from model.decoding.graphs import StepGraphs
 from model.decoding.options import DecodingOptions
@@ -126,7 +127,9 @@ class Runner:
     def check(self) -> None:
         """Answer a minimal request of each kind, beside what decodes, so that warming up and faults are no client's.
 
-        Raises whatever the model raises.
+        Raises:
+            EngineError: the encoder's states or a head's scores are not finite.
+            Exception: whatever the model raises.
         """
         config = self._model.config
         tasks = {"emotions": config.num_emotions > 0, "topic": config.num_topics > 0}
@@ -137,9 +140,15 @@ class Runner:
         )
         source = (config.eos_id,) * _CHECK_TOKENS
         probe = Runner(self._model, use_graphs=False)
-        probe.join(
-            probe.encode({key: EngineRequest(source, 0.0, options=kind, **tasks) for key, kind in enumerate(kinds)})
+        encoded = probe.encode(
+            {key: EngineRequest(source, 0.0, options=kind, **tasks) for key, kind in enumerate(kinds)}
         )
+        scores = [
+            one for answer in encoded.answers.values() for one in (*(answer.emotions or ()), *(answer.topic or ()))
+        ]
+        if not (encoded.hidden.isfinite().all() and all(map(math.isfinite, scores))):
+            raise EngineError("the model's numbers are not finite on a minimal request; train or fetch it again")
+        probe.join(encoded)
         while probe.num_rows:
             probe.step()
 

@@ -63,7 +63,7 @@ TASKS_FAULTS: dict[str, tuple[dict[str, object], str]] = {
     "text": ({"topic_labels": "abcd"}, "topic_labels is 'abcd'; it must be of type list"),
     "prompts": ({"prompts": {"summarize": ""}}, r"prompts are given for \['summarize'\]"),
     "prompt": ({"prompts": {"summarize": 1, "emotions": "", "topic": ""}}, "prompts are .* each must be a text"),
-    "length": ({"max_source_tokens": 7}, "max_source_tokens is 7; it must be at least 8"),
+    "length": ({"max_source_tokens": 7}, "max_source_tokens is 7; it must lie in"),
     "unknown": ({"language": "en"}, "has the fields .*'language'"),
 }
 
