@@ -45,6 +45,11 @@ class Tokenizer:
             del ids[max_tokens - 1 :]
         return [*ids, self.eos_id]
 
+    def piece(self, token_id: int) -> str:
+        """The spelling of a piece; `▁` stands for the space before a word."""
+        piece: str = self._pieces.id_to_piece(token_id)
+        return piece
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids`; control tokens, sentinels and padding rows have no text."""
         text: str = self._pieces.decode([i for i in token_ids if 2 < i < self.num_pieces])

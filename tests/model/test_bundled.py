@@ -80,6 +80,19 @@ def test_summary_is_in_the_words_of_its_source(bundled: Checkpoint, text: str) -
     assert share >= 0.7, answer
 
 
+def test_typographic_marks_are_read_as_plain_ones(bundled: Checkpoint) -> None:
+    plain = (
+        "The council's plan - which residents call \"a disgrace\" - would close three of the town's five libraries "
+        "by 2027... More than 4,000 people have signed a petition against it."
+    )
+    typographic = (
+        "The council\u2019s plan \u2014 which residents call \u201ca disgrace\u201d \u2013 would close three of the "
+        "town\u2019s five\u00a0libraries by 2027\u2026 More than 4,000 people have signed a petition against it."
+    )
+    assert bundled.tokenizer.encode(typographic) == bundled.tokenizer.encode(plain)
+    assert summary(bundled, typographic) == summary(bundled, plain)
+
+
 def test_summaries_of_different_sources_differ(bundled: Checkpoint) -> None:
     answers = [words(summary(bundled, text)) for text in [*NEWS.values(), *OTHERS]]
     overlaps = [
