@@ -4,7 +4,7 @@
 #   docker build -t leximind .
 #   docker run --rm -p 127.0.0.1:8000:8000 leximind
 #
-# Any Debian-like image with Python 3.11 to 3.13 as `python` will do.
+# Any Debian-like image with Python 3.11 to 3.14 as `python` will do.
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 
 FROM ${BASE_IMAGE} AS wheel

@@ -8,16 +8,18 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SERVE_STAMP := $(VENV)/.serve
 PEERS := .bench/peers
 OPENVINO := .bench/openvino
 
-.PHONY: help setup serve test check bench
+.PHONY: help setup serve test check constraints bench
 
 help:
-	@echo "make setup   prepare $(VENV) and nothing else"
+	@echo "make setup   prepare $(VENV) for everything, and nothing else"
 	@echo "make serve   answer on http://127.0.0.1:8000 (HOST, PORT, CHECKPOINT)"
 	@echo "make test    run the tests (ARGS go to pytest)"
 	@echo "make check   formatting, lint, types and import contracts"
+	@echo "make constraints   ask pip whether every pin exists for every Python that is promised (minutes)"
 	@echo "make bench   measure decoding against the peers (ARGS go to the benchmark)"
 
 setup: $(STAMP)
@@ -28,22 +30,42 @@ FITS := $(BIN)/python -m pip --version >/dev/null 2>&1
 else
 FITS := test "$$($(BIN)/python -V 2>/dev/null)" = "$$($(PYTHON) -V)" && $(BIN)/python -m pip --version >/dev/null 2>&1
 ifneq ($(shell $(BIN)/python -V 2>/dev/null),$(shell $(PYTHON) -V 2>/dev/null))
-.PHONY: $(STAMP)
+.PHONY: $(STAMP) $(SERVE_STAMP)
 endif
 endif
 
-# The stamp is written last, so an interrupted installation is taken up again.
-$(STAMP): pyproject.toml constraints.txt hatch_build.py $(wildcard model/native/*.cpp model/native/*.h)
-	@$(FITS) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
-		echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; name one that is: make setup PYTHON=python3.12" >&2; exit 1; }
+# CUDA builds of torch are gigabytes. Without an NVIDIA device, Linux on x86-64 takes the CPU build from PyTorch's own
+# index: its local version (+cpu) sorts above the plain one. An index that pip is told of by the environment wins.
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+NEEDS_CPU_TORCH := test "$$(uname -sm)" = "Linux x86_64" && ! test -e /dev/nvidiactl && ! test -e /dev/dxg && \
+	! $(BIN)/python -m pip config list | grep -qE "index-url|find-links|no-index"
+
+# $(1): the extra to install.
+define install
+	@$(FITS) || $(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || { \
+		echo "$(PYTHON) is not Python 3.11, 3.12, 3.13 or 3.14; name one that is: make setup PYTHON=python3.12" >&2; \
+		exit 1; }
 	@$(FITS) || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
-	@touch $(STAMP)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt \
+		$$($(NEEDS_CPU_TORCH) && echo --extra-index-url $(TORCH_INDEX)) -e '.[$(1)]'
+endef
+
+PREREQUISITES := pyproject.toml constraints.txt hatch_build.py $(wildcard model/native/*.cpp model/native/*.h)
+
+# A stamp is written last, so an interrupted installation is taken up again.
+$(STAMP): $(PREREQUISITES)
+	$(call install,dev)
+	@touch $(SERVE_STAMP) $@
+
+$(SERVE_STAMP): $(PREREQUISITES)
+	$(call install,serve)
+	@touch $@
 
 # From make's command line only: some shells and compilers export a HOST that is no address to listen on.
 flag = $(if $(filter command,$(origin $(1))),--$(2) "$($(1))")
 
-serve: $(STAMP)
+# What serving needs is half of the whole; where the whole is there, it is kept up to date.
+serve: $(if $(wildcard $(STAMP)),$(STAMP),$(SERVE_STAMP))
 	@exec $(BIN)/leximind serve $(call flag,HOST,host) $(call flag,PORT,port) $(call flag,CHECKPOINT,checkpoint)
 
 test: $(STAMP)
@@ -54,6 +76,9 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+constraints: $(STAMP)
+	$(BIN)/python -m pytest -m network tests/deploy/test_constraints.py
 
 bench: $(STAMP) $(PEERS)/.installed $(OPENVINO)/.installed
 	$(BIN)/python -m benchmarks.decoding $(foreach peer,$(PEERS) $(OPENVINO),--peer-python $(peer)/bin/python) $(ARGS)

@@ -1,6 +1,7 @@
 """The Makefile, by what it would run."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def test_unfit_python_is_refused_with_the_remedy(tmp_path: Path) -> None:
     old.chmod(0o755)
     ran = subprocess.run(["make", "setup", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode
-    assert "is not Python 3.11, 3.12 or 3.13; name one that is" in ran.stderr
+    assert "is not Python 3.11, 3.12, 3.13 or 3.14; name one that is" in ran.stderr
     assert not (tmp_path / ".venv").exists()
 
 
@@ -62,3 +63,48 @@ def test_python_of_another_version_means_a_new_environment(tmp_path: Path) -> No
     asked = [*dry, f"PYTHON={sys.executable}"]
     anew = subprocess.run(asked, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert f"{sys.executable} -m venv --clear .venv" in anew
+
+
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+    -V) echo Python 3.12.1 ;;
+    "-m venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m pip --version") test -e .venv/bin/python ;;
+    "-m pip config list") echo "$PIP_CONFIGURED" ;;
+    "-m pip install "*) echo "$*" >> installed ;;
+esac
+"""
+
+
+def installed_by(folder: Path, *arguments: str, configured: str = "") -> list[str]:
+    """What `make ARGUMENTS` asks pip to install, with a pip that is configured so."""
+    python = folder / "python3.12"
+    python.write_text(FAKE_PYTHON)
+    python.chmod(0o755)
+    copy_prerequisites(folder)
+    subprocess.run(
+        ["make", *arguments, f"PYTHON={python}"], cwd=folder, env=_PLAIN | {"PIP_CONFIGURED": configured}, check=False
+    )
+    calls = (folder / "installed").read_text().splitlines()
+    (folder / "installed").unlink()
+    return calls
+
+
+def test_serve_installs_what_serving_needs_and_test_the_rest(tmp_path: Path) -> None:
+    (serving,) = installed_by(tmp_path, "serve")
+    assert serving.endswith("-e .[serve]")
+    (rest,) = installed_by(tmp_path, "setup")
+    assert rest.endswith("-e .[dev]")
+    assert (tmp_path / ".venv/.serve").exists()  # what serving needs is there then
+
+
+@pytest.mark.skipif(
+    platform.system() != "Linux" or platform.machine() != "x86_64", reason="elsewhere there is one build of torch"
+)
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists() or Path("/dev/dxg").exists(), reason="there is an NVIDIA device")
+def test_without_a_gpu_torch_is_the_cpu_build_unless_pip_has_an_index(tmp_path: Path) -> None:
+    (call,) = installed_by(tmp_path, "setup")
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu" in call
+    for setting in ("global.index-url='https://a.example'", ":env:.extra-index-url='x'", "global.find-links='/a'"):
+        (call,) = installed_by(tmp_path, "setup", configured=setting)
+        assert "index-url" not in call, setting
