@@ -38,7 +38,7 @@ endif
 # index: its local version (+cpu) sorts above the plain one. An index that pip is told of by the environment wins.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
 NEEDS_CPU_TORCH := test "$$(uname -sm)" = "Linux x86_64" && ! test -e /dev/nvidiactl && ! test -e /dev/dxg && \
-	! $(BIN)/python -m pip config list | grep -qE "index-url|find-links|no-index"
+	! $(BIN)/python -m pip config list | grep -E "index-url|find-links|no-index" >/dev/null
 
 # $(1): the extra to install.
 define install
