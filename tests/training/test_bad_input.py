@@ -1,8 +1,11 @@
 """What cannot be trained on is refused before the first step, with file, line and remedy; a NaN stops the run."""
 
+import gzip
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +50,53 @@ def test_missing_column_names_file_and_line(broken: Path, tmp_path: Path) -> Non
     write_jsonl(broken / "summarization" / "train.jsonl.gz", [{"document": "x", "source": "y"}])
     with pytest.raises(DataError, match=r"summarization/train\.jsonl\.gz:1: the row lacks"):
         trainer(broken, tmp_path / "run")
+
+
+_SUMMARY = {"document": "A long text.", "summary": "A text.", "source": "s"}
+_TOPIC = {"title": "A title", "description": "What it is about.", "label": "World"}
+
+
+@pytest.mark.parametrize(
+    ("task", "row", "told"),
+    [
+        ("emotion", {"text": None, "labels": ["joy"]}, "text is null; it must be a text in quotes"),
+        ("emotion", {"text": 5, "labels": ["joy"]}, "text is 5; it must be a text in quotes"),
+        ("emotion", {"text": "\ud83d alone", "labels": ["joy"]}, "text holds half of a surrogate pair"),
+        ("emotion", {"text": "fine", "labels": "joy"}, 'labels is "joy"; it must be a list of names, such as ["joy"]'),
+        ("emotion", {"text": "fine", "labels": [17]}, "a name in labels is 17; it must be a text in quotes"),
+        ("topic", _TOPIC | {"description": ""}, "description is empty; give it a text or remove the row"),
+        ("topic", _TOPIC | {"description": None}, "description is null; it must be a text in quotes"),
+        ("topic", _TOPIC | {"title": 7}, "title is 7; it must be a text in quotes"),
+        ("topic", _TOPIC | {"label": 2}, "label is 2; it must be a text in quotes"),
+        ("summarization", _SUMMARY | {"summary": " "}, "summary is empty; give it a text or remove the row"),
+        ("summarization", _SUMMARY | {"source": None}, "source is null; it must be a text in quotes"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "dev"])
+def test_wrong_cell_names_file_line_and_remedy(
+    split: str, task: str, row: dict[str, Any], told: str, broken: Path, tmp_path: Path
+) -> None:
+    path = broken / task / f"{split}.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    write_jsonl(path, [*rows, row])
+    with pytest.raises(DataError, match=re.escape(f"{path}:{len(rows) + 1}: {told}")):
+        trainer(broken, tmp_path / "run")
+
+
+def test_blank_lines_and_byte_order_marks_are_passed_over_with_a_count(
+    broken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = broken / "emotion" / "train.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        content = lines.read()
+    with gzip.open(path, "wt", encoding="utf-8") as out:
+        out.write(f"\ufeff{content}\n \n\ufeff{content}")  # two files with a mark, joined
+    run = trainer(broken, tmp_path / "run")
+    assert len(run.mixture.streams["emotions"][0].rows) == 48
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("training")] == [
+        f"{path}: passed over 2 blank lines and 2 byte order marks"
+    ]
 
 
 @pytest.mark.parametrize(("split", "told"), [("train", "finds no train rows"), ("dev", "dev has 0 rows")])

@@ -5,14 +5,22 @@ Layout of the data folder (UTF-8, `.jsonl.gz`): `emotion/`, `topic/` and `summar
 
 import gzip
 import json
+import logging
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from model.tasks import EMOTIONS, TOPICS
 from training.errors import DataError
+
+_BOM = "\ufeff"
+_LISTS = ("labels",)  # columns that hold a list of texts; every other one that a reader asks for holds a text
+_OPTIONAL = ("title",)  # a text where there is one
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -72,20 +80,34 @@ def read_summaries(root: Path, split: str) -> list[Example]:
 def rows(path: Path, *columns: str) -> Iterator[tuple[dict[str, Any], str]]:
     """Every row of a `.jsonl.gz` file with where it stands (`file:line`).
 
+    Blank lines and byte order marks, which editors and joined files leave, are passed over and counted in a warning.
+
     Raises:
-        DataError: the file is missing or damaged, or a row lacks one of `columns`.
+        DataError: the file is missing or damaged, or a row lacks one of `columns` or holds no text there.
     """
     if not path.is_file():
         raise DataError(
             f"{path}: no such file; give a folder that has it (data.root, --data), laid out as training/README.md says"
         )
+    blank = marks = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
-                where = f"{path}:{number}"
-                yield _row(line, where, columns), where
+                marks += line.startswith(_BOM)
+                text = line.removeprefix(_BOM).strip()
+                blank += not text
+                if text:
+                    where = f"{path}:{number}"
+                    yield _row(text, where, columns), where
     except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: damaged or truncated ({error})") from error
+    if blank or marks:
+        _warn_passed_over(path, blank, marks)
+
+
+@cache  # a file is read by several readers
+def _warn_passed_over(path: Path, blank: int, marks: int) -> None:
+    _log.warning("%s: passed over %d blank lines and %d byte order marks", path, blank, marks)
 
 
 def _row(line: str, where: str, columns: tuple[str, ...]) -> dict[str, Any]:
@@ -95,7 +117,31 @@ def _row(line: str, where: str, columns: tuple[str, ...]) -> dict[str, Any]:
         raise DataError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict) or any(column not in row for column in columns):
         raise DataError(f"{where}: the row lacks one of the columns {list(columns)}")
+    for column in (*columns, *(name for name in _OPTIONAL if row.get(name))):
+        _check_cell(row[column], column, where)
     return row
+
+
+def _check_cell(value: Any, column: str, where: str) -> None:
+    if column in _LISTS:
+        if not isinstance(value, list):
+            raise DataError(f'{where}: {column} is {_shown(value)}; it must be a list of names, such as ["joy"]')
+        for one in value:
+            _check_cell(one, f"a name in {column}", where)
+    elif not isinstance(value, str):
+        raise DataError(f"{where}: {column} is {_shown(value)}; it must be a text in quotes")
+    elif not value.strip():
+        raise DataError(f"{where}: {column} is empty; give it a text or remove the row")
+    else:
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"{where}: {column} holds half of a surrogate pair; mend or remove the row") from error
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def label_number(labels: tuple[str, ...], name: str, where: str) -> int:
