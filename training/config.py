@@ -48,7 +48,7 @@ class DataConfig:
     max_target_tokens: Positive
     pool: Positive
     groups: dict[str, GroupConfig]
-    max_rows: Positive | None = None
+    max_rows: Positive | None = None  # of each reader
 
 
 @dataclass(frozen=True)

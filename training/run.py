@@ -20,6 +20,7 @@ from training.curves import draw_curves
 from training.data.batches import Stream, encode_examples
 from training.data.examples import Example
 from training.data.readers import READERS
+from training.data.sampling import sample
 from training.errors import DataError, TrainingError
 from training.evaluation.result import read_split
 from training.initialise import initialise, scale_queries
@@ -51,7 +52,7 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
     if sharded:
         check_sharding(config)
     torch.manual_seed(loop.seed)
-    examples = {name: _read(data, name) for name in data.groups}
+    examples = {name: _read(data, name, loop.seed) for name in data.groups}
     if processes.is_first:
         _make_vocabulary(config, folder, examples)
     processes.from_first(None)  # the others wait for the vocabulary
@@ -125,7 +126,7 @@ def _check_folder(config: TrainConfig, folder: Path) -> None:
         )
 
 
-def _read(data: DataConfig, group: str) -> list[Example]:
+def _read(data: DataConfig, group: str, seed: int) -> list[Example]:
     examples = []
     for reader in data.groups[group].readers:
         if reader not in READERS:
@@ -133,7 +134,7 @@ def _read(data: DataConfig, group: str) -> list[Example]:
         found = READERS[reader](Path(data.root), "train")
         if not found:
             raise DataError(f"{data.root}: the reader {reader} finds no train rows; leave it out or mend the data")
-        examples += found[: data.max_rows]
+        examples += sample(found, data.max_rows, seed)
     return examples
 
 
