@@ -37,18 +37,36 @@ class GroupConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """`root` is the data folder, `tokenizer` a `spiece.model` or None: train one of `vocabulary_size` pieces."""
+    """`root` is the data folder, `tokenizer` a `spiece.model` or None: train one of `vocabulary_size` pieces
+    (None: as many as the network has).
+
+    `only` names the groups to train on, None all of them.
+
+    Raises:
+        TrainingError: a name in `only` that is none of the groups.
+    """
 
     __pydantic_config__ = _STRICT
     root: str
     tokenizer: str | None
-    vocabulary_size: Positive
+    vocabulary_size: Positive | None
     prompt: str
     max_source_tokens: Positive
     max_target_tokens: Positive
     pool: Positive
     groups: dict[str, GroupConfig]
     max_rows: Positive | None = None  # of each reader
+    only: Annotated[list[str], Field(min_length=1)] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.only or ():
+            if name not in self.groups:
+                raise TrainingError(f"data.only: no group {name}{suggestion(name, list(self.groups))}")
+
+    @property
+    def chosen_groups(self) -> dict[str, GroupConfig]:
+        """The groups that are trained on, in the order of the configuration."""
+        return {name: group for name, group in self.groups.items() if self.only is None or name in self.only}
 
 
 @dataclass(frozen=True)
@@ -89,7 +107,10 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run. `init_from` is a checkpoint folder to start from, `resume_from` a run folder to go on with."""
+    """One run. `init_from` is a checkpoint folder to start from, `resume_from` a run folder to go on with.
+
+    What is None in `model` is as `init_from` has it, without one as FLAN-T5-base.
+    """
 
     __pydantic_config__ = _STRICT
     output: str

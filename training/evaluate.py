@@ -21,7 +21,7 @@ from training.evaluation.card import model_card
 from training.evaluation.plots import draw
 from training.evaluation.predict import Predictor
 from training.evaluation.report import comparison, comparison_markdown, to_json, to_markdown
-from training.evaluation.result import Result, evaluate, read_split
+from training.evaluation.result import Result, evaluate, read_split, tasks_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -66,7 +66,7 @@ def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | 
     served = load_packed(folder, options.device, options.dtype).model
     predictor = Predictor(served, checkpoint.tokenizer, checkpoint.tasks)
     decoding = DecodingOptions(num_beams=options.num_beams, max_new_tokens=options.max_new_tokens)
-    split = read_split(options.data, options.split, checkpoint.tasks)
+    split = read_split(options.data, options.split, checkpoint.tasks, tasks_of(options.data))
     facts = checkpoint.manifest.get("evaluation", {}).get("facts", {})
     temperatures = {task: fact["temperature"] for task, fact in facts.items() if "temperature" in fact}
 

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import checkpoint_name, load_checkpoint, read_json
+from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import ModelConfig
 from model.leximind import LexiMind
 from model.tasks import EMOTIONS, TASKS, TOPICS, Tasks
 from model.tokenizer import Tokenizer
+from training.architecture import architecture_of, learned_tasks, with_heads
 from training.config import DataConfig, TrainConfig, suggestion
 from training.curves import draw_curves
 from training.data.batches import Stream, encode_examples
@@ -51,16 +52,20 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
     sharded = loop.parallel == "fsdp" and processes.world_size > 1
     if sharded:
         check_sharding(config)
+    source = _source(config)
+    architecture = architecture_of(config, source)
     torch.manual_seed(loop.seed)
-    examples = {name: _read(data, name, loop.seed) for name in data.groups}
+    examples = {name: _read(data, name, loop.seed) for name in data.chosen_groups}
     if processes.is_first:
-        _make_vocabulary(config, folder, examples)
+        _make_vocabulary(config, folder, examples, config.data.vocabulary_size or architecture.vocab_size)
     processes.from_first(None)  # the others wait for the vocabulary
     spiece = _vocabulary_path(config, folder)
     tokenizer = Tokenizer(spiece)
-    model = _model(config, tokenizer)
-    tasks = _tasks(config, model.config)
-    split = read_split(Path(data.root), "dev", tasks)
+    learned = learned_tasks(row for rows in examples.values() for row in rows)
+    model = _model(with_heads(architecture, config, learned, source), tokenizer, source)
+    config = replace(config, model={name: getattr(model.config, name) for name in config.model})  # of null: as it is
+    tasks = _tasks(config, model.config, source)
+    split = read_split(Path(data.root), "dev", tasks, learned)
     check_metric(loop.metric, split)
     streams = {
         name: (
@@ -96,7 +101,7 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
         config=config,
         folder=folder,
         validation=Validation(
-            tokenizer, spiece, tasks, split, loop.evaluate_rows, folder, _facts(config, command, examples)
+            tokenizer, spiece, tasks, split, loop.evaluate_rows, folder, _facts(config, command, examples, source)
         ),
         tracker=Tracker(folder, replace(config.tracking, enabled=config.tracking.enabled and processes.is_first)),
         processes=processes,
@@ -144,46 +149,35 @@ def _vocabulary_path(config: TrainConfig, folder: Path) -> Path:
     return (Path(config.init_from) if config.init_from else folder) / "spiece.model"
 
 
-def _make_vocabulary(config: TrainConfig, folder: Path, examples: Examples) -> None:
+def _make_vocabulary(config: TrainConfig, folder: Path, examples: Examples, size: int) -> None:
     path = _vocabulary_path(config, folder)
     if path.parent == folder and not config.data.tokenizer and not path.is_file():
         texts = [t for rows in examples.values() for e in rows for t in (e.source.replace("\n", " "), e.summary) if t]
-        train_vocabulary(texts, path, config.data.vocabulary_size)
+        train_vocabulary(texts, path, size)
 
 
-def _model(config: TrainConfig, tokenizer: Tokenizer) -> LexiMind:
-    architecture = ModelConfig.from_json({**ModelConfig().to_json(), **config.model})
+def _source(config: TrainConfig) -> Checkpoint | None:
+    return load_checkpoint(Path(config.init_from), torch.device("cpu")) if config.init_from else None
+
+
+def _model(architecture: ModelConfig, tokenizer: Tokenizer, source: Checkpoint | None) -> LexiMind:
     if tokenizer.num_pieces > architecture.num_tokens:
         raise TrainingError(
             f"the vocabulary has {tokenizer.num_pieces} pieces, model.num_tokens is {architecture.num_tokens}"
         )
     model = LexiMind(architecture)
     initialise(model)
-    if config.init_from:
-        source = load_checkpoint(Path(config.init_from), torch.device("cpu")).model
-        headless = replace(source.config, num_emotions=architecture.num_emotions, num_topics=architecture.num_topics)
-        different = [
-            f"model.{name} is {value!r}, there {getattr(headless, name)!r}"
-            for name, value in architecture.to_json().items()
-            if value != getattr(headless, name) and name != "dropout"
-        ]
-        if different:
-            raise TrainingError(f"{config.init_from}: another architecture: {'; '.join(different)}")
-        model.load_state_dict(source.state_dict(), strict=False)  # heads that it lacks start fresh
+    if source:
+        model.load_state_dict(source.model.state_dict(), strict=False)  # heads that it lacks start fresh
     return model
 
 
-def _tasks(config: TrainConfig, architecture: ModelConfig) -> Tasks:
-    for name, labels, outputs in (
-        ("num_emotions", EMOTIONS, architecture.num_emotions),
-        ("num_topics", TOPICS, architecture.num_topics),
-    ):
-        if outputs not in (0, len(labels)):
-            raise TrainingError(f"model.{name} is {outputs}; it must be {len(labels)}, or 0 for no such head")
+def _tasks(config: TrainConfig, architecture: ModelConfig, source: Checkpoint | None) -> Tasks:
+    kept = source.tasks.emotion_thresholds if source else ()
     return Tasks(
         prompts=dict.fromkeys(TASKS, config.data.prompt),
         emotion_labels=EMOTIONS if architecture.num_emotions else (),
-        emotion_thresholds=(0.5,) * architecture.num_emotions,
+        emotion_thresholds=(kept or (0.5,) * len(EMOTIONS)) if architecture.num_emotions else (),
         topic_labels=TOPICS if architecture.num_topics else (),
         max_source_tokens=config.data.max_source_tokens,
     )
@@ -208,18 +202,16 @@ def _prepare(model: LexiMind, config: TrainConfig) -> None:
         compile_layers(model)
 
 
-def _facts(config: TrainConfig, command: list[str], examples: Examples) -> dict[str, Any]:
+def _facts(config: TrainConfig, command: list[str], examples: Examples, source: Checkpoint | None) -> dict[str, Any]:
     root = Path(config.data.root)
     origins = Counter(example.origin for rows in examples.values() for example in rows)
     files = {
         str(path.relative_to(root)): sha256(path.read_bytes()).hexdigest() for path in sorted(root.rglob("*.jsonl.gz"))
     }
     training: dict[str, Any] = {"command": command, "config": config.must_match()}
-    if config.init_from:
-        source = Path(config.init_from)
-        manifest = read_json(source / "manifest.json")
-        known = {key: manifest[key] for key in ("training", "imported_from") if key in manifest}
-        training["started_from"] = {"checkpoint": checkpoint_name(source), **known}
+    if source:
+        known = {key: source.manifest[key] for key in ("training", "imported_from") if key in source.manifest}
+        training["started_from"] = {"checkpoint": source.name, **known}
     return {
         "training": training,
         "data": {"origins": dict(origins.most_common()), "files": files},

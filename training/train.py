@@ -36,7 +36,8 @@ def train(config: DictConfig, command: list[str]) -> None:
         if parsed.resume_from:
             trainer.resume(Path(parsed.resume_from))
         if processes.is_first:
-            parameters = flat(OmegaConf.to_container(config, resolve=True))
+            whole: Any = OmegaConf.to_container(config, resolve=True)
+            parameters = flat({**whole, "model": trainer.config.model})  # as it is, not null
             name = Path(parsed.output).name
             trainer.run_id = trainer.tracker.start(name, parameters, trainer.step, trainer.run_id)
             trainer.tracker.text("config.yaml", OmegaConf.to_yaml(config, resolve=True))

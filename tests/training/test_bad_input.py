@@ -144,7 +144,8 @@ def test_right_overrides_pass() -> None:
         ("model.num_topics=5", "it must be 4, or 0"),
         ("model.num_tokens=200", "the vocabulary has 370 pieces"),
         ("data.vocabulary_size=100000", "which these texts do not give"),
-        ("init_from=/nowhere", "/nowhere/spiece.model: no such file"),
+        ("model.num_topics=0", r"name the other groups in data\.only"),
+        ("init_from=/nowhere", "/nowhere: no such folder"),
     ],
 )
 def test_impossible_configuration_says_what_to_do(override: str, told: str, data: Path, tmp_path: Path) -> None:

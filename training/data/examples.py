@@ -87,7 +87,8 @@ def rows(path: Path, *columns: str) -> Iterator[tuple[dict[str, Any], str]]:
     """
     if not path.is_file():
         raise DataError(
-            f"{path}: no such file; give a folder that has it (data.root, --data), laid out as training/README.md says"
+            f"{path}: no such file; give a folder that has it (data.root, --data), laid out as training/README.md "
+            "says, or leave its group out (data.only)"
         )
     blank = marks = 0
     try:

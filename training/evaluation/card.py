@@ -103,7 +103,9 @@ def _row(sample: Sample) -> tuple[str, str, str]:
 
 
 def _weaknesses(result: Result) -> str:
-    lines = ["- Facts, numbers and names in a summary may be wrong or invented: check them against the source."]
+    lines = ["- Summaries: none were scored here, and it may never have learned to write them."]
+    if sources(result):
+        lines = ["- Facts, numbers and names in a summary may be wrong or invented: check them against the source."]
     for source in sources(result):
         own, lead = (result.scores[f"summaries.{source}{part}.rougeL"].value for part in ("", ".lead"))
         if own < lead:

@@ -42,7 +42,7 @@ def comparison(result: Result, other: Result) -> dict[str, dict[str, float]]:
 
 def to_markdown(result: Result) -> str:
     """The tables of the report, without a title."""
-    parts = [_summaries(result)]
+    parts = [_summaries(result)] if sources(result) else []
     if "emotions" in result.rows:
         parts.append(_emotions(result))
     if "topic" in result.rows:

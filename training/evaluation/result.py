@@ -7,7 +7,7 @@ Names: `summaries.SOURCE.rouge1` (… `rouge2`, `rougeL`, `rougeLsum`, `bleu`, `
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from model.decoding.options import DecodingOptions
-from model.tasks import Tasks
+from model.tasks import TASKS, Task, Tasks
 from training.data.examples import Example, read_emotions, read_headlines, read_summaries, read_topics
 from training.data.extracts import sentences
 from training.errors import DataError
@@ -80,19 +80,41 @@ class Split:
     topics: list[Example]
 
 
-def read_split(root: Path, name: str, tasks: Tasks) -> Split:
-    """The split `name` of a data folder.
+def read_split(root: Path, name: str, tasks: Tasks, scored: Collection[Task] = TASKS) -> Split:
+    """The split `name` of a data folder, as far as it serves to score `scored`.
 
     Raises:
         DataError: a file of it is missing, damaged or next to empty.
     """
-    emotions = _full(read_emotions(root, name), root / "emotion", name) if tasks.has("emotions") else []
-    topics = _full(read_topics(root, name), root / "topic", name) if tasks.has("topic") else []
+
+    def wanted(task: Task) -> bool:
+        return task in scored and tasks.has(task)
+
+    emotions = _full(read_emotions(root, name), root / "emotion", name) if wanted("emotions") else []
+    topics = _full(read_topics(root, name), root / "topic", name) if wanted("topic") else []
     summaries: dict[str, list[Example]] = {}
-    headlines = read_headlines(root, name) if topics else []
-    for example in [*_full(read_summaries(root, name), root / "summarization", name), *headlines]:
-        summaries.setdefault(example.origin, []).append(example)
+    if wanted("summarize"):
+        headlines = read_headlines(root, name) if topics else []
+        if not headlines or (root / "summarization").is_dir():  # headlines alone can be learned, too
+            headlines = [*_full(read_summaries(root, name), root / "summarization", name), *headlines]
+        for example in headlines:
+            summaries.setdefault(example.origin, []).append(example)
     return Split(name, summaries, emotions, topics)
+
+
+def tasks_of(root: Path) -> set[Task]:
+    """What a data folder can be used to score, told by its folders.
+
+    Raises:
+        DataError: it has none of them.
+    """
+    folders: dict[Task, str] = {"summarize": "summarization", "emotions": "emotion", "topic": "topic"}
+    if found := {task for task, folder in folders.items() if (root / folder).is_dir()}:
+        return found
+    raise DataError(
+        f"{root}: has none of the folders {', '.join(folders.values())}; give a data folder, laid out as "
+        "training/README.md says"
+    )
 
 
 def evaluate(
