@@ -150,6 +150,8 @@ class Trainer:
                     "run_id": self.run_id,
                     "config": self.config.must_match(),
                     "data": self._digests(),
+                    "dev": self.validation.split.digest(),
+                    "commands": self.validation.commands(),
                 },
             )
 
@@ -171,6 +173,8 @@ class Trainer:
             self._average.load_state_dict(state["average"])
         set_random_states(state["rng"][self.processes.rank], self.device)
         self.step, self.best, self.run_id = state["step"], Best(**state["best"]), state["run_id"]
+        if self.step and "commands" in state:  # one saved before these were kept cannot tell
+            self.validation.went_on(state["commands"], self.step)
 
     def _after_step(self, progress: Progress) -> None:
         loop = self.config.loop
@@ -256,6 +260,11 @@ class Trainer:
         other = [name for name, digest in self._digests().items() if state["data"].get(name) != digest]
         if other:
             raise ResumeError(f"{folder}: saved on other rows of {', '.join(other)}; restore the data or start afresh")
+        if state.get("dev", dev := self.validation.split.digest()) != dev:
+            raise ResumeError(
+                f"{folder}: validated on another dev, whose scores cannot be compared with those of this one; restore "
+                "the data or start afresh"
+            )
         if len(state["rng"]) != self.processes.world_size:
             raise ResumeError(
                 f"{folder}: saved by {len(state['rng'])} processes, now {self.processes.world_size}; use as many"

@@ -52,6 +52,18 @@ class Validation:
         self._save("last")
         return result
 
+    def commands(self) -> list[dict[str, Any]]:
+        """Every command that took part, with the step from which on it did."""
+        training = self.facts.get("training", {})
+        return [{"from_step": 0, "command": training.get("command", [])}, *training.get("resumed", [])]
+
+    def went_on(self, commands: list[dict[str, Any]], step: int) -> None:
+        """Tell of a run that `commands` took to `step` and this one goes on with; what came to nothing is left out."""
+        first, *others = [one for one in commands if one["from_step"] < step]
+        now = {"from_step": step, "command": self.facts["training"]["command"]}
+        told = {"command": first["command"], "resumed": [*others, now]}
+        self.facts = {**self.facts, "training": {**self.facts["training"], **told}}
+
     def keep(self) -> None:
         """Write what was scored last to `checkpoint`."""
         self._save("checkpoint")

@@ -97,10 +97,16 @@ def composed(data: Path, output: Path, *overrides: str) -> Any:
         return compose("train", [*SMALL, f"data.root={data}", f"output={output}", *overrides])
 
 
-def trainer(data: Path, output: Path, *overrides: str, processes: Processes | None = None) -> Trainer:
+def trainer(
+    data: Path,
+    output: Path,
+    *overrides: str,
+    processes: Processes | None = None,
+    command: str = "python -m training.train",
+) -> Trainer:
     """A run, built."""
     config = parse_config(composed(data, output, *overrides))
-    run = build_run(config, ["python -m training.train"], processes or Processes(), torch.device("cpu"))
+    run = build_run(config, [command], processes or Processes(), torch.device("cpu"))
     if config.resume_from:
         run.resume(Path(config.resume_from))
     run.tracker.start("test", [], run.step, None)
@@ -119,5 +125,7 @@ def equal(one: Any, other: Any) -> bool:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """What a run has saved."""
-    return load_state(folder)
+    """What a run has saved, but for the commands, which differ when it was resumed."""
+    saved = load_state(folder)
+    del saved["commands"]
+    return saved

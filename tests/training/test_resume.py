@@ -1,5 +1,6 @@
 """A run that is cut anywhere and taken up again ends as the one that never stopped, to the last bit."""
 
+import json
 import os
 import re
 import shutil
@@ -144,6 +145,28 @@ def test_more_steps_and_another_schedule_are_allowed(saved: Path, data: Path, tm
 def test_state_on_other_rows_is_refused(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(ResumeError, match="saved on other rows of summaries"):
         trainer(write_data(tmp_path / "data", 23), saved, f"resume_from={saved}")
+
+
+@pytest.mark.parametrize("task", ["summarization", "emotion", "topic"])
+def test_state_on_another_dev_is_refused(task: str, saved: Path, data: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(data, tmp_path / "data"))
+    write_data(tmp_path / "longer", 25)
+    shutil.copyfile(tmp_path / "longer" / task / "dev.jsonl.gz", other / task / "dev.jsonl.gz")
+    with pytest.raises(ResumeError, match=r"validated on another dev.*restore the data"):
+        trainer(other, saved, f"resume_from={saved}")
+
+
+def test_the_card_of_a_resumed_run_tells_every_command(data: Path, tmp_path: Path) -> None:
+    run, resumed = tmp_path / "run", f"resume_from={tmp_path / 'run'}"
+    cut(trainer(data, run, "loop.save_every=2", command="first"), at=3)  # saved at 2
+    trainer(data, run, resumed, "loop.save_every=2", command="came to nothing").close()
+    cut(trainer(data, run, resumed, "loop.save_every=2", command="second"), at=5)  # saved at 4
+    trainer(data, run, resumed, command="third").run()
+    told = "Trained with `first`; resumed at step 2 with `second`; resumed at step 4 with `third`, 6 steps."
+    assert told in (run / "last" / "MODEL_CARD.md").read_text()
+    training = json.loads((run / "last" / "manifest.json").read_text())["training"]
+    assert training["command"] == ["first"]
+    assert training["resumed"][-1] == {"from_step": 4, "command": ["third"]}
 
 
 def test_truncated_state_is_refused(saved: Path, data: Path, tmp_path: Path) -> None:

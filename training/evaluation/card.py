@@ -95,7 +95,12 @@ def _start(source: Mapping[str, Any] | None) -> str:
 
 def _command(training: Mapping[str, Any]) -> str:
     by_hand = f" (learning rate changed by hand: {training['learning_rate']})" if "learning_rate" in training else ""
-    return "`" + " ".join(training["command"]) + f"`, {training['step']} steps{by_hand}"
+    resumed = [f"; resumed at step {run['from_step']} with {_quoted(run)}" for run in training.get("resumed", [])]
+    return f"{_quoted(training)}{''.join(resumed)}, {training['step']} steps{by_hand}"
+
+
+def _quoted(run: Mapping[str, Any]) -> str:
+    return "`" + " ".join(run["command"]) + "`"
 
 
 def _row(sample: Sample) -> tuple[str, str, str]:
