@@ -147,7 +147,7 @@ class Trainer:
                     "rng": states,
                     "scaler": self._precision.scaler.state_dict(),
                     "best": vars(self.best),
-                    "run_id": self.run_id,
+                    "run_id": self.tracker.run_id,
                     "config": self.config.must_match(),
                     "data": self._digests(),
                     "dev": self.validation.split.digest(),
