@@ -128,6 +128,10 @@ class Feed:
         self._mixture.load_state(state)
         self._state = self._mixture.state()
 
+    def give_back(self, state: Mapping[str, list[int]]) -> None:
+        """Let `state` be this one, from before the last step that was taken; no further one can be."""
+        self._state = dict(state)
+
     def close(self) -> None:
         """Let the thread end."""
         self._thread.shutdown(cancel_futures=True)

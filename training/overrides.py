@@ -44,6 +44,18 @@ def check_overrides(arguments: Sequence[str]) -> None:
             raise TrainingError(f"{override.input_line}: no such key{suggestion(key, sorted(known))}")
 
 
+def typed_output(arguments: Sequence[str]) -> Path | None:
+    """The folder of `output=FOLDER`, if a run will be made there: not with `--help` and its like, nor a sweep."""
+    if any(argument.startswith("-") and argument not in ("-m", "--multirun") for argument in arguments):
+        return None
+    typed = [argument for argument in arguments if argument.startswith("output=")]
+    try:
+        one = OverridesParser.create().parse_overrides(typed[-1:])
+    except HydraException:
+        return None
+    return Path(str(one[0].value())) if one and not one[0].is_sweep_override() and "${" not in typed[-1] else None
+
+
 def shown_overrides(overrides: Sequence[str]) -> list[str]:
     """Those that another machine can repeat: paths of this one are left out."""
     return [override for override in overrides if not override.lstrip("+~").startswith(_PLACES)]

@@ -5,6 +5,7 @@ is complete. DistributedDataParallel would average after each backward pass or, 
 that only an earlier one used (a head, the decoder), since its buckets follow the last graph alone.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import distributed, nn
+
+from training.errors import TrainingError
 
 _PATIENCE = timedelta(hours=2)  # the others wait while the first one validates
 
@@ -73,7 +76,17 @@ def join(device: str) -> tuple[Processes, torch.device]:
     """Meet the other processes if `torchrun` started this one; says on which device this one works.
 
     `device` is `auto`, `cpu` or a CUDA device.
+
+    Raises:
+        TrainingError: a device that is none of these, or not there.
     """
+    there = torch.cuda.device_count()
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
+        raise TrainingError(f"loop.device is {device}; it must be auto, cpu, cuda or cuda:N")
+    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= there:
+        raise TrainingError(
+            f"loop.device is {device}, and this machine offers {there} CUDA devices; choose auto or cpu"
+        )
     kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if not distributed.is_torchelastic_launched():
         return Processes(), torch.device(kind)

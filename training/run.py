@@ -1,5 +1,6 @@
 """A checked configuration to a trainer: vocabulary, network, streams of batches, validation, tracking; and its end."""
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,6 +31,7 @@ from training.losses import Objective, positive_weights
 from training.mixture import Mixture
 from training.optim import Optimizers
 from training.parallel import Processes
+from training.place import check_room, make_output
 from training.precision import checkpoint_layers, compile_layers
 from training.sharding import check_sharding, shard
 from training.tracking import Tracker, read_history
@@ -40,6 +42,8 @@ from training.vocabulary import train_vocabulary
 Examples = Mapping[str, list[Example]]  # by group
 PLOTS = "plots"
 
+_log = logging.getLogger(__name__)
+
 
 def build_run(config: TrainConfig, command: list[str], processes: Processes, device: torch.device) -> Trainer:
     """All that a run needs, at its first step.
@@ -49,11 +53,19 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
     """
     loop, data, folder = config.loop, config.data, Path(config.output)
     _check_folder(config, folder)
+    make_output(folder)
+    if loop.compile and device.type == "cpu":
+        if processes.is_first:
+            _log.warning("loop.compile is left out: on a CPU it takes minutes before the first step")
+        loop = replace(loop, compile=False)
+        config = replace(config, loop=loop)
     sharded = loop.parallel == "fsdp" and processes.world_size > 1
     if sharded:
         check_sharding(config)
     source = _source(config)
     architecture = architecture_of(config, source)
+    if processes.is_first:
+        check_room(folder, architecture, config)
     torch.manual_seed(loop.seed)
     examples = {name: _read(data, name, loop.seed) for name in data.chosen_groups}
     if processes.is_first:

@@ -14,8 +14,9 @@ from model.errors import ModelError
 from training.allocator import keep_freed_memory
 from training.config import flat, parse_config
 from training.errors import Interrupted, TrainingError
-from training.overrides import check_overrides, shown_overrides
+from training.overrides import check_overrides, shown_overrides, typed_output
 from training.parallel import join, leave
+from training.place import make_output
 from training.run import PLOTS, build_run, finish_run
 from training.trainer import Trainer
 
@@ -63,7 +64,8 @@ def _beginning(trainer: Trainer) -> str:
     parameters = sum(p.numel() for p in trainer.objective.model.parameters()) / 1e6
     rows = ", ".join(f"{name} {len(stream.rows):,}" for name, (stream, _) in trainer.mixture.streams.items())
     steps = trainer.config.loop.steps
-    return f"{parameters:.1f} M parameters on {trainer.device}; rows: {rows}; steps {trainer.step} to {steps}"
+    compiles = "; compiling, so that the first batches take minutes" if trainer.config.loop.compile else ""
+    return f"{parameters:.1f} M parameters on {trainer.device}; rows: {rows}; steps {trainer.step} to {steps}{compiles}"
 
 
 def _end(trainer: Trainer) -> str:
@@ -97,6 +99,8 @@ def main() -> None:
     """The command."""
     try:
         check_overrides(sys.argv[1:])
+        if (output := typed_output(sys.argv[1:])) is not None:  # Hydra makes it, and ends with a trace where it cannot
+            make_output(output)
     except TrainingError as error:
         sys.exit(f"error: {error}")
     _composed()

@@ -3,10 +3,10 @@
 import json
 import math
 import signal
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -22,7 +22,7 @@ from training.parallel import Processes
 from training.precision import Precision
 from training.progress import Progress
 from training.sharding import drop_unused, shared_like, shared_optimizer_state, whole, whole_weights
-from training.signals import stop_signals
+from training.signals import Stop, Wish, stop_signals
 from training.state import load_state, random_states, save_state, set_random_states
 from training.tracking import Tracker
 from training.validation import Validation, figures, shown
@@ -65,6 +65,7 @@ class Trainer:
         self._average = Average(self.objective.model, loop.ema) if loop.ema else None
         self._norm = 0.0
         self.last_loss = math.nan
+        self._wish = Wish()
 
     def run(self) -> None:
         """Train up to `loop.steps`, or until the metric has not risen for `loop.patience` validations.
@@ -77,16 +78,30 @@ class Trainer:
         loop = self.config.loop
         self.objective.train()
         with Progress(loop.steps, self.step, quiet=not self.processes.is_first) as progress, stop_signals() as wish:
+            self._wish = wish
             try:
                 while self.step < loop.steps and not self._is_over():
                     self.one_step()
                     self._after_step(progress)
                     if self.processes.any(wish.signal is not None):
-                        self.save()
-                        progress.say(f"stopped; saved at step {self.step} in {self.folder}")
-                        raise Interrupted(wish.signal or signal.SIGTERM)
+                        self._stop(progress, wish)
+            except Stop:
+                self._undo_step()
+                self._stop(progress, wish)
             finally:
                 self.close()
+
+    def _undo_step(self) -> None:
+        # Up to the optimizer's step nothing has changed but gradients, the place in the data and dropout's generator.
+        feed, generators = self._before
+        self.optimizers.zero_grad()
+        self._feed.give_back(feed)
+        set_random_states(generators, self.device)
+
+    def _stop(self, progress: Progress, wish: Wish) -> NoReturn:
+        self.save()
+        progress.say(f"stopped; saved at step {self.step} in {self.folder}")
+        raise Interrupted(wish.signal or signal.SIGTERM)
 
     def close(self) -> None:
         """Let the thread that makes batches end; no further step can be taken."""
@@ -98,15 +113,18 @@ class Trainer:
         Raises:
             NotFinite: as `run`.
         """
+        self._before = self._feed.state(), random_states(self.device)
         slots = self._feed.take(self.step)
         totals, tasks = [], set[str]()
-        for slot in slots:
-            with self._precision.autocast():
-                loss, losses = self.objective(slot.batch)
-            self._precision.backward(loss * slot.share)
-            self._meter.add(losses, slot.batch)
-            totals.append(loss.detach())
-            tasks |= losses.keys()
+        # A large model's step takes minutes on a CPU, and so does compiling. Of several processes none can leave alone.
+        with self._wish.granted_at_once() if self.processes.world_size == 1 else nullcontext():
+            for slot in slots:
+                with self._precision.autocast():
+                    loss, losses = self.objective(slot.batch)
+                self._precision.backward(loss * slot.share)
+                self._meter.add(losses, slot.batch)
+                totals.append(loss.detach())
+                tasks |= losses.keys()
         found = torch.stack(totals).tolist()  # waits for the device once a step
         for slot, total in zip(slots, found, strict=True):
             if not math.isfinite(total):

@@ -87,6 +87,28 @@ def test_a_signal_is_granted_between_two_steps(data: Path, tmp_path: Path) -> No
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_signal_within_a_step_ends_it_at_once_and_loses_no_bit(at: int, data: Path, tmp_path: Path) -> None:
+    trainer(data, tmp_path / "whole", *RICH).run()
+    run = trainer(data, tmp_path / "parts", *RICH)
+    batches = 0
+
+    def send(*_: object) -> None:
+        nonlocal batches
+        if run.step == at:
+            batches += 1
+        if batches == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run.objective.model.encoder.register_forward_hook(send)
+    with pytest.raises(Interrupted):
+        run.run()
+    assert batches == 2  # of six
+    assert state(tmp_path / "parts")["step"] == at
+    trainer(data, tmp_path / "parts", *RICH, f"resume_from={tmp_path / 'parts'}").run()
+    assert equal(state(tmp_path / "parts"), state(tmp_path / "whole"))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_process_is_taken_up_again(number: signal.Signals, data: Path, tmp_path: Path) -> None:
