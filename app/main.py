@@ -14,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api import compatibility, health, routes
+from app.api.bodies import BodyBudget, BodyLimit
 from app.api.keys import Gate
-from app.api.middleware import BodyLimit, ConcurrencyLimit, Observe
+from app.api.middleware import ConcurrencyLimit, Observe
 from app.api.openapi import describe
 from app.api.problems import Problem, invalid, problem_of
 from app.api.validation import field_errors
@@ -26,6 +27,13 @@ from app.settings import Settings
 from app.version import VERSION
 
 _DESCRIPTION = "Summaries, emotions and topics of texts, from one encoder-decoder model."
+_LIMITS = """
+
+This server waits {header_timeout_s:g} s for headers (64 KiB), {body_timeout_s:g} s for a body ({max_body_bytes:,}
+bytes, 65,536 chunks, 10,000 JSON lists and objects), {write_timeout_s:g} s in all for an answer to be read, and
+{idle_timeout_s:g} s for the next request of a connection. It holds {max_buffered_bytes:,} bytes of all bodies together,
+and {max_connections} connections; beyond that the one that has been without a request for longest is closed.
+"""
 _HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms")
 
 
@@ -42,7 +50,7 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
     app = FastAPIOffline(
         title="LexiMind",
         version=VERSION,
-        description=_DESCRIPTION,
+        description=_DESCRIPTION + _LIMITS.format_map(_shown_limits(settings)),
         lifespan=_lifespan(service),
         redoc_url=None,
         static_url="/docs/assets",
@@ -57,6 +65,11 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
     app.openapi = lambda: schema  # type: ignore[method-assign]
     _surround(app, service, paths={*schema["paths"], "/docs", "/openapi.json"})
     return app
+
+
+def _shown_limits(settings: Settings) -> dict[str, Any]:
+    shown = settings.model_dump(exclude={"api_keys", "admin_keys"})
+    return shown | {"max_connections": settings.max_connections or "at most 4096"}
 
 
 def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
@@ -103,7 +116,12 @@ def _of_http(error: HTTPException) -> Problem:
 def _surround(app: FastAPI, service: Service, paths: set[str]) -> None:
     settings = service.settings
     app.add_middleware(ConcurrencyLimit, max_requests=settings.max_concurrent_requests, metrics=service.metrics)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        timeout_s=settings.body_timeout_s,
+        budget=BodyBudget(settings.max_buffered_bytes, service.metrics),
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

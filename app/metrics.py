@@ -40,6 +40,7 @@ class Metrics:
         self.registry = CollectorRegistry() if registry is None else registry
         # A second series for each, with the time of its birth, that no query asks for.
         disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._define_connections()
         self._define_requests()
         self._define_work()
         self._define_facts()
@@ -48,12 +49,22 @@ class Metrics:
         """All metrics in the text format that Prometheus scrapes; its type is `content_type`."""
         return generate_latest(self.registry)
 
+    def _define_connections(self) -> None:
+        self.open_connections = self._gauge("open_connections", "Connections of clients.")
+        self.open_connections_limit = self._gauge("open_connections_limit", "Most connections (max_connections).")
+        self.buffered_bytes = self._gauge("buffered_bytes", "Bytes of request bodies that are held.")
+        self.buffered_bytes_limit = self._gauge("buffered_bytes_limit", "Most of them (max_buffered_bytes).")
+
     def _define_requests(self) -> None:
         self.requests_total = self._counter("requests_total", "Answered HTTP requests.", "route", "status")
         # reason: validation, overloaded, deadline, cancelled or engine
         self.request_failures_total = self._counter("request_failures_total", "Requests without an answer.", "reason")
         self.request_duration_seconds = self._histogram(
-            "request_duration_seconds", "From the request's first byte to the answer's last.", _REQUEST_S, "route"
+            "request_duration_seconds",
+            "From the request's head to the answer's last byte.",
+            _REQUEST_S,
+            "route",
+            "outcome",  # answered, refused, cancelled or failed
         )
         self.active_requests = self._gauge("active_requests", "HTTP requests in progress.")
         self.queue_requests = self._gauge("queue_requests", "Accepted sources that wait for the encoder.")

@@ -1,7 +1,9 @@
 """The app under uvicorn: the socket, signals, and how a process ends."""
 
 import asyncio
+import functools
 import logging
+import math
 import signal
 import socket
 import time
@@ -11,6 +13,15 @@ import uvicorn
 from fastapi import FastAPI
 
 from app.api.keys import Gate
+from app.connections import (
+    ACCEPTED_AT_ONCE,
+    Connection,
+    ConnectionLimits,
+    Connections,
+    Listener,
+    connection_limit,
+    quiet_exception_handler,
+)
 from app.keys import KeysError
 from app.main import create_app
 from app.service import Service
@@ -19,7 +30,6 @@ from app.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
 
-_BACKLOG = 2048
 _GLANCE_S = 0.1
 _GRACE_S = 5.0  # for telling those that were cut off at the drain's end that they were
 
@@ -59,37 +69,55 @@ class _Server(uvicorn.Server):
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         grace_s = settings.drain_timeout_s + _GRACE_S
+        self._service: Service = app.state.service
+        limits = ConnectionLimits(
+            max_connections=connection_limit(settings.max_connections),
+            header_timeout_s=settings.header_timeout_s,
+            body_timeout_s=settings.body_timeout_s,
+            write_timeout_s=settings.write_timeout_s,
+            idle_timeout_s=settings.idle_timeout_s,
+        )
+        self._connections = Connections(limits, self._service.metrics)
         super().__init__(
             uvicorn.Config(
                 app,
+                http=functools.partial(Connection, connections=self._connections),  # type: ignore[arg-type]
+                ws="none",
+                loop="asyncio",  # what `Listener` knows
+                backlog=ACCEPTED_AT_ONCE,
                 log_config=None,
                 access_log=False,
                 lifespan="on",
+                timeout_keep_alive=math.ceil(settings.idle_timeout_s),
                 timeout_graceful_shutdown=int(grace_s) + 1,
                 proxy_headers=bool(settings.trusted_proxies),
                 forwarded_allow_ips=list(settings.trusted_proxies),
             )
         )
-        self._service: Service = app.state.service
         self._gate: Gate = app.state.gate
         self._drain_timeout_s = settings.drain_timeout_s
         self._is_hurried = False
+        self._signal: int | None = None
 
     def handle_failure(self) -> None:
         """End the process: there is nothing to serve."""
         self.should_exit = True
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+    def handle_exit(self, sig: int, _: FrameType | None) -> None:
         """A signal to end; Ctrl-C while requests in progress finish cuts them off, and they are told so."""
+        self._signal = sig
         if not self.should_exit:
-            super().handle_exit(sig, frame)
+            self.should_exit = True
         elif sig == signal.SIGINT:  # SIGTERM may come twice, by way of a parent
             self._is_hurried = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Read keys again whenever SIGHUP comes, then listen."""
+        """Listen, watch the connections' time limits until the process ends, and read keys again when SIGHUP comes."""
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(quiet_exception_handler())
         if hasattr(signal, "SIGHUP"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload_keys)
+            loop.add_signal_handler(signal.SIGHUP, self._reload_keys)
+        self._watch = asyncio.create_task(self._connections.watch())
         await super().startup(sockets)
 
     def _reload_keys(self) -> None:
@@ -101,6 +129,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop listening; wait; cut off what is left; then the app's own shutdown."""
         self._service.begin_drain()
+        self._connections.is_draining = True
         if self._service.failure is None:
             extra = {"requests": len(self.server_state.tasks), "at_most_s": self._drain_timeout_s}
             logger.info("draining: requests in progress may finish; Ctrl-C cuts them off", extra=extra)
@@ -109,6 +138,7 @@ class _Server(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             cut_off.cancel()
+            self._watch.cancel()
 
     async def _cut_off(self) -> None:
         end = time.monotonic() + self._drain_timeout_s
@@ -117,13 +147,15 @@ class _Server(uvicorn.Server):
         if self.server_state.tasks:
             reason = "Ctrl-C came" if self._is_hurried else "drain_timeout_s is over"
             logger.warning("%s, and requests are still in progress; they are told so", reason)
+            if self._signal is not None:  # uvicorn raises it again at the end: the process did not end as it should
+                self._captured_signals.append(self._signal)
         await self._service.drain(0.0)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int) -> Listener:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        listener = Listener(fileno=socket.create_server((host, port), family=family).detach())
         # Connections inherit it. asyncio sets it only on sockets whose protocol number is given, which these have not;
         # without it an answer's body waits 40 ms for the client's acknowledgement of its head.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

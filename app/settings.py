@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.keys import key_digest
@@ -72,6 +72,32 @@ class Settings(BaseSettings):
         "none by default.",
     )
 
+    max_connections: int = Field(
+        default=0,
+        ge=0,
+        description="Most open connections; then the one that has been without a request for longest is closed for a "
+        "new one. 0: 4096, or what the limit of descriptors (raised at start where allowed) leaves.",
+    )
+    header_timeout_s: float = Field(
+        default=10.0, gt=0, allow_inf_nan=False, description="Seconds for a request's headers to come."
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, allow_inf_nan=False, description="Seconds for a request's body to come."
+    )
+    write_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds, in all, that a client may leave an answer unread that waits for it; then it is cut off.",
+    )
+    idle_timeout_s: float = Field(
+        default=60.0, gt=0, allow_inf_nan=False, description="Seconds that a connection stays open between requests."
+    )
+    max_buffered_bytes: int = Field(
+        default=256 * 2**20,
+        ge=1,
+        description="Most bytes of all request bodies together; then the oldest that is incomplete is given up.",
+    )
     max_body_bytes: int = Field(default=2 * 2**20, ge=1, description="Longest request body in bytes.")
     max_text_chars: int = Field(default=200_000, ge=1, description="Longest text in characters.")
     max_items: int = Field(default=32, ge=1, description="Most texts in a request.")
@@ -115,6 +141,13 @@ class Settings(BaseSettings):
             if origin != "*" and not re.match("https?://", origin):
                 raise ValueError(f"{origin} is no origin; write it with its scheme, such as https://{origin}")
         return origins
+
+    @field_validator("max_body_bytes")
+    @classmethod
+    def _check_buffer(cls, max_body_bytes: int, info: ValidationInfo) -> int:
+        if max_body_bytes > (buffered := info.data.get("max_buffered_bytes", max_body_bytes)):
+            raise ValueError(f"it must be at most max_buffered_bytes, {buffered}; lower it or raise that")
+        return max_body_bytes
 
     @field_validator("api_keys", "admin_keys", mode="before")
     @classmethod

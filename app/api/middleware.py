@@ -1,7 +1,5 @@
-"""What surrounds every HTTP exchange: id, log line and metrics; the longest body; how many at once. Pure ASGI."""
+"""What surrounds every HTTP exchange: id, log line and metrics; how many at once. Pure ASGI."""
 
-import asyncio
-import contextlib
 import logging
 import re
 import time
@@ -11,7 +9,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import Problem, failure_reason, overloaded
+from app.api.problems import CLIENT_LEFT, Problem, failure_reason, outcome, overloaded
 from app.metrics import Metrics
 from app.telemetry import request_id_var
 
@@ -20,10 +18,8 @@ logger = logging.getLogger("leximind.access")
 # What probes and Prometheus ask every few seconds; in the log it would bury the rest.
 _ROUTINE = ("/health", "/health/live", "/health/ready", "/metrics")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# A client that is cut off while it sends sees a broken connection and not the answer, so what it still sends is
-# thrown away first, within these bounds.
-_DISCARD_BYTES = 16 * 2**20
-_DISCARD_S = 5.0
+# What the log has of a request beside route, status and time, by its name in the ASGI state: counts and names, no text.
+_LOGGED = ("key_id", "input_tokens", "output_tokens")
 
 
 class Observe:
@@ -47,18 +43,23 @@ class Observe:
         token = request_id_var.set(request_id)
         started_at = time.perf_counter()
         status = 0
+        is_complete = False
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            is_complete = not message.get("more_body", message["type"] == "http.response.start")
             await send(message)
 
+        scope.setdefault("state", {})
         # Whatever can be got can be headed; the server leaves the body out.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
             await self._app(inner, receive, send_with_id)
+            if not is_complete or scope["state"].get("client_left"):  # or did not read
+                status = CLIENT_LEFT
         except Exception:
             logging.getLogger(__name__).exception("unforeseen error")
             if not status:
@@ -71,66 +72,26 @@ class Observe:
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope["path"] if scope["path"] in self._paths else "unmatched"
         self._metrics.requests_total.labels(route, str(status)).inc()
-        self._metrics.request_duration_seconds.labels(route).observe(seconds)
+        self._metrics.request_duration_seconds.labels(route, outcome(status)).observe(seconds)
         reason = failure_reason(status)
         if reason and scope["method"] == "POST":  # a probe that hears "loading" has its answer
             self._metrics.request_failures_total.labels(reason).inc()
         level = logging.DEBUG if route.endswith(_ROUTINE) else logging.INFO
-        extra = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        logger.log(level, scope["method"], extra=extra)
-
-
-class BodyLimit:
-    """Refuses bodies over `max_bytes`, announced or not, and lets clients finish sending before they are refused."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one exchange."""
-        if scope["type"] != "http" or scope["method"] not in ("POST", "PUT", "PATCH"):
-            await self._app(scope, receive, send)
+        if not logger.isEnabledFor(level):
             return
-        headers = Headers(scope=scope)
-        announced = headers.get("content-length", "")
-        num_bytes = 0
-        is_complete = "expect" in headers  # such a client waits for leave to send, and will not send
-
-        async def receive_counted() -> Message:
-            nonlocal num_bytes, is_complete
-            message = await receive()
-            num_bytes += len(message.get("body", b""))
-            is_complete = not message.get("more_body", False)
-            return message
-
-        async def receive_limited() -> Message:
-            if announced.isdigit() and int(announced) > self._max_bytes:
-                raise self._too_large(announced)
-            message = await receive_counted()
-            if num_bytes > self._max_bytes:
-                raise self._too_large(f"more than {self._max_bytes}")
-            return message
-
-        async def send_after_body(message: Message) -> None:
-            if message["type"] == "http.response.start" and not is_complete:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_DISCARD_S):
-                        while not is_complete and num_bytes < _DISCARD_BYTES:
-                            await receive_counted()
-            await send(message)
-
-        await self._app(scope, receive_limited, send_after_body)
-
-    def _too_large(self, value: str) -> Problem:
-        detail = f"the body has {value} bytes, {self._max_bytes} are allowed (max_body_bytes); send it in parts"
-        return Problem(413, detail)
+        extra = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        state = scope["state"]
+        extra |= {name: state[name] for name in _LOGGED if name in state}
+        if "loaded" in state:  # a request for work that came as far as that
+            extra |= {"model": state["loaded"].checkpoint.name, "priority": state.get("priority", "interactive")}
+        logger.log(level, scope["method"], extra=extra)
 
 
 class ConcurrencyLimit:
     """At most `max_requests` calls for work (POST) at once, streams until their end; more are told to come back.
 
-    One that is refused counts no more, however long its client still sends.
+    One counts from the end of its body, so that no place is held by sending slowly, to its answer's; one that is
+    refused counts no more.
     """
 
     def __init__(self, app: ASGIApp, max_requests: int, metrics: Metrics) -> None:
@@ -144,14 +105,20 @@ class ConcurrencyLimit:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        if self._active >= self._max_requests:
-            problem = overloaded(
-                f"{self._active} requests in progress, {self._max_requests} are allowed; retry in 1 s", 1
-            )
-            await problem.response()(scope, receive, send)
+        if self._active >= self._max_requests:  # before anything is read, since it costs least
+            await self._refusal().response()(scope, receive, send)
             return
-        self._count(1)
-        counts = True
+        counts = False
+
+        async def receive_counted() -> Message:
+            nonlocal counts
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False) and not counts:
+                if self._active >= self._max_requests:
+                    raise self._refusal()
+                self._count(1)
+                counts = True
+            return message
 
         async def send_freely(message: Message) -> None:
             nonlocal counts
@@ -161,10 +128,13 @@ class ConcurrencyLimit:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_freely)
+            await self._app(scope, receive_counted, send_freely)
         finally:
             if counts:
                 self._count(-1)
+
+    def _refusal(self) -> Problem:
+        return overloaded(f"{self._active} requests in progress, {self._max_requests} are allowed; retry in 1 s", 1)
 
     def _count(self, more: int) -> None:
         self._active += more

@@ -98,6 +98,13 @@ def failure_reason(status: int) -> str | None:
     return _REASONS.get(status)
 
 
+def outcome(status: int) -> str:
+    """The `outcome` label of durations: answered, refused (4xx), cancelled or failed."""
+    if status == CLIENT_LEFT:
+        return "cancelled"
+    return "answered" if status < 400 else "refused" if status < 500 else "failed"
+
+
 _REASONS = {
     **dict.fromkeys((400, 408, 409, 413, 415, 422), "validation"),
     429: "overloaded",

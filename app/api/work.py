@@ -32,6 +32,7 @@ async def plan_texts(request: Request, texts: str | list[str], question: Questio
         raise invalid_field(field_of(place, error.index, is_list=is_list), error.message) from None
     check_cost(settings, plans)
     check_size(settings, plans, place)
+    request.state.input_tokens = sum(plan.num_tokens for plan in plans)
     return plans
 
 
@@ -50,7 +51,9 @@ async def answer_texts(
     """
     plans = await plan_texts(request, texts, question, place)
     loaded = loaded_of(request)
-    return [shape(loaded.checkpoint, answer) for answer in await loaded.documents.answer(plans)]
+    answers = await loaded.documents.answer(plans)
+    request.state.output_tokens = sum(answer.summary.output_tokens for answer in answers if answer.summary)
+    return [shape(loaded.checkpoint, answer) for answer in answers]
 
 
 def settings_of(request: Request) -> Settings:

@@ -29,12 +29,31 @@ class Server:
 @pytest.fixture
 def start(tmp_path: Path, checkpoint_folder: Path) -> Iterator[Callable[..., Server]]:
     """`start("--max-items", "2")`: a server with these flags, not awaited; ended with the test."""
+    yield from _start(tmp_path, checkpoint_folder)
+
+
+@pytest.fixture
+def serve(start: Callable[..., Server]) -> Callable[..., Server]:
+    """As `start`, and ready."""
+    return lambda *flags: _ready(start(*flags))
+
+
+@pytest.fixture(scope="module")
+def serve_shared(tmp_path_factory: pytest.TempPathFactory, checkpoint_folder: Path) -> Iterator[Callable[..., Server]]:
+    """As `serve`, for a fixture of a module; ended with its tests."""
+    servers = _start(tmp_path_factory.mktemp("servers"), checkpoint_folder)
+    start = next(servers)
+    yield lambda *flags: _ready(start(*flags))
+    next(servers, None)
+
+
+def _start(folder: Path, checkpoint_folder: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def run(*flags: str) -> Server:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        log = tmp_path / f"{len(servers)}.log"
+        log = folder / f"{len(servers)}.log"
         command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--threads", "1", "--device", "cpu"]
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -50,18 +69,11 @@ def start(tmp_path: Path, checkpoint_folder: Path) -> Iterator[Callable[..., Ser
         server.process.wait(10)
 
 
-@pytest.fixture
-def serve(start: Callable[..., Server]) -> Callable[..., Server]:
-    """As `start`, and ready."""
-
-    def run(*flags: str) -> Server:
-        server = start(*flags)
-        give_up = time.monotonic() + _READY_WITHIN_S
-        while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"{server.url}/health/ready", timeout=2):
-                return server
-            assert server.process.poll() is None, server.log.read_text()
-            assert time.monotonic() < give_up, server.log.read_text()
-            time.sleep(0.1)
-
-    return run
+def _ready(server: Server) -> Server:
+    give_up = time.monotonic() + _READY_WITHIN_S
+    while True:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{server.url}/health/ready", timeout=2):
+            return server
+        assert server.process.poll() is None, server.log.read_text()
+        assert time.monotonic() < give_up, server.log.read_text()
+        time.sleep(0.1)

@@ -154,7 +154,8 @@ async def test_extremes_that_are_allowed_are_answered(
         (b'{"text": "\xff"}', "byte 10 of the body is not UTF-8"),
         (b'{"text": "a", "temperature": NaN}', "NaN is no JSON number"),
         (b'{"text": "a", "temperature": -Infinity}', "-Infinity is no JSON number"),
-        (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
+        (b'{"text": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "the JSON has 100001 lists and objects"),
+        (b'{"text": "[a\\"[\\\\", "x": [' + b"[]," * 10_000 + b"[]]}", "10003 lists and objects, 10000 are allowed"),
         (b'{"text": "a", "seed": ' + b"1" * 5000 + b"}", "integer string conversion"),
     ],
 )
@@ -198,6 +199,17 @@ async def test_other_content_type_is_415_with_the_remedy(client: httpx.AsyncClie
     response = await client.post("/topic", content=b'{"text": "a"}', headers={"content-type": content_type})
     assert response.status_code == 415
     assert "send Content-Type: application/json" in response.json()["detail"]
+
+
+async def test_deep_nesting_is_refused_by_the_parser_or_the_schema(client: httpx.AsyncClient) -> None:
+    body = b'{"text": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"  # newer interpreters read that
+    response = await client.post("/topic", content=body, headers=JSON)
+    assert response.status_code in (400, 422)
+
+
+async def test_brackets_in_a_text_are_text(client: httpx.AsyncClient) -> None:
+    text = '[a] {b} "[" \\ ' * 2_000
+    assert (await client.post("/topic", json={"text": text})).status_code == 200
 
 
 async def test_compressed_body_is_415_with_the_remedy(client: httpx.AsyncClient) -> None:

@@ -1,0 +1,84 @@
+"""What of `app.connections` needs no server; the limits themselves are attacked in tests/e2e/test_attacks.py."""
+
+import asyncio
+import errno
+import hashlib
+import inspect
+import logging
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.protocols.http import flow_control, httptools_impl
+from uvicorn.server import Server
+
+from app.connections import Listener, connection_limit, quiet_exception_handler
+
+_READ_AT = "4b7d950418d92b33"
+
+
+def test_internals_of_uvicorn_are_those_that_were_read() -> None:
+    """`Connection` overrides methods that uvicorn promises nobody. Read what changed, then write it here."""
+    pinned = Path(__file__).parents[2].joinpath("constraints.txt").read_text()
+    assert f"\nuvicorn=={uvicorn.__version__}\n" in pinned
+    source = "".join(inspect.getsource(part) for part in (httptools_impl, flow_control, Server))
+    assert hashlib.sha256(source.encode()).hexdigest()[:16] == _READ_AT
+
+
+def test_connection_limit_is_below_that_of_descriptors_which_is_raised() -> None:
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 400));"
+        "from app.connections import connection_limit;"
+        "print(connection_limit(0), connection_limit(50), connection_limit(1000), resource.getrlimit(7)[0])"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.split() == ["272", "50", "272", "400"]
+    assert "max_connections is 1000, but only 400 descriptors may be open: it is 272" in ended.stderr
+    assert connection_limit(0) <= 4096
+
+
+class _Exhausted(Listener):
+    """As if the process had no descriptor left for `failures` more times."""
+
+    failures = 4
+
+    def _accept(self) -> tuple[int, tuple[str, int]]:  # type: ignore[override]
+        if self.failures:
+            type(self).failures -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super()._accept()  # type: ignore[misc]
+
+
+async def test_listener_without_descriptors_is_quiet_and_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    loop = asyncio.get_running_loop()
+    told: list[str] = []
+    tell_quietly = quiet_exception_handler()
+
+    def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        told.append(context["message"])
+        tell_quietly(loop, context)
+
+    loop.set_exception_handler(handle)
+    listener = _Exhausted(fileno=socket.create_server(("127.0.0.1", 0)).detach())
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"hello")
+        writer.close()
+
+    server = await asyncio.start_server(answer, sock=listener)
+    async with asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        assert await reader.read() == b"hello"  # two seconds later, when asyncio has listened again twice
+    writer.close()
+    server.close()
+    await server.wait_closed()
+    loop.set_exception_handler(None)
+    assert len(told) == 2  # and not one for every try
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert re.search("no new connections for now: .*Too many open files", caplog.text)
