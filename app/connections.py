@@ -31,14 +31,14 @@ _LINGER_S = 2.0
 _DRAIN_IDLE_S = 1.0
 _DRAIN_WRITE_S = 2.0
 _MAX_HEAD_BYTES = 64 * 1024
-# A callback each: 1 µs. Clients that stream send a chunk per write, which may be a few bytes.
+# A callback each. Clients that stream send a chunk per write, which may be a few bytes.
 _MAX_BODY_CHUNKS = 65_536
-# Of a socket at a time, asyncio's default being 256 KiB: chunks of one byte take 10 ms instead of 40 to be parsed.
+# Of a socket at a time, asyncio's default being 256 KiB: what is parsed in one go stops the loop, chunks of a byte most.
 _READ_BYTES = 64 * 1024
 _MAX_PIPELINED = 1  # with more, reading pauses; it must not with the first, or nobody would see that its client left
 
 _RESERVED_DESCRIPTORS = 128  # for libraries, checkpoints, logs and what is accepted between two rounds of the loop
-_MOST_CONNECTIONS = 4096  # unless asked otherwise; one without a request takes 15 kB
+_MOST_CONNECTIONS = 4096  # unless asked otherwise
 ACCEPTED_AT_ONCE = 32
 _BACKLOG = 2048
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)

@@ -37,7 +37,7 @@ class WorkRoute(APIRoute):
             arrived_at = time.monotonic()
             key = gate.admit(request.headers, request.client.host if request.client else "", arrived_at)
             if key is not None:
-                request.state.key_id, request.state.key_class = key.id, key.key_class
+                request.state.key_id, request.state.priority = key.id, key.key_class
             request.state.loaded = service.loaded
             timeout_s = _timeout_s(request, service.settings.deadline_s)
             request.state.deadline = arrived_at + timeout_s
