@@ -119,7 +119,6 @@ class Documents:
             async for number, item in items:
                 if isinstance(item, EngineAnswer):
                     answers[number] = item
-                    made[number] += decoders[number].finish()
                 else:
                     made[number] += decoders[number].push(item)
                 while current < len(made):

@@ -187,6 +187,7 @@ def _hollow_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype) -
     _check_fit(folder, config, tokenizer, tasks)
     weights = StoredWeights([folder / "model.safetensors"], dtype, device)
     model = _hollow(config, weights.shapes, str(folder))
+    model.byte_pieces = tokenizer.byte_pieces
     num_parameters = sum(math.prod(shape) for shape in weights.shapes.values())
     return Checkpoint(model, tokenizer, tasks, manifest, folder, num_parameters), weights
 

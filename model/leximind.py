@@ -34,6 +34,7 @@ class LexiMind(nn.Module):
             self.emotion_head = ClassificationHead(config.d_model, config.num_emotions, config.dropout)
         if config.num_topics:
             self.topic_head = ClassificationHead(config.d_model, config.num_topics, config.dropout)
+        self.byte_pieces: tuple[int, ...] = ()  # of bytes 0 to 255, where the vocabulary spells characters in bytes
         self.packed_lm_head: nn.Module | None = None  # these three by model.packed, after loading
         self.native_encoder: NativeEncoder | None = None
         self.native_decoder: NativeDecoder | None = None

@@ -3,6 +3,7 @@
 Control tokens have no spelling here: a text that contains `</s>` or `<extra_id_0>` is a text, not an instruction.
 """
 
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import sentencepiece
 
 from model.errors import TokenizerError
 
-_REPLACEMENT = "\ufffd"
+_LONGEST_CHARACTER = 4  # bytes in UTF-8
 
 
 class Tokenizer:
@@ -32,6 +33,11 @@ class Tokenizer:
             raise TokenizerError(f"{path}: pad, end and unknown are {ids}; a T5 vocabulary has (0, 1, 2)")
         self.eos_id = 1
         self.num_pieces: int = self._pieces.get_piece_size()
+        # Ids of the pieces of bytes 0 to 255; SentencePiece has all of them or none.
+        has_bytes = any(self._pieces.is_byte(list(range(self.num_pieces))))
+        spelled = [f"<0x{byte:02X}>" for byte in range(256)] if has_bytes else []
+        self.byte_pieces: tuple[int, ...] = tuple(map(self._pieces.piece_to_id, spelled))
+        self._byte_of = {piece: byte for byte, piece in enumerate(self.byte_pieces)}
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without the end token."""
@@ -51,9 +57,18 @@ class Tokenizer:
         return piece
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Text of `token_ids`; control tokens, sentinels and padding rows have no text."""
-        text: str = self._pieces.decode([i for i in token_ids if 2 < i < self.num_pieces])
+        """Text of `token_ids`; control tokens, sentinels and padding rows have none, nor a last character in parts."""
+        pieces = [i for i in token_ids if 2 < i < self.num_pieces]
+        text: str = self._pieces.decode(pieces[: len(pieces) - self._num_unfinished(pieces)])
         return text.strip()
+
+    def _num_unfinished(self, pieces: Sequence[int]) -> int:
+        """How many bytes at the end are the start of a character that is not complete."""
+        if not pieces or pieces[-1] not in self._byte_of:
+            return 0
+        held = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        held.decode(bytes(self._byte_of.get(piece, 0) for piece in pieces[-_LONGEST_CHARACTER:]))
+        return len(held.getstate()[0])
 
 
 class IncrementalDecoder:
@@ -68,14 +83,5 @@ class IncrementalDecoder:
         """The text that `token_id` completes; empty while a character is still in parts."""
         self._token_ids.append(token_id)
         text = self._tokenizer.decode(self._token_ids)
-        if text.endswith(_REPLACEMENT):  # a byte-fallback character whose bytes have not all come
-            return ""
-        return self._take(text)
-
-    def finish(self) -> str:
-        """What was held back."""
-        return self._take(self._tokenizer.decode(self._token_ids))
-
-    def _take(self, text: str) -> str:
         new, self._emitted = text[len(self._emitted) :], text
         return new

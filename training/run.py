@@ -75,6 +75,7 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
     tokenizer = Tokenizer(spiece)
     learned = learned_tasks(row for rows in examples.values() for row in rows)
     model = _model(with_heads(architecture, config, learned, source), tokenizer, source)
+    model.byte_pieces = tokenizer.byte_pieces
     config = replace(config, model={name: getattr(model.config, name) for name in config.model})  # of null: as it is
     tasks = _tasks(config, model.config, source)
     split = read_split(Path(data.root), "dev", tasks, learned)

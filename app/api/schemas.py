@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pydantic_core import PydanticCustomError
 
 from app.planning import OnLong
-from model.decoding.options import MAX_BEAMS, DecodingOptions, FinishReason
+from model.decoding.options import MAX_BEAMS, MAX_NGRAM_SIZE, DecodingOptions, FinishReason
 from model.errors import OptionsError
 from model.tasks import TASKS, Task
 
@@ -61,7 +61,10 @@ class SummaryOptions(Request):
     )
     early_stopping: EarlyStopping = Field(default=_DEFAULT.early_stopping, description="With beams: when to stop.")
     no_repeat_ngram_size: int = Field(
-        default=_DEFAULT.no_repeat_ngram_size, ge=0, description="n-grams that occur once; 0: off."
+        default=_DEFAULT.no_repeat_ngram_size,
+        ge=0,
+        le=MAX_NGRAM_SIZE,
+        description="n-grams of so many words or parts of words occur once; 0: off.",
     )
     repetition_penalty: float = Field(
         default=_DEFAULT.repetition_penalty, ge=0.01, le=100, description="Above 1 avoids used tokens."

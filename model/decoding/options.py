@@ -6,6 +6,7 @@ from typing import Literal
 from model.errors import OptionsError
 
 MAX_BEAMS = 8
+MAX_NGRAM_SIZE = 16  # a step looks at so many places before each token that a row holds
 FinishReason = Literal["stop", "length"]
 
 
@@ -50,7 +51,12 @@ class DecodingOptions:
             self.early_stopping in (True, False, "never"),
             'true, false or "never"',
         )
-        _check("no_repeat_ngram_size", self.no_repeat_ngram_size, self.no_repeat_ngram_size >= 0, "0 (off) or more")
+        _check(
+            "no_repeat_ngram_size",
+            self.no_repeat_ngram_size,
+            0 <= self.no_repeat_ngram_size <= MAX_NGRAM_SIZE,
+            f"between 0 (off) and {MAX_NGRAM_SIZE}",
+        )
         _check(
             "repetition_penalty",
             self.repetition_penalty,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.decoding.characters import Characters
 from model.decoding.options import DecodingOptions, DecodingResult
 from model.decoding.rules import Rules
 from model.leximind import LexiMind
@@ -59,6 +60,8 @@ class Rows(ABC):
         self.state: dict[str, Tensor] = {}
         self.config = model.config
         self.device = model.device
+        pieces = model.byte_pieces
+        self._characters = Characters(pieces, model.config.vocab_size, model.device) if pieces else None
         self._rules: Rules | None = None
 
     def add(
@@ -104,7 +107,7 @@ class Rows(ABC):
     def allowed(self, scores: Tensor) -> Tensor:
         """`scores` (R, V) under every row's rules; to be called after the model's step."""
         if self._rules is None:
-            self._rules = Rules(self.config, self.options, self.num_beams, self.device)
+            self._rules = Rules(self.config, self.options, self.num_beams, self.device, self._characters)
         newest = self.cache.positions[: self.cache.num_rows] - 1  # the model has advanced the cache already
         held = self.state["tokens"][:, :, : self.cache.target_length - 1].flatten(0, 1)
         return self._rules.apply(scores, held, newest)

@@ -20,7 +20,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("num_beams", 9, "between 1 and 8"),
     *[("length_penalty", value, "between -10 and 10") for value in (-10.1, 11, NAN, INFINITE)],
     ("early_stopping", "always", 'true, false or "never"'),
-    ("no_repeat_ngram_size", -1, "0 (off) or more"),
+    *[("no_repeat_ngram_size", value, "between 0 (off) and 16") for value in (-1, 17, 10**30)],
     *[("repetition_penalty", value, "between 0.01 and 100 (1.0: off)") for value in (0.0, 1e-45, 101, NAN, INFINITE)],
     *[("temperature", value, "between 0.01 and 100") for value in (0.0, -1.0, 1e-40, 1e300, NAN)],
     ("top_k", -1, "0 (off) or more"),
@@ -37,7 +37,7 @@ EXTREME: list[dict[str, Any]] = [
     {"do_sample": True, "top_p": 1e-300},
     {"do_sample": True, "top_k": 10**30},
     {"do_sample": True, "top_k": 1, "seed": 2**63 - 1},
-    {"no_repeat_ngram_size": 10**19},
+    {"no_repeat_ngram_size": 16},
     {"num_beams": 8, "max_new_tokens": 1},
 ]
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 from transformers.generation.logits_process import (
     MinNewTokensLengthLogitsProcessor,
@@ -86,6 +89,47 @@ def test_rules_equal_transformers_processors(size: int, penalty: float) -> None:
         ahead = torch.where(torch.arange(12) <= newest, tokens, 0)  # as in a batch with an older row
         ours = Rules(CONFIG, [options] * 4, 1, torch.device("cpu"))
         assert torch.equal(ours.apply(scores.clone(), ahead, torch.full((4,), newest)), theirs)
+
+
+def test_sizes_that_differ_by_row_equal_transformers_processor_of_each() -> None:
+    generator = torch.Generator().manual_seed(8)
+    sizes = [3, 0, 16, 1, 2, 3, 0, 5]
+    scores = torch.randn(8, 96, generator=generator)
+    tokens = torch.randint(3, 5, (8, 60), generator=generator)
+    tokens[:, 0] = 0
+    tokens[2, 31:60] = tokens[2, 1:30]  # so that sixteen tokens return
+    rules = Rules(CONFIG, [replace(FREE, no_repeat_ngram_size=size) for size in sizes], 1, torch.device("cpu"))
+    for newest in (0, 2, 30, 58):
+        ahead = torch.where(torch.arange(60) <= newest, tokens, 0)
+        ours = rules.apply(scores.clone(), ahead, torch.full((8,), newest))
+        for row, size in enumerate(sizes):
+            held, theirs = tokens[row : row + 1, : newest + 1], scores[row : row + 1]
+            theirs = NoRepeatNGramLogitsProcessor(size)(held, theirs) if size else theirs
+            theirs = SuppressTokensLogitsProcessor([0, 2, *range(90, 96)])(held, theirs)
+            assert torch.equal(ours[row : row + 1], theirs), (newest, size)
+
+
+class Elements(TorchDispatchMode):
+    """Counts the numbers that are computed."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.count += sum(one.numel() for one in tree_leaves(result) if isinstance(one, Tensor))
+        return result
+
+
+def test_a_long_ngram_of_one_row_costs_the_others_nothing() -> None:
+    def cost(sizes: list[int]) -> int:
+        rules = Rules(CONFIG, [replace(FREE, no_repeat_ngram_size=size) for size in sizes], 1, torch.device("cpu"))
+        with Elements() as elements:
+            rules.apply(torch.zeros(64, 96), torch.zeros(64, 300, dtype=torch.int64), torch.full((64,), 299))
+        return elements.count
+
+    assert cost([3] * 63 + [16]) < 1.5 * cost([3] * 64)
+    assert cost([0] * 63 + [16]) < 0.5 * cost([3] * 64)
+    assert cost([*range(1, 17)] * 4) < cost([16] * 64)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.0])

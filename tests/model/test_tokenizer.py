@@ -120,7 +120,7 @@ def test_increments_add_up_and_never_hold_half_a_character(spiece: Path) -> None
         parts = [decoder.push(token_id) for token_id in ids]
         for number, part in enumerate(parts):
             assert whole.startswith("".join(parts[: number + 1])), (line, part)
-        assert "".join(parts) + decoder.finish() == whole
+        assert "".join(parts) == whole
 
 
 def test_character_in_bytes_comes_with_its_last_byte(spiece: Path) -> None:
@@ -131,13 +131,40 @@ def test_character_in_bytes_comes_with_its_last_byte(spiece: Path) -> None:
     assert [decoder.push(token_id) for token_id in ids][-5:] == [*[""] * (min(len(ids), 5) - 1), "😀"]
 
 
-def test_bytes_that_never_become_a_character_are_shown_at_the_end(spiece: Path) -> None:
+@pytest.mark.parametrize("character", ["é", "“", "😀"])
+def test_character_that_is_cut_is_dropped(spiece: Path, character: str) -> None:
     tokenizer = Tokenizer(spiece)
-    decoder = IncrementalDecoder(tokenizer)
-    ids = tokenizer.encode("a 😀")[:-1]
-    assert "".join(map(decoder.push, ids)) == "a"
-    assert decoder.finish() == tokenizer.decode(ids)[1:]
-    assert "\ufffd" in tokenizer.decode(ids)
+    ids = tokenizer.encode(f"a {character}")
+    num_bytes = len(character.encode())
+    for missing in range(1, num_bytes):
+        decoder = IncrementalDecoder(tokenizer)
+        assert tokenizer.decode(ids[:-missing]) == "a"
+        assert "".join(map(decoder.push, ids[:-missing])) == "a"
+
+
+def test_bytes_that_are_no_character_are_shown(spiece: Path) -> None:
+    tokenizer = Tokenizer(spiece)
+    lead, *rest = (tokenizer.byte_pieces[byte] for byte in "“".encode())
+    words = tokenizer.encode("a bridge")
+    assert "\ufffd" in tokenizer.decode([lead, *words])
+    assert tokenizer.decode([*words, rest[0]]) == "a bridge\ufffd", "a continuation byte is the start of nothing"
+
+
+def test_byte_pieces_are_in_the_order_of_their_bytes(spiece: Path) -> None:
+    tokenizer = Tokenizer(spiece)
+    assert len(tokenizer.byte_pieces) == 256
+    for character in "é“😀":
+        ids = [tokenizer.byte_pieces[byte] for byte in character.encode()]
+        assert tokenizer.decode(ids) == character
+
+
+def test_vocabulary_without_byte_fallback_has_no_byte_pieces(trained: Path) -> None:
+    assert Tokenizer(trained).byte_pieces == ()
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="the published spiece.model is not beside this checkout")
+def test_published_vocabulary_has_no_byte_pieces() -> None:
+    assert Tokenizer(REAL).byte_pieces == ()
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
