@@ -74,6 +74,11 @@ class KVCache:
         """Documents, source tokens and target tokens that there is room for."""
         return self._cross_k.shape[1], self._cross_k.shape[3], self._self_k.shape[3]
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the keys and values."""
+        return sum(array.nbytes for array in (self._self_k, self._self_v, self._cross_k, self._cross_v))
+
     def age(self, document: int) -> int:
         """Tokens that a document has decoded, known without asking the device."""
         return self._ages[document]

@@ -26,6 +26,8 @@ _LIKE_RATIO = 2
 _LIKE_TOKENS = 64
 # How many sources of others may come between two that were asked together.
 _APART = 32
+# Deadlines of finished jobs that are kept, above as many as there are jobs; bounds how often they are sorted out.
+_SPARE_DEADLINES = 1024
 # Weight of the newest measurement of encoder speed.
 _NEWEST = 0.3
 
@@ -108,15 +110,26 @@ class Scheduler:
         self._take_summarizing(key)
         if job := self._decoding.pop(key, None):
             self.num_rows -= job.num_rows
+        # Entries of what is gone stay until they come up, which a long deadline puts off.
+        if len(self._deadlines) > _SPARE_DEADLINES + 2 * self._num_jobs:
+            self._deadlines = [entry for entry in self._deadlines if self._is_known(entry[1])]
+            heapq.heapify(self._deadlines)
 
     def expired(self, now: float) -> list[int]:
         """Keys of the queued and decoding jobs whose deadline has come; each is told once and stays until removed."""
         keys = []
         while self._deadlines and self._deadlines[0][0] <= now:
             key = heapq.heappop(self._deadlines)[1]
-            if key in self._classifying or key in self._summarizing or key in self._decoding:
+            if self._is_known(key):
                 keys.append(key)
         return keys
+
+    @property
+    def _num_jobs(self) -> int:
+        return len(self._classifying) + len(self._summarizing) + len(self._decoding)
+
+    def _is_known(self, key: int) -> bool:
+        return key in self._classifying or key in self._summarizing or key in self._decoding
 
     def encoded(self, padded_tokens: int, seconds: float) -> None:
         """Learn how fast the encoder is; `max_stall_s` becomes tokens by this."""

@@ -8,12 +8,16 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from app.engine.heap import Heap
 from app.engine.request import DeadlineExceeded, EngineAnswer, EngineError, EngineRequest, News
 from app.engine.runner import Runner
 from app.engine.scheduler import Encode, Idle, Job, Scheduler, Step
 from app.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+_TRIM_EVERY_S = 20.0
+_REST_S = 2.0  # without work, after which what is left to tidy up is
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Worker:
         self._tell = tell
         self._work: dict[int, Work] = {}
         self._first_token_at: dict[int, float] = {}
+        self._heap = Heap(clock, _TRIM_EVERY_S)
 
     def run(self) -> None:
         """Work until a `Stop` comes. A model that fails at one batch fails that batch's requests, no others.
@@ -74,12 +79,13 @@ class Worker:
         has_work = False
         while self._take_orders(wait=not has_work):
             has_work = self._turn()
+            self._heap.give_back()
 
     def _take_orders(self, wait: bool) -> bool:
         """Obey every order at hand, the first of them waited for if `wait`; False when it is time to stop."""
         try:
             while True:
-                order = self.orders.get(block=wait)
+                order = self.orders.get(block=wait, timeout=_REST_S)
                 wait = False
                 if isinstance(order, Stop):
                     return False

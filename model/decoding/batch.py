@@ -13,6 +13,9 @@ from model.decoding.rows import Outcome, Rows, Step
 from model.leximind import LexiMind
 from model.transfer import send
 
+# An empty cache that is no larger is kept, so that requests that come one by one need no new one each.
+_KEPT_BYTES = 32 * 2**20
+
 
 class DecodingBatch:
     """Decoding of many documents on one model; a document's tokens do not depend on what else is in flight."""
@@ -60,7 +63,9 @@ class DecodingBatch:
         groups = [group for group in self._groups.values() if group.keys]
         taken = [(group, group.advance(logits)) for group, logits in zip(groups, self._logits(groups), strict=True)]
         due, self._taken = (self._taken, taken) if self._lags else (taken, [])
-        return [news for group, outcome in due for news in group.report(outcome)]
+        news = [one for group, outcome in due for one in group.report(outcome)]
+        self._give_back()
+        return news
 
     @torch.inference_mode()
     def prepare(self, num_documents: int, source_length: int, target_length: int) -> None:
@@ -86,6 +91,7 @@ class DecodingBatch:
         """Let documents leave unfinished; keys that are not in flight are ignored."""
         for group in self._groups.values():
             group.remove(keys)
+        self._give_back()
 
     def _group(self, num_beams: int) -> Rows:
         if num_beams not in self._groups:
@@ -93,8 +99,15 @@ class DecodingBatch:
             self._groups[num_beams] = GreedyRows(self._model) if num_beams == 1 else BeamRows(self._model, num_beams)
         return self._groups[num_beams]
 
+    def _give_back(self) -> None:
+        # One large request, or a crowd with beams of every width, would fill memory for good. Recorded steps hold their
+        # caches, and recording takes longer than a request: there it is enough to have no more than one idle width.
+        if self._graphs is None:
+            for num_beams, group in list(self._groups.items()):
+                if not group.keys and (num_beams > 1 or group.cache.num_bytes > _KEPT_BYTES):
+                    del self._groups[num_beams]
+
     def _forget_idle_beams(self) -> None:
-        # Clients may ask for every width there is; the caches of all would be held for good.
         for num_beams, group in list(self._groups.items()):
             if num_beams > 1 and not group.keys:
                 del self._groups[num_beams]

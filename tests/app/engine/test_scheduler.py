@@ -20,6 +20,16 @@ def scheduler(*jobs: Job, batch_tokens: int = 100, rows: int = 4, stall_s: float
     return made
 
 
+def test_deadlines_of_finished_jobs_do_not_pile_up() -> None:
+    policy = scheduler(*(job(key, deadline=100.0 + key) for key in range(3)), batch_tokens=10)
+    for key in range(3, 50_000):
+        policy.add(job(key, deadline=3600.0))
+        policy.remove(key)
+    assert len(policy._deadlines) < 5_000
+    assert policy.expired(101.0) == [0, 1]
+    assert policy.expired(4000.0) == [2]
+
+
 def test_nothing_queued_is_idle() -> None:
     assert scheduler().decide() == Idle()
 

@@ -1,0 +1,34 @@
+"""Memory that was freed, given back to the system: the C library keeps it for later and, in many pieces, for good."""
+
+import ctypes
+from collections.abc import Callable
+
+
+class Heap:
+    """The C library's free memory, given back at intervals; where it is not glibc's, nothing is done.
+
+    A cache, an encoder batch and logits are tens of megabytes each, of every size, so what is freed is seldom what the
+    next one fits in.
+    """
+
+    def __init__(self, clock: Callable[[], float], every_s: float, trim: Callable[[], object] | None = None) -> None:
+        """Not more often than `every_s`, since it takes milliseconds in which nothing is computed."""
+        self._clock = clock
+        self._every_s = every_s
+        self._trim = trim or _find_trim()
+        self._next_at = clock() + every_s
+
+    def give_back(self) -> None:
+        """Once it is time."""
+        if self._clock() >= self._next_at:
+            self._trim()
+            self._next_at = self._clock() + self._every_s
+
+
+def _find_trim() -> Callable[[], object]:
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return lambda: None
+    trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
+    return lambda: trim(0)
