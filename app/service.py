@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from app.cores import usable_cores
 from app.documents import Documents
 from app.engine.engine import Engine, EngineLimits, State
 from app.engine.request import EngineError
@@ -119,13 +120,21 @@ class Service:
 
 
 def _load(settings: Settings) -> Checkpoint:
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    _limit_threads(settings.threads)
     device = _device(settings.device)
     # bfloat16 by torch on a CPU does not give the same tokens whatever they are batched with; the native kernels do.
     fitting: Precision = "bfloat16" if device.type == "cuda" or is_available("bfloat16") else "float32"
     precision = fitting if settings.dtype == "auto" else settings.dtype
     return load_packed(settings.checkpoint, device, precision)
+
+
+def _limit_threads(asked: int) -> None:
+    """Threads above the cores wait for each other in every layer: decoding takes 40 times as long."""
+    cores, wanted = usable_cores(), asked or torch.get_num_threads()
+    if asked > cores:
+        message = "threads is %d, this process may use %d cores (affinity and CPU quota): it runs with %d"
+        logger.warning(message, asked, cores, cores)
+    torch.set_num_threads(min(wanted, cores))
 
 
 def _device(name: str) -> torch.device:

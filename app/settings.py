@@ -34,7 +34,10 @@ class Settings(BaseSettings):
         description="auto is bfloat16 on a GPU and on a CPU with AVX512-BF16, float32 elsewhere; int8 is for CPUs.",
     )
     threads: int = Field(
-        default=0, ge=0, le=1024, description="Threads of the model on a CPU; 0 leaves the choice to torch."
+        default=0,
+        ge=0,
+        le=1024,
+        description="Threads of the model on a CPU, at most the cores that affinity and CPU quota allow; 0: as many.",
     )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")

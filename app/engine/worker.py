@@ -16,7 +16,7 @@ from app.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-_TRIM_EVERY_S = 20.0
+_TRIM_EVERY_S = 10.0
 _REST_S = 2.0  # without work, after which what is left to tidy up is
 
 

@@ -55,6 +55,27 @@ async def test_dtype_and_threads_are_those_of_the_settings(
         torch.set_num_threads(threads)
 
 
+async def test_threads_above_the_cores_are_capped_with_a_warning(
+    checkpoint_folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("app.service.usable_cores", lambda: 1)
+    try:
+        for asked, num_warnings in ((64, 1), (0, 0), (1, 0)):
+            caplog.clear()
+            torch.set_num_threads(2)
+            service = Service(Settings(checkpoint=checkpoint_folder, device="cpu", threads=asked))
+            await service.load()
+            await service.drain(1.0)
+            with ThreadPoolExecutor(1) as fresh:
+                assert fresh.submit(torch.get_num_threads).result() == 1
+            told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+            assert len(told) == num_warnings
+            assert all("threads is 64, this process may use 1 cores" in message for message in told)
+    finally:
+        torch.set_num_threads(threads)
+
+
 async def test_without_kernels_a_processor_computes_in_float32(
     checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
