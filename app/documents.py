@@ -11,22 +11,24 @@ A long text is several chunks, and their answers become one:
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Sequence
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 
+from app.chunks import work_of
 from app.engine.engine import Engine
 from app.engine.request import DeadlineExceeded, EngineAnswer, Overloaded
+from app.metrics import Metrics
 from app.planning import Plan, Planner, Question
 from model.checkpoint import Checkpoint
 from model.decoding.options import DecodingResult, FinishReason
 from model.tokenizer import IncrementalDecoder
 
-# Longer texts than this are tokenized beside the event loop, which shorter ones hold up for three milliseconds at most.
-_INLINE_CHARS = 8_000
-_MAX_WAITING_CHARS = 1_000_000  # of those texts: a second's work or less
-_RETRY_AFTER_S = 1
+# What takes longer (see `work_of`) is tokenized beside the event loop, which the rest holds up for three milliseconds.
+_INLINE_WORK = 8_000
+_MAX_WAITING_BYTES = 1_000_000  # of those texts: a second's work or less
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,15 @@ class Documents:
         CheckpointError: as `Planner`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
+    def __init__(self, checkpoint: Checkpoint, engine: Engine, metrics: Metrics, max_tokens: int) -> None:
+        """`max_tokens` as of `Planner`."""
         self._tokenizer = checkpoint.tokenizer
-        self._planner = Planner(checkpoint)
+        self._planner = Planner(checkpoint, max_tokens)
         self._engine = engine
         self._beside = ThreadPoolExecutor(1, "leximind-tokenizer")  # several would only slow the event loop
-        self._waiting_chars = 0
+        self._waiting = engine.backlog.add_stage()  # bytes
+        metrics.tokenizer_waiting_bytes.set_function(lambda: self._waiting.amount)
+        metrics.tokenizer_waiting_bytes_limit.set(_MAX_WAITING_BYTES)
 
     async def plan(self, texts: Sequence[str], question: Question, deadline: float) -> list[Plan]:
         """`question` about each of `texts` as engine requests, due at `deadline` on the engine's clock.
@@ -74,25 +79,30 @@ class Documents:
             Overloaded: too much text waits for the tokenizer.
             DeadlineExceeded: `deadline` passed before the tokenizer came to it.
         """
-        num_chars = sum(map(len, texts))
-        if num_chars <= _INLINE_CHARS:
+        if sum(map(work_of, texts)) <= _INLINE_WORK:
             return self._planner.plan(texts, question, deadline)
-        if self._waiting_chars and self._waiting_chars + num_chars > _MAX_WAITING_CHARS:
+        num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        if self._waiting.amount and self._waiting.amount + num_bytes > _MAX_WAITING_BYTES:
+            retry_after_s = self._engine.backlog.retry_after_s()
             raise Overloaded(
-                f"the tokenizer is busy: with this request {self._waiting_chars + num_chars} characters, "
-                f"{_MAX_WAITING_CHARS} are allowed; retry in {_RETRY_AFTER_S} s",
-                _RETRY_AFTER_S,
+                f"the tokenizer is busy: with this request {self._waiting.amount + num_bytes} bytes of text, "
+                f"{_MAX_WAITING_BYTES} are allowed; retry in {retry_after_s} s",
+                retry_after_s,
+                "tokenizer",
             )
-        self._waiting_chars += num_chars
+        self._waiting.accept(num_bytes)
+        has_left = threading.Event()
+        planning = self._beside.submit(self._planner.plan, texts, question, deadline, lambda: not has_left.is_set())
+        loop = asyncio.get_running_loop()
+        # Its bytes count until the work ends, which is later than its client's leaving.
+        planning.add_done_callback(lambda _: _call(loop, self._waiting.finish, num_bytes))
         try:
             async with asyncio.timeout(deadline - self._engine.clock() if math.isfinite(deadline) else None):
-                return await asyncio.get_running_loop().run_in_executor(
-                    self._beside, self._planner.plan, texts, question, deadline
-                )
+                return await asyncio.wrap_future(planning)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the text was tokenized") from None
         finally:
-            self._waiting_chars -= num_chars
+            has_left.set()
 
     async def answer(self, plans: Sequence[Plan]) -> list[Answer]:
         """The answers, in order; all plans are admitted together or none.
@@ -152,6 +162,11 @@ class Documents:
             output_tokens=sum(len(result.token_ids) for result in results),
             chunks=len(summaries),
         )
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[int], None], amount: int) -> None:
+    with suppress(RuntimeError):  # the loop is closed, and nobody counts
+        loop.call_soon_threadsafe(function, amount)
 
 
 def _weighted_mean(weighted: Sequence[tuple[int, tuple[float, ...]]]) -> tuple[float, ...]:

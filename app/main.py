@@ -18,7 +18,7 @@ from app.api.bodies import BodyBudget, BodyLimit
 from app.api.keys import Gate
 from app.api.middleware import ConcurrencyLimit, Observe
 from app.api.openapi import describe
-from app.api.problems import Problem, invalid, problem_of
+from app.api.problems import CLIENT_LEFT, Problem, invalid, problem_of
 from app.api.validation import field_errors
 from app.engine.request import EngineError
 from app.planning import UnsupportedTask
@@ -63,6 +63,13 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
     _tell_errors(app)
     schema = describe(app.openapi(), needs_key=bool(gate.keys), needs_admin_key=bool(gate.admin_keys))
     app.openapi = lambda: schema  # type: ignore[method-assign]
+    service.metrics.expect(
+        {
+            path: [*map(int, one["responses"]), *([CLIENT_LEFT] if method == "post" else [])]
+            for path, of in schema["paths"].items()
+            for method, one in of.items()
+        }
+    )
     _surround(app, service, paths={*schema["paths"], "/docs", "/openapi.json"})
     return app
 
@@ -115,7 +122,13 @@ def _of_http(error: HTTPException) -> Problem:
 
 def _surround(app: FastAPI, service: Service, paths: set[str]) -> None:
     settings = service.settings
-    app.add_middleware(ConcurrencyLimit, max_requests=settings.max_concurrent_requests, metrics=service.metrics)
+    service.metrics.active_requests_limit.set(settings.max_concurrent_requests)
+    app.add_middleware(
+        ConcurrencyLimit,
+        max_requests=settings.max_concurrent_requests,
+        metrics=service.metrics,
+        retry_after_s=service.retry_after_s,
+    )
     app.add_middleware(
         BodyLimit,
         max_bytes=settings.max_body_bytes,

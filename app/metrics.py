@@ -6,6 +6,7 @@ from a client.
 """
 
 import platform
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -19,6 +20,12 @@ from prometheus_client import (
 )
 
 from app.version import VERSION
+
+# What a request can fail of; the first five of the second line are refusals, each at its own limit.
+FAILURES = (
+    *("validation", "deadline", "cancelled", "engine"),
+    *("rate_limit", "concurrency", "queue", "tokenizer", "not_ready"),
+)
 
 _PREFIX = "leximind_"
 # A decode step takes 0.1 ms on a GPU and 50 ms on a CPU, an encoder batch ten times as long, a request 1 ms to 60 s.
@@ -57,8 +64,9 @@ class Metrics:
 
     def _define_requests(self) -> None:
         self.requests_total = self._counter("requests_total", "Answered HTTP requests.", "route", "status")
-        # reason: validation, overloaded, deadline, cancelled or engine
         self.request_failures_total = self._counter("request_failures_total", "Requests without an answer.", "reason")
+        for reason in FAILURES:  # at 0 from the start: rate() does not see a series' first value
+            self.request_failures_total.labels(reason)
         self.request_duration_seconds = self._histogram(
             "request_duration_seconds",
             "From the request's head to the answer's last byte.",
@@ -67,8 +75,17 @@ class Metrics:
             "outcome",  # answered, refused, cancelled or failed
         )
         self.active_requests = self._gauge("active_requests", "HTTP requests in progress.")
+        self.active_requests_limit = self._gauge("active_requests_limit", "HTTP requests that may be in progress.")
         self.queue_requests = self._gauge("queue_requests", "Accepted sources that wait for the encoder.")
         self.queue_tokens = self._gauge("queue_tokens", "Tokens of the sources that wait for the encoder.")
+        self.queue_requests_limit = self._gauge("queue_requests_limit", "Sources that may wait for the encoder.")
+        self.queue_tokens_limit = self._gauge("queue_tokens_limit", "Tokens that may wait for the encoder.")
+        self.tokenizer_waiting_bytes = self._gauge(
+            "tokenizer_waiting_bytes", "Long texts at the tokenizer, in bytes of text that it reads as fast."
+        )
+        self.tokenizer_waiting_bytes_limit = self._gauge(
+            "tokenizer_waiting_bytes_limit", "As much may wait for the tokenizer."
+        )
         # task: summarize, emotions, topic or several
         self.queue_wait_seconds = self._histogram(
             "queue_wait_seconds", "From acceptance to the encoder.", _REQUEST_S, "task"
@@ -92,6 +109,10 @@ class Metrics:
         self.decode_batch_rows = self._histogram("decode_batch_rows", "Decoder rows in a step.", _ROWS)
         self.kv_slots_used = self._gauge("kv_slots_used", "Decoder rows in flight.")
         self.kv_slots_total = self._gauge("kv_slots_total", "Decoder rows that may be in flight.")
+        # Under the names that the Gateway API inference extension reads of a model server by default.
+        self.num_requests_waiting = self._shared_gauge("num_requests_waiting", "Accepted and not yet encoded.")
+        self.num_requests_running = self._shared_gauge("num_requests_running", "Encoded and not yet answered.")
+        self.kv_cache_usage_perc = self._shared_gauge("kv_cache_usage_perc", "Share of the decoder rows in flight.")
 
     def _define_facts(self) -> None:
         # kind: allocated, reserved or total; no series where there is no GPU
@@ -102,6 +123,15 @@ class Metrics:
         self.build_info = self._gauge("build_info", "What is running; always 1.", "version", "python")
         self.build_info.labels(version=VERSION, python=platform.python_version()).set(1)
         ProcessCollector(registry=self.registry)
+
+    def expect(self, statuses: Mapping[str, Iterable[int]]) -> None:
+        """Have a series at 0 for each status that a route can answer with."""
+        for route, ones in statuses.items():
+            for status in ones:
+                self.requests_total.labels(route, str(status))
+
+    def _shared_gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"vllm:{name}", text, registry=self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(_PREFIX + name, text, labels, registry=self.registry)

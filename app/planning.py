@@ -2,16 +2,17 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from app.chunks import cut_into_chunks
+from app.chunks import Encodes, cut_into_chunks, encode_in_blocks
 from app.engine.request import EngineRequest
 from model.checkpoint import Checkpoint
 from model.decoding.options import DecodingOptions
 from model.errors import CheckpointError
 from model.tasks import TASKS, Task
+from model.tokenizer import Tokenizer
 
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Hangul fillers and the Braille pattern without dots
 OnLong = Literal["chunk", "truncate", "error"]
@@ -24,6 +25,10 @@ class TextError(Exception):
         super().__init__(message)
         self.message = message
         self.index = index
+
+
+class Abandoned(Exception):
+    """Nobody waits for the plan any more."""
 
 
 class UnsupportedTask(Exception):
@@ -66,11 +71,15 @@ class Plan:
 class Planner:
     """Plans for one checkpoint's tokenizer, prompts and lengths.
 
+    A request may have `max_tokens` in all, unless it is one source: beyond, it is refused without being read to its
+    end.
+
     Raises:
         CheckpointError: a prompt leaves no room for a text.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
         self._tokenizer = checkpoint.tokenizer
         self._tasks = checkpoint.tasks
         for task, prompt in self._tasks.prompts.items():
@@ -79,22 +88,33 @@ class Planner:
                     f"tasks.json: the prompt of {task} fills max_source_tokens ({self._tasks.max_source_tokens})"
                 )
 
-    def plan(self, texts: Sequence[str], question: Question, deadline: float) -> list[Plan]:
+    def plan(
+        self,
+        texts: Sequence[str],
+        question: Question,
+        deadline: float,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> list[Plan]:
         """`question` about each of `texts` as engine requests, due at `deadline` on the engine's clock.
 
+        `is_wanted` is asked again and again, from the thread that calls.
+
         Raises:
-            TextError: a text that is blank, cannot be encoded, or is too long and must not be cut.
+            TextError: a text that is blank, cannot be encoded, or is too long, alone or with those before.
             UnsupportedTask: a task without a head.
+            Abandoned: it is not wanted any more.
         """
-        plans = []
+        tokenizer = _WatchedTokenizer(self._tokenizer, is_wanted)
+        plans: list[Plan] = []
         for index, text in enumerate(texts):
+            room = self._max_tokens - sum(plan.num_tokens for plan in plans)
             try:
-                plans.append(self._plan_one(text, question, deadline))
+                plans.append(self._plan_one(tokenizer, text, question, deadline, room))
             except TextError as error:
                 raise TextError(error.message, index) from None
         return plans
 
-    def _plan_one(self, text: str, question: Question, deadline: float) -> Plan:
+    def _plan_one(self, tokenizer: Encodes, text: str, question: Question, deadline: float, room: int) -> Plan:
         tasks_of: dict[str, list[Task]] = defaultdict(list)
         for task in question.tasks:
             self._check_task(task)
@@ -110,28 +130,35 @@ class Planner:
                     topic="topic" in tasks,
                     options=question.options if "summarize" in tasks else None,
                 )
-                for source in self._sources(prompt, text, question.on_long)
+                for source in self._sources(tokenizer, prompt, text, question.on_long, room)
             ]
         return Plan(tuple(requests))
 
-    def _sources(self, prompt: str, text: str, on_long: OnLong) -> list[list[int]]:
+    def _sources(self, tokenizer: Encodes, prompt: str, text: str, on_long: OnLong, room: int) -> list[list[int]]:
         """The text with its prompt and end token, in as many parts as `on_long` makes of it."""
-        prompt_ids = self._tokenizer.encode(prompt)
-        token_ids = self._tokenizer.encode_source(text, prompt)
-        if len(token_ids) <= len(prompt_ids) + 1:
-            raise TextError("has only characters that the tokenizer drops; give it words")
+        prompt_ids, eos_id = self._tokenizer.encode(prompt), self._tokenizer.eos_id
         limit = self._tasks.max_source_tokens
-        if len(token_ids) <= limit:
-            return [token_ids]
+        token_ids: list[int] = []
+        for block in encode_in_blocks(tokenizer, prompt + text):
+            token_ids += block
+            if on_long == "truncate" and len(token_ids) >= limit:
+                return [[*token_ids[: limit - 1], eos_id]]
+            if len(token_ids) > max(room, limit):
+                raise TextError(
+                    f"makes more than {self._max_tokens} tokens in all, which are allowed (half of max_queued_tokens); "
+                    "send it in several requests"
+                )
+        if len(token_ids) <= len(prompt_ids):
+            raise TextError("has only characters that the tokenizer drops; give it words")
+        if len(token_ids) < limit:
+            return [[*token_ids, eos_id]]
         if on_long == "error":
             raise TextError(
-                f"has {len(token_ids)} tokens with its prompt, {limit} are allowed; shorten it, "
+                f"has {len(token_ids) + 1} tokens with its prompt, {limit} are allowed; shorten it, "
                 'or set on_long to "chunk" or "truncate"'
             )
-        if on_long == "truncate":
-            return [self._tokenizer.encode_source(text, prompt, limit)]
-        chunks = cut_into_chunks(self._tokenizer, text, self._room(prompt_ids))
-        return [[*prompt_ids, *chunk, self._tokenizer.eos_id] for chunk in chunks]
+        chunks = cut_into_chunks(tokenizer, text, self._room(prompt_ids))
+        return [[*prompt_ids, *chunk, eos_id] for chunk in chunks]
 
     def _room(self, prompt_ids: list[int]) -> int:
         return self._tasks.max_source_tokens - len(prompt_ids) - 1
@@ -142,6 +169,17 @@ class Planner:
                 f"this checkpoint has no head for {task}: it was imported or trained without one; "
                 "train it (python -m training.train) or serve a checkpoint that has it, such as the bundled one"
             )
+
+
+class _WatchedTokenizer:
+    def __init__(self, tokenizer: Tokenizer, is_wanted: Callable[[], bool]) -> None:
+        self._tokenizer = tokenizer
+        self._is_wanted = is_wanted
+
+    def encode(self, text: str) -> list[int]:
+        if not self._is_wanted():
+            raise Abandoned
+        return self._tokenizer.encode(text)
 
 
 def _check_text(text: str) -> None:

@@ -13,7 +13,7 @@ from app.documents import Documents
 from app.engine.engine import Engine, EngineLimits, State
 from app.engine.request import EngineError
 from app.metrics import Metrics
-from app.settings import Settings
+from app.settings import Settings, most_of
 from model.checkpoint import Checkpoint, load_packed
 from model.errors import ModelError
 from model.native.library import is_available
@@ -80,13 +80,17 @@ class Service:
             raise NotReady(self.told_failure or f"the service is {self.state}; ask again when /health/ready says ready")
         return self._loaded
 
+    def retry_after_s(self) -> int:
+        """When to come back after a refusal, whichever limit it was."""
+        return 1 if self._loaded is None else self._loaded.engine.backlog.retry_after_s()
+
     async def load(self) -> None:
         """Load, start and warm up. Never raises: a failure is told by `state` and `failure`."""
         started_at = time.monotonic()
         try:
             checkpoint = await asyncio.to_thread(_load, self.settings)
             engine = Engine(checkpoint, _engine_limits(self.settings), self.metrics, on_failure=self._end)
-            documents = Documents(checkpoint, engine)
+            documents = Documents(checkpoint, engine, self.metrics, most_of(self.settings.max_queued_tokens))
             await engine.start()
         except (ModelError, DeviceError, EngineError) as error:
             logger.error("cannot serve: %s", error)

@@ -182,6 +182,11 @@ class Settings(BaseSettings):
         return proxies
 
 
+def most_of(queue: int) -> int:
+    """How much of a queue one request may take."""
+    return max(1, queue // 2)
+
+
 def unknown_variables() -> list[str]:
     """Variables that look like a setting and are none: a typo must not pass in silence."""
     known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields}

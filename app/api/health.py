@@ -8,11 +8,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app.api.keys import Gate
-from app.api.limits import most_of
 from app.api.openapi import KEY, errors
 from app.api.problems import Problem
 from app.planning import available_tasks
 from app.service import Service
+from app.settings import most_of
 from app.version import VERSION
 from model.tasks import Task
 

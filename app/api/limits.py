@@ -6,7 +6,7 @@ from dataclasses import replace
 from app.api.problems import FieldError, invalid, invalid_field
 from app.api.schemas import SummaryOptions
 from app.planning import Plan
-from app.settings import Settings
+from app.settings import Settings, most_of
 from model.decoding.options import DecodingOptions
 from model.errors import OptionsError
 
@@ -89,11 +89,6 @@ def check_size(settings: Settings, plans: Sequence[Plan], place: str) -> None:
                 place,
                 f"is {value} {unit} in all, {limit} are allowed (half of {setting}); send it in several requests",
             )
-
-
-def most_of(queue: int) -> int:
-    """How much of a queue one request may take."""
-    return max(1, queue // 2)
 
 
 def field_of(place: str, index: int, *, is_list: bool) -> str:

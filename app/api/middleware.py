@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -73,7 +73,7 @@ class Observe:
         route = scope["path"] if scope["path"] in self._paths else "unmatched"
         self._metrics.requests_total.labels(route, str(status)).inc()
         self._metrics.request_duration_seconds.labels(route, outcome(status)).observe(seconds)
-        reason = failure_reason(status)
+        reason = scope.get("state", {}).get("failure_reason") or failure_reason(status)
         if reason and scope["method"] == "POST":  # a probe that hears "loading" has its answer
             self._metrics.request_failures_total.labels(reason).inc()
         level = logging.DEBUG if route.endswith(_ROUTINE) else logging.INFO
@@ -94,10 +94,11 @@ class ConcurrencyLimit:
     refused counts no more.
     """
 
-    def __init__(self, app: ASGIApp, max_requests: int, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, max_requests: int, metrics: Metrics, retry_after_s: Callable[[], int]) -> None:
         self._app = app
         self._max_requests = max_requests
         self._metrics = metrics
+        self._retry_after_s = retry_after_s
         self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -134,7 +135,9 @@ class ConcurrencyLimit:
                 self._count(-1)
 
     def _refusal(self) -> Problem:
-        return overloaded(f"{self._active} requests in progress, {self._max_requests} are allowed; retry in 1 s", 1)
+        retry_after_s = self._retry_after_s()
+        advice = f"{self._max_requests} are allowed; retry in {retry_after_s} s"
+        return overloaded(f"{self._active} requests in progress, {advice}", retry_after_s, "concurrency")
 
     def _count(self, more: int) -> None:
         self._active += more

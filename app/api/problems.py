@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from app.engine.request import DeadlineExceeded, EngineError, EngineStopped, Overloaded
 from app.planning import UnsupportedTask
@@ -37,6 +38,7 @@ class Problem(Exception):
     error_type: str = "validation"
     errors: Sequence[FieldError] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    reason: str | None = None  # of the failure metric, where the status alone does not say it
 
     @property
     def title(self) -> str:
@@ -60,7 +62,18 @@ class Problem(Exception):
 
     def response(self) -> Response:
         """The answer, in ASCII: a message may quote what no encoding has."""
-        return Response(json.dumps(self.body()), self.status, dict(self.headers), MEDIA_TYPE)
+        return _ProblemResponse(self)
+
+
+class _ProblemResponse(Response):
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(json.dumps(problem.body()), problem.status, dict(problem.headers), MEDIA_TYPE)
+        self._reason = problem.reason
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._reason is not None:
+            scope.setdefault("state", {})["failure_reason"] = self._reason
+        await super().__call__(scope, receive, send)
 
 
 def invalid(errors: Sequence[FieldError]) -> Problem:
@@ -77,7 +90,7 @@ def problem_of(error: EngineError | NotReady | UnsupportedTask) -> Problem:
     """How an error from below is told to a client."""
     match error:
         case Overloaded():
-            return overloaded(str(error), error.retry_after_s)
+            return overloaded(str(error), error.retry_after_s, error.place)
         case DeadlineExceeded():
             return Problem(504, str(error), "deadline")
         case EngineStopped() | NotReady():
@@ -88,9 +101,9 @@ def problem_of(error: EngineError | NotReady | UnsupportedTask) -> Problem:
             return Problem(500, str(error), "generation")
 
 
-def overloaded(detail: str, retry_after_s: int) -> Problem:
-    """429 with when to come back."""
-    return Problem(429, detail, "overloaded", headers={"Retry-After": str(retry_after_s)})
+def overloaded(detail: str, retry_after_s: int, reason: str = "rate_limit") -> Problem:
+    """429 with when to come back; `reason` is the limit that was reached, as the failure metric calls it."""
+    return Problem(429, detail, "overloaded", headers={"Retry-After": str(retry_after_s)}, reason=reason)
 
 
 def failure_reason(status: int) -> str | None:
@@ -107,11 +120,11 @@ def outcome(status: int) -> str:
 
 _REASONS = {
     **dict.fromkeys((400, 408, 409, 413, 415, 422), "validation"),
-    429: "overloaded",
+    429: "rate_limit",
     504: "deadline",
     CLIENT_LEFT: "cancelled",
     500: "engine",
-    503: "engine",
+    503: "not_ready",
 }
 
 

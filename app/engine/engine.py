@@ -14,6 +14,7 @@ from functools import partial
 from typing import Literal
 
 from app.engine.admission import Admission
+from app.engine.backlog import Backlog
 from app.engine.request import EngineAnswer, EngineError, EngineRequest, EngineStopped, News
 from app.engine.runner import Runner
 from app.engine.scheduler import Scheduler
@@ -61,7 +62,8 @@ class Engine:
 
     Use it from one event loop: `start`, then any number of `answer`, `answer_all` and `stream` at once, then
     `drain`. Each accepted request gets one answer or one `EngineError`, unless its caller has left. `state` is
-    for health checks, `clock` is the one that deadlines are on. `on_failure` is called if it fails once it was ready.
+    for health checks, `clock` is the one that deadlines are on, `backlog` tells who is refused when to come back.
+    `on_failure` is called if it fails once it was ready.
     """
 
     def __init__(
@@ -88,11 +90,13 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="leximind-model", daemon=True)
         self._live: dict[int, _Ticket] = {}
         self._next_key = 0
+        self.backlog = Backlog(clock)
+        self._unanswered = self.backlog.add_stage()
         self._admission = Admission(
             max_requests=limits.max_queued_requests,
             max_tokens=limits.max_queued_tokens,
             metrics=metrics,
-            clock=clock,
+            retry_after_s=self.backlog.retry_after_s,
         )
 
     async def start(self) -> None:
@@ -192,8 +196,7 @@ class Engine:
             Work(self._next_key + place, request, now, streams, place) for place, request in enumerate(requests)
         )
         self._next_key += len(works)
-        if not self._live:
-            self._admission.begin()
+        self._unanswered.accept(len(works))
         self._live |= {work.key: _Ticket(work, channel) for work in works}
         self._quiet.clear()
         self._admission.enter(len(works), num_tokens)
@@ -211,18 +214,20 @@ class Engine:
                 for token_id in item.token_ids:
                     ticket.channel.put_nowait((item.key, token_id))
             if item.answer is not None:
-                self._admission.answered()
+                self._unanswered.finish(1)
                 ticket.channel.put_nowait((item.key, item.answer))
                 self._forget(ticket)
 
     def _withdraw(self, keys: Sequence[int]) -> None:
         """Cancel what of `keys` has no answer yet."""
         if tickets := [self._live[key] for key in keys if key in self._live]:
+            self._unanswered.drop(len(tickets))
             for ticket in tickets:
                 self._forget(ticket)
             self._worker.orders.put(Cancel(tuple(ticket.work.key for ticket in tickets)))
 
     def _fail_all(self, error: EngineError) -> None:
+        self._unanswered.drop(len(self._live))
         for ticket in list(self._live.values()):
             ticket.channel.put_nowait((ticket.work.key, type(error)(*error.args)))
             self._forget(ticket)
@@ -240,10 +245,14 @@ class Engine:
 
     def _publish_facts(self) -> None:
         model = self._checkpoint.model
-        self._metrics.kv_slots_total.set(self._limits.max_decode_rows)
-        self._metrics.model_info.labels(self._checkpoint.name, model.precision, str(model.device)).set(1)
+        metrics, max_rows = self._metrics, self._limits.max_decode_rows
+        metrics.kv_slots_total.set(max_rows)
+        metrics.num_requests_waiting.set_function(lambda: self._admission.num_requests)
+        metrics.num_requests_running.set_function(lambda: len(self._live) - self._admission.num_requests)
+        metrics.kv_cache_usage_perc.set_function(lambda: self._worker.num_rows / max_rows)
+        metrics.model_info.labels(self._checkpoint.name, model.precision, str(model.device)).set(1)
         for kind in ("allocated", "reserved", "total") if self._runner.on_gpu else ():
-            self._metrics.gpu_memory_bytes.labels(kind).set_function(partial(self._runner.memory_bytes, kind))
+            metrics.gpu_memory_bytes.labels(kind).set_function(partial(self._runner.memory_bytes, kind))
 
     # The thread's side: `_run`, and what it calls to be heard on the loop.
 

@@ -1,6 +1,7 @@
 """What the engine is asked and what it answers: token ids in, numbers and token ids out. No text, no HTTP."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from model.decoding.options import DecodingOptions, DecodingResult
 
@@ -49,11 +50,15 @@ class EngineError(Exception):
 
 
 class Overloaded(EngineError):
-    """The queue is full: the request was refused, nothing was started. `retry_after_s` is a whole number of seconds."""
+    """The request was refused, nothing was started: too much waits at `place`.
 
-    def __init__(self, message: str, retry_after_s: int) -> None:
+    `retry_after_s` is a whole number of seconds.
+    """
+
+    def __init__(self, message: str, retry_after_s: int, place: Literal["queue", "tokenizer"]) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.place = place
 
 
 class DeadlineExceeded(EngineError):

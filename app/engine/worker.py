@@ -70,6 +70,11 @@ class Worker:
         self._first_token_at: dict[int, float] = {}
         self._heap = Heap(clock, _TRIM_EVERY_S)
 
+    @property
+    def num_rows(self) -> int:
+        """Decoder rows in flight."""
+        return self._scheduler.num_rows
+
     def run(self) -> None:
         """Work until a `Stop` comes. A model that fails at one batch fails that batch's requests, no others.
 

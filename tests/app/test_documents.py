@@ -1,5 +1,6 @@
 import asyncio
 import math
+import threading
 import time
 from collections.abc import AsyncIterator
 
@@ -9,9 +10,10 @@ from app.documents import Answer, Documents
 from app.engine.engine import Engine, EngineLimits
 from app.engine.request import DeadlineExceeded, Overloaded
 from app.metrics import Metrics
-from app.planning import Plan, Question
+from app.planning import Plan, Question, TextError
 from model.checkpoint import Checkpoint
 from model.decoding.options import DecodingOptions
+from model.tokenizer import Tokenizer
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
 SENTENCES = [f"{NEWS} That was number {number} of all the records." for number in range(8)]
@@ -20,9 +22,10 @@ SHORT = DecodingOptions(max_new_tokens=6)
 
 @pytest.fixture
 async def documents(checkpoint: Checkpoint) -> AsyncIterator[Documents]:
-    engine = Engine(checkpoint, EngineLimits(), Metrics())
+    metrics = Metrics()
+    engine = Engine(checkpoint, EngineLimits(), metrics)
     await engine.start()
-    yield Documents(checkpoint, engine)
+    yield Documents(checkpoint, engine, metrics, max_tokens=1_000_000)
     await engine.drain(1.0)
 
 
@@ -100,14 +103,92 @@ async def test_text_that_waits_for_the_tokenizer_is_bounded_and_due(documents: D
     waiting = [asyncio.create_task(documents.plan([text], question, math.inf)) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(
-        Overloaded, match="the tokenizer is busy: with this request 1188000 characters, 1000000"
+        Overloaded, match="the tokenizer is busy: with this request 1188000 bytes of text, 1000000"
     ) as told:
         await documents.plan([text], question, math.inf)
-    assert told.value.retry_after_s == 1
-    for one in waiting[1:]:  # who leaves makes room
-        one.cancel()
-    await asyncio.wait(waiting[1:])
+    assert told.value.retry_after_s >= 1
+    assert told.value.place == "tokenizer"
     with pytest.raises(DeadlineExceeded, match="before the text was tokenized"):
         await documents.plan(["word. " * 2_000], question, time.monotonic() + 0.01)
-    assert len(await waiting[0]) == 1
+    assert [len(await one) for one in waiting] == [1, 1]
     assert len(await documents.plan([text], question, math.inf)) == 1
+
+
+class Held:
+    """Stops the tokenizer at its next block until released, and counts its blocks."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.released, self.num_blocks = threading.Event(), threading.Event(), 0
+        encode = Tokenizer.encode
+
+        def held(tokenizer: Tokenizer, text: str) -> list[int]:
+            self.num_blocks += 1
+            self.reached.set()
+            assert self.released.wait(30)
+            return encode(tokenizer, text)
+
+        monkeypatch.setattr(Tokenizer, "encode", held)
+
+
+async def test_work_counts_until_it_ends_and_ends_when_its_client_has_left(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question, text = Question(("topic",)), "word. " * 66_000
+    held = Held(monkeypatch)
+    running, queued = (asyncio.create_task(documents.plan([text], question, math.inf)) for _ in range(2))
+    assert await asyncio.to_thread(held.reached.wait, 30)
+    for task in (running, queued):
+        task.cancel()
+    await asyncio.wait([running, queued])
+    await asyncio.sleep(0)
+    assert documents._waiting.amount == len(text), "what had not begun makes room, what has begun does not yet"
+    held.released.set()
+    while documents._waiting.amount:
+        await asyncio.sleep(0.01)
+    assert held.num_blocks <= 3, "the prompt, and the block that it was at"
+
+
+async def test_event_loop_is_not_held_up_by_characters_of_many_tokens(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """U+FDFA is three bytes and 33 tokens."""
+    on_loop = threading.current_thread()
+    longest = {True: 0, False: 0}
+    encode = Tokenizer.encode
+
+    def measured(tokenizer: Tokenizer, text: str) -> list[int]:
+        token_ids = encode(tokenizer, text)
+        is_inline = threading.current_thread() is on_loop
+        longest[is_inline] = max(longest[is_inline], len(token_ids))
+        return token_ids
+
+    monkeypatch.setattr(Tokenizer, "encode", measured)
+    for count in (100, 1_000, 5_000):
+        await documents.plan(["\ufdfa" * count], Question(("topic",)), math.inf)
+    assert 0 < longest[True] < 12_000
+    assert 0 < longest[False] < 4_000, "nor by what is done beside it, a block at a time"
+
+
+async def test_text_of_too_many_tokens_is_refused_before_it_is_read(
+    documents: Documents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_tokens = 0
+    encode = Tokenizer.encode
+
+    def counted(tokenizer: Tokenizer, text: str) -> list[int]:
+        nonlocal num_tokens
+        token_ids = encode(tokenizer, text)
+        num_tokens += len(token_ids)
+        return token_ids
+
+    monkeypatch.setattr(Tokenizer, "encode", counted)
+    monkeypatch.setattr(documents._planner, "_max_tokens", 200_000)
+    with pytest.raises(TextError, match="more than 200000 tokens in all") as refused:
+        await documents.plan(["\ufdfa" * 200_000] * 3, Question(("topic",)), math.inf)
+    assert refused.value.index == 0
+    assert num_tokens < 210_000, "of twenty million"
+    num_tokens = 0
+    question = Question(("topic",), on_long="truncate")
+    [plan] = await documents.plan(["\ufdfa" * 200_000], question, math.inf)
+    assert plan.num_tokens == 64
+    assert num_tokens < 10_000

@@ -14,7 +14,7 @@ LONG = " ".join(f"{NEWS} That was number {number}." for number in range(12))
 
 @pytest.fixture
 def planner(checkpoint: Checkpoint) -> Planner:
-    return Planner(checkpoint)
+    return Planner(checkpoint, 10_000)
 
 
 def with_prompts(checkpoint: Checkpoint, **prompts: str) -> Checkpoint:
@@ -30,7 +30,7 @@ def test_tasks_with_one_prompt_are_one_request(planner: Planner, checkpoint: Che
 
 
 def test_tasks_with_distinct_prompts_are_a_request_each(checkpoint: Checkpoint) -> None:
-    planner = Planner(with_prompts(checkpoint, summarize="summarize: ", emotions="", topic=""))
+    planner = Planner(with_prompts(checkpoint, summarize="summarize: ", emotions="", topic=""), 10_000)
     [plan] = planner.plan([NEWS], Question(TASKS), deadline=0.0)
     summarize, classify = plan.requests
     assert (summarize.options is not None, summarize.emotions, summarize.topic) == (True, False, False)
@@ -83,11 +83,11 @@ def test_bad_text_is_told_with_its_index(planner: Planner, text: str) -> None:
 
 
 def test_task_without_a_head_is_told_with_the_remedy(checkpoint: Checkpoint) -> None:
-    planner = Planner(replace(checkpoint, tasks=Tasks()))
+    planner = Planner(replace(checkpoint, tasks=Tasks()), 10_000)
     with pytest.raises(UnsupportedTask, match=r"no head for topic.*train"):
         planner.plan(["a"], Question(("summarize", "topic")), deadline=0.0)
 
 
 def test_prompt_that_leaves_no_room_is_a_bad_checkpoint(checkpoint: Checkpoint) -> None:
     with pytest.raises(CheckpointError, match="prompt of topic"):
-        Planner(with_prompts(checkpoint, summarize="", emotions="", topic="a word " * 64))
+        Planner(with_prompts(checkpoint, summarize="", emotions="", topic="a word " * 64), 10_000)

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from app.main import create_app
+from app.metrics import FAILURES
 from app.settings import Settings
 from model.leximind import LexiMind
 
@@ -95,7 +96,55 @@ async def test_full_queue_is_429_with_an_integer_retry_after(serving: Serving, h
             assert int(response.headers["Retry-After"]) >= 1
             assert response.json()["error_type"] == "overloaded"
         assert [(await one).status_code for one in (running, *queued)] == [200, 200, 200]
-        assert sample(client, "request_failures_total", reason="overloaded") == 1
+        assert sample(client, "request_failures_total", reason="queue") == 1
+
+
+async def test_refusals_are_counted_by_the_limit_that_was_reached(
+    serving: Serving, hold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counts(client: httpx.AsyncClient) -> dict[str, float]:
+        reasons = ("rate_limit", "concurrency", "queue", "tokenizer", "not_ready", "engine", "validation")
+        return {
+            reason: count for reason in reasons if (count := sample(client, "request_failures_total", reason=reason))
+        }
+
+    async with serving(requests_per_second=1) as client:
+        while (await client.post("/topic", json={"text": "a"})).status_code == 200:
+            pass
+        assert counts(client) == {"rate_limit": 1}
+    async with serving(max_concurrent_requests=1) as client:
+        with hold:
+            hold.reached.clear()
+            running = asyncio.create_task(client.post("/topic", json={"text": "running"}))
+            await asyncio.to_thread(hold.reached.wait, 10)
+            monkeypatch.setattr(client.service.loaded.engine.backlog, "retry_after_s", lambda: 17)  # type: ignore[attr-defined]
+            refused = await client.post("/topic", json={"text": "a"})
+            assert refused.headers["Retry-After"] == "17", "the one estimate, at this limit too"
+        await running
+        assert counts(client) == {"concurrency": 1}
+    async with serving() as client:
+        monkeypatch.setattr("app.documents._INLINE_WORK", 0)
+        monkeypatch.setattr("app.documents._MAX_WAITING_BYTES", 1)
+        texts = [client.post("/topic", json={"text": "a bridge " * 4000}) for _ in range(3)]
+        assert sorted(one.status_code for one in await asyncio.gather(*texts)) == [200, 429, 429]
+        assert counts(client) == {"tokenizer": 2}
+        client.service.begin_drain()  # type: ignore[attr-defined]
+        await client.post("/topic", json={"text": "a"})
+        assert counts(client) == {"tokenizer": 2, "not_ready": 1}
+
+
+async def test_counters_are_there_before_the_first_failure(client: httpx.AsyncClient) -> None:
+    registry = client.service.metrics.registry  # type: ignore[attr-defined]
+    for reason in FAILURES:
+        assert registry.get_sample_value("leximind_request_failures_total", {"reason": reason}) == 0
+    for route in ("/summarize", "/hf/topic", "/predict"):
+        for status in ("200", "400", "422", "429", "499", "500", "503", "504"):
+            assert registry.get_sample_value("leximind_requests_total", {"route": route, "status": status}) == 0
+    for gauge in ("queue_requests", "queue_tokens", "active_requests", "tokenizer_waiting_bytes"):
+        assert registry.get_sample_value(f"leximind_{gauge}") == 0
+        assert registry.get_sample_value(f"leximind_{gauge}_limit") > 0
+    for name in ("num_requests_waiting", "num_requests_running", "kv_cache_usage_perc"):
+        assert registry.get_sample_value(f"vllm:{name}") == 0
 
 
 async def test_deadline_of_the_header_is_504(serving: Serving, hold: Any) -> None:
@@ -222,10 +271,10 @@ async def test_probe_that_hears_loading_is_no_failure_and_not_in_the_log(
         for path in ("/health/ready", "/hf/topic/health", "/health/live", "/metrics"):
             await client.get(path)
         assert sample(client, "requests_total", route="/health/ready", status="503") == 1
-        assert sample(client, "request_failures_total", reason="engine") == 0
+        assert sample(client, "request_failures_total", reason="not_ready") == 0
         assert not [record for record in caplog.records if record.name == "leximind.access"]
         await client.post("/topic", json={"text": "a"})
-        assert sample(client, "request_failures_total", reason="engine") == 1
+        assert sample(client, "request_failures_total", reason="not_ready") == 1
 
 
 async def test_access_log_has_route_status_and_no_text(

@@ -1,0 +1,93 @@
+"""What a crowd may do to a real process: memory, other people's waits, the event loop, coming back when told."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from model.checkpoint import BUNDLED
+
+pytestmark = pytest.mark.slow
+TEXT = "The council voted on Tuesday to build a new bridge over the river. Engineers had asked for it for years. "
+
+
+def resident_mb(server: Any) -> int:
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{server.process.pid}/status").read_text())
+    assert found
+    return int(found[1]) // 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+@pytest.mark.skipif(not BUNDLED.is_dir(), reason="no checkpoint is bundled")
+async def test_beams_of_every_width_leave_no_memory_behind(serve: Callable[..., Any]) -> None:
+    server = serve("--checkpoint", str(BUNDLED), "--deadline-s", "300")
+    before = resident_mb(server)
+    async with httpx.AsyncClient(base_url=server.url, timeout=300) as client:
+        bodies = [
+            {"text": TEXT * 12, "max_new_tokens": 60 + number, "min_new_tokens": 60, "num_beams": 1 + number % 8}
+            for number in range(40)
+        ]
+        answers = await asyncio.gather(*(client.post("/summarize", json=body) for body in bodies))
+    assert {answer.status_code for answer in answers} == {200}
+    give_up = time.monotonic() + 25  # it is given back every ten seconds
+    while (more := resident_mb(server) - before) > 200:
+        assert time.monotonic() < give_up, f"{more} MB more than before"
+        await asyncio.sleep(0.5)
+
+
+async def test_who_comes_back_when_told_is_answered(serve: Callable[..., Any]) -> None:
+    server = serve("--max-concurrent-requests", "8")
+    told: list[int] = []
+
+    async def obedient(client: httpx.AsyncClient) -> int:
+        for attempt in range(1, 20):
+            body = {"text": TEXT * 3, "max_new_tokens": 120, "min_new_tokens": 120}
+            answer = await client.post("/summarize", json=body)
+            if answer.status_code == 200:
+                return attempt
+            assert answer.status_code == 429
+            told.append(int(answer.headers["Retry-After"]))
+            await asyncio.sleep(told[-1])
+        raise AssertionError("never answered")
+
+    async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=None)) as client:
+        attempts = await asyncio.gather(*(obedient(client) for _ in range(60)))
+        metrics = (await client.get("/metrics")).text
+    assert sum(attempts) - 60 == len(told)
+    assert all(1 <= seconds <= 60 for seconds in told)
+    assert f'leximind_request_failures_total{{reason="concurrency"}} {len(told)}.0' in metrics
+
+
+async def test_texts_of_many_tokens_hold_up_nobody(serve: Callable[..., Any]) -> None:
+    """U+FDFA is three bytes and 33 tokens; those who send it leave at once, and their texts are not read on."""
+    server = serve()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+
+        async def leave() -> None:
+            with pytest.raises(httpx.ReadTimeout):
+                await client.post("/topic", json={"text": ["\ufdfa" * 190_000] * 3}, timeout=0.05)
+
+        refused = await client.post("/topic", json={"text": ["\ufdfa" * 190_000] * 3})
+        assert refused.status_code == 422
+        assert "tokens in all" in refused.json()["detail"]
+        await asyncio.gather(*(leave() for _ in range(3)), return_exceptions=True)
+        give_up = time.monotonic() + 20
+        while "leximind_tokenizer_waiting_bytes 0.0" not in (await client.get("/metrics")).text:
+            assert time.monotonic() < give_up
+            await asyncio.sleep(0.05)
+        assert (await client.post("/topic", json={"text": TEXT})).status_code == 200
+
+
+async def test_absurd_ngrams_are_refused(serve: Callable[..., Any]) -> None:
+    server = serve()
+    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+        answers = await asyncio.gather(
+            *(client.post("/summarize", json={"text": "a", "no_repeat_ngram_size": size}) for size in range(200, 260))
+        )
+    assert {answer.status_code for answer in answers} == {422}
+    assert "less than or equal to 16" in answers[0].text or "at most 16" in answers[0].text
