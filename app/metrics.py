@@ -21,10 +21,10 @@ from prometheus_client import (
 
 from app.version import VERSION
 
-# What a request can fail of; the first five of the second line are refusals, each at its own limit.
+# What a request can fail of; those of the second line are refusals, each at its own limit.
 FAILURES = (
     *("validation", "deadline", "cancelled", "engine"),
-    *("rate_limit", "concurrency", "queue", "tokenizer", "not_ready"),
+    *("rate_limit", "concurrency", "buffered_bytes", "queue", "tokenizer", "not_ready"),
 )
 
 _PREFIX = "leximind_"

@@ -66,6 +66,7 @@ class BodyBudget:
             f"the bodies of all requests have more than {self._max_bytes} bytes, which is the limit "
             "(max_buffered_bytes); retry in 1 s",
             1,
+            "buffered_bytes",
         )
 
 
