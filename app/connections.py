@@ -33,7 +33,7 @@ _DRAIN_WRITE_S = 2.0
 _MAX_HEAD_BYTES = 64 * 1024
 # A callback each. Clients that stream send a chunk per write, which may be a few bytes.
 _MAX_BODY_CHUNKS = 65_536
-# Of a socket at a time, asyncio's default being 256 KiB: what is parsed in one go stops the loop, chunks of a byte most.
+# Of a socket at a time, asyncio's default being 256 KiB: what is parsed in one go stops the loop.
 _READ_BYTES = 64 * 1024
 _MAX_PIPELINED = 1  # with more, reading pauses; it must not with the first, or nobody would see that its client left
 
