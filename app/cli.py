@@ -29,6 +29,7 @@ from model.flan_t5 import import_flan_t5
 
 BAD_INPUT = 2
 LOAD_FAILED = 1
+MODEL_FAILED = 3
 
 # What the commands that answer here need of the settings.
 _LOCAL = ("checkpoint", "device", "dtype", "threads")
@@ -78,7 +79,7 @@ def serve(**flags: Any) -> None:
     except (SettingsError, KeysError, server.AddressError) as error:
         _fail(str(error))
     except server.ServingFailed as error:
-        _fail(str(error), LOAD_FAILED)
+        _fail(str(error), MODEL_FAILED if error.has_served else LOAD_FAILED)
 
 
 @app.command()

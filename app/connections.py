@@ -62,6 +62,7 @@ class Connections:
     def __init__(self, limits: ConnectionLimits, metrics: Metrics) -> None:
         self.limits = limits
         self.metrics = metrics
+        self.is_leaving = False  # answers are their connections' last
         self.is_draining = False
         self._open: set[Connection] = set()
         # Without a complete request; the one that has been so for longest comes first.
@@ -181,7 +182,7 @@ class Connection(HttpToolsProtocol):
             return  # it comes again
         super().on_headers_complete()
         self._begin_reading(_Reading.BODY)
-        if self._connections.is_draining:
+        if self._connections.is_leaving:
             self.cycle.keep_alive = False
         if 0 < len(self.pipeline) <= _MAX_PIPELINED:
             self.flow.resume_reading()

@@ -39,7 +39,11 @@ class AddressError(Exception):
 
 
 class ServingFailed(Exception):
-    """The checkpoint could not be loaded; the message says why."""
+    """The checkpoint could not be loaded, or the model failed for good (`has_served`); the message says why."""
+
+    def __init__(self, message: str, *, has_served: bool) -> None:
+        super().__init__(message)
+        self.has_served = has_served
 
 
 def serve(settings: Settings) -> None:
@@ -47,7 +51,7 @@ def serve(settings: Settings) -> None:
 
     Raises:
         AddressError: before anything is loaded.
-        ServingFailed: the checkpoint could not be loaded.
+        ServingFailed: the checkpoint could not be loaded, or the model failed for good.
     """
     configure_logging(settings.log_level, as_json=settings.log_json)
     for name in unknown_variables():
@@ -61,7 +65,7 @@ def serve(settings: Settings) -> None:
         server.run(sockets=[listener])
     service: Service = app.state.service
     if service.failure is not None:
-        raise ServingFailed(service.failure)
+        raise ServingFailed(service.failure, has_served=service.has_served)
 
 
 class _Server(uvicorn.Server):
@@ -96,6 +100,7 @@ class _Server(uvicorn.Server):
         )
         self._gate: Gate = app.state.gate
         self._drain_timeout_s = settings.drain_timeout_s
+        self._shutdown_delay_s = settings.shutdown_delay_s
         self._is_hurried = False
         self._signal: int | None = None
 
@@ -127,7 +132,8 @@ class _Server(uvicorn.Server):
             logger.error("SIGHUP: keys stay as they were: %s", error)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening; wait; cut off what is left; then the app's own shutdown."""
+        """Say so to readiness probes; stop listening; wait; cut off what is left; then the app's own shutdown."""
+        await self._leave()
         self._service.begin_drain()
         self._connections.is_draining = True
         if self._service.failure is None:
@@ -139,6 +145,16 @@ class _Server(uvicorn.Server):
         finally:
             cut_off.cancel()
             self._watch.cancel()
+
+    async def _leave(self) -> None:
+        """Answer as ever for `shutdown_delay_s`, so that no new request comes when no more are taken."""
+        self._service.is_leaving = self._connections.is_leaving = True
+        if not self._shutdown_delay_s or self._service.failure is not None:
+            return
+        logger.info("not ready any more; requests are taken for a while", extra={"seconds": self._shutdown_delay_s})
+        end = time.monotonic() + self._shutdown_delay_s
+        while (left_s := end - time.monotonic()) > 0 and not self._is_hurried and self._service.failure is None:
+            await asyncio.sleep(min(_GLANCE_S, left_s))
 
     async def _cut_off(self) -> None:
         end = time.monotonic() + self._drain_timeout_s

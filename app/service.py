@@ -44,7 +44,8 @@ class Service:
 
     `failure` says in words why `state` is `failed`, `told_failure` the same to clients, who need not know this
     machine's folders; tracebacks are in the log only. `on_failure` is called when it has come to that, in loading or
-    later, and nothing will be answered any more.
+    later (`has_served` tells which), and nothing will be answered any more. While `is_leaving` it answers as ever, and
+    readiness alone says that it soon will not.
     """
 
     def __init__(self, settings: Settings, on_failure: Callable[[], None] = lambda: None) -> None:
@@ -52,6 +53,8 @@ class Service:
         self._on_failure = on_failure
         self.metrics = Metrics()
         self.failure: str | None = None
+        self.has_served = False
+        self.is_leaving = False
         self._is_draining = False
         self._loaded: Loaded | None = None
 
@@ -80,6 +83,14 @@ class Service:
             raise NotReady(self.told_failure or f"the service is {self.state}; ask again when /health/ready says ready")
         return self._loaded
 
+    @property
+    def hang(self) -> str | None:
+        """Why the process should be restarted though it answers this: a step that takes longer than `watchdog_s`."""
+        seconds, limit_s = self._loaded.engine.busy_s if self._loaded else 0.0, self.settings.watchdog_s
+        if seconds <= limit_s:
+            return None
+        return f"the model has been at one step for {seconds:.0f} s; {limit_s:g} are allowed (watchdog_s)"
+
     def retry_after_s(self) -> int:
         """When to come back after a refusal, whichever limit it was."""
         return 1 if self._loaded is None else self._loaded.engine.backlog.retry_after_s()
@@ -101,6 +112,7 @@ class Service:
             self._fail("loading failed in an unforeseen way; the log has the traceback")
             return
         self._loaded = Loaded(checkpoint, engine, documents)
+        self.has_served = True
         facts = {"device": str(checkpoint.model.device), "dtype": checkpoint.model.precision}
         seconds = round(time.monotonic() - started_at, 2)
         logger.info("ready", extra={"checkpoint": checkpoint.name, **facts, "seconds": seconds})

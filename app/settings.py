@@ -117,11 +117,25 @@ class Settings(BaseSettings):
     max_queued_tokens: int = Field(default=262_144, ge=1, description="Most tokens that wait for the model.")
     max_batch_tokens: int = Field(default=8192, ge=1, description="Most tokens in an encoder batch, padding included.")
     max_decode_rows: int = Field(default=64, ge=1, description="Most rows (documents x beams) that decode at once.")
+    watchdog_s: float = Field(
+        default=120.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds that one step of the model may take before /health/live says 503.",
+    )
     deadline_s: float = Field(
         default=60.0,
         gt=0,
         allow_inf_nan=False,
         description="Seconds a request may take; X-Request-Timeout-Ms may shorten it.",
+    )
+    shutdown_delay_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds after SIGTERM in which requests are still taken while /health/ready says 503, so that "
+        "load balancers notice first.",
     )
     drain_timeout_s: float = Field(
         default=30.0,

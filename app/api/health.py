@@ -1,5 +1,6 @@
 """Whether the service lives, whether it is ready, what it serves, and its metrics."""
 
+import logging
 import time
 
 from fastapi import APIRouter
@@ -15,6 +16,8 @@ from app.service import Service
 from app.settings import most_of
 from app.version import VERSION
 from model.tasks import Task
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["health"])
 _HF_ROUTES = ("/hf/summarize", "/hf/emotions", "/hf/topic")
@@ -48,19 +51,25 @@ class Info(BaseModel):
     topics: list[str] = Field(description="Labels, in the model's order.", examples=[["World", "Sports"]])
 
 
-@router.get("/health/live")
-async def live() -> Health:
-    """200 while the process works, whatever the model does."""
-    return Health(status="alive")
+@router.get("/health/live", responses=errors(503), response_model=Health)
+async def live(request: Request) -> Response:
+    """200 while the process works, loading and draining too; 503 when the model hangs in one step."""
+    service: Service = request.app.state.service
+    if service.hang is not None:
+        logger.error("not alive: %s", service.hang)
+        return Problem(503, service.hang, "unavailable").response()
+    return JSONResponse({"status": "alive"})
 
 
 @router.get("/health/ready", responses=errors(503))
 async def ready(request: Request) -> Response:
-    """200 when requests are answered; 503 while loading, draining or failed."""
+    """200 when requests are answered; 503 while loading, draining or failed, and from SIGTERM on."""
     service: Service = request.app.state.service
-    if service.state == "ready":
+    if service.state == "ready" and not service.is_leaving:
         return JSONResponse({"status": "ready"})
     detail = f"{service.state}: {service.told_failure}" if service.failure else service.state
+    if service.is_leaving:
+        detail = "draining"
     return Problem(503, detail, "unavailable").response()
 
 

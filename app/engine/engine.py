@@ -115,6 +115,12 @@ class Engine:
         if self.state == "failed":
             raise EngineError("the model fails at a minimal request; the log has its traceback")
 
+    @property
+    def busy_s(self) -> float:
+        """How long the model has been at its present batch or step; 0.0 between two, and while it warms up."""
+        since = self._worker.busy_since
+        return 0.0 if since is None else self.clock() - since
+
     async def drain(self, timeout_s: float) -> None:
         """Refuse what is new, finish what is accepted within `timeout_s`, fail the rest and stop. Call it once."""
         if not self._thread.is_alive():

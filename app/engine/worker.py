@@ -69,6 +69,7 @@ class Worker:
         self._work: dict[int, Work] = {}
         self._first_token_at: dict[int, float] = {}
         self._heap = Heap(clock, _TRIM_EVERY_S)
+        self.busy_since: float | None = None  # when the model began what it is at; read by other threads
 
     @property
     def num_rows(self) -> int:
@@ -121,10 +122,12 @@ class Worker:
         if late := self._scheduler.expired(self._clock()):
             self._fail(late, DeadlineExceeded, "the deadline passed before the answer was complete")
         decision = self._scheduler.decide()
+        self.busy_since = self._clock()
         if isinstance(decision, Encode):
             self._encode(decision.keys)
         elif isinstance(decision, Step):
             self._step()
+        self.busy_since = None
         return not isinstance(decision, Idle)
 
     def _encode(self, keys: tuple[int, ...]) -> None:
