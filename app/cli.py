@@ -12,12 +12,12 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 
 from app import server
-from app.api.answers import analyze_answer, emotions_answer, summary_answer, topic_answer
+from app.api.answers import analyze_answer, emotions_answer, head_answer, summary_answer, topic_answer
 from app.documents import Answer
 from app.engine.request import EngineError
 from app.flags import SettingsError, settings_from, with_flags
 from app.keys import KeysError
-from app.planning import OnLong, Question, TextError, UnsupportedTask, available_tasks
+from app.planning import OnLong, Question, TextError, UnsupportedTask
 from app.service import Service
 from app.tables import AnyAnswer, print_answers
 from app.telemetry import configure_logging
@@ -26,6 +26,7 @@ from model.checkpoint import Checkpoint
 from model.decoding.options import DecodingOptions
 from model.errors import ModelError, OptionsError
 from model.flan_t5 import import_flan_t5
+from model.tasks import BUILT_IN
 
 BAD_INPUT = 2
 LOAD_FAILED = 1
@@ -47,6 +48,7 @@ MaxNewTokens = Annotated[int, typer.Option(help="Longest summary, in tokens.")]
 MinNewTokens = Annotated[int, typer.Option(help="Shortest summary, in tokens.")]
 NumBeams = Annotated[int, typer.Option(help="1 is greedy, more is beam search.")]
 OnLongText = Annotated[OnLong, typer.Option(help="What becomes of a long text.")]
+Threshold = Annotated[float | None, typer.Option(min=0, max=1, help="Least score of every label.")]
 TopK = Annotated[int | None, typer.Option(min=1, help="The k best labels.")]
 
 
@@ -111,14 +113,13 @@ def emotions(
     file: Files = None,
     as_json: AsJson = False,
     top_k: TopK = None,
-    threshold: Annotated[float | None, typer.Option(min=0, max=1, help="Least score of every label.")] = None,
+    threshold: Threshold = None,
     **flags: Any,
 ) -> None:
     """Tell the emotions in texts."""
 
     def shape(checkpoint: Checkpoint, answer: Answer) -> AnyAnswer:
-        assert answer.emotions is not None
-        return emotions_answer(checkpoint, answer.emotions, top_k, threshold)
+        return emotions_answer(checkpoint, answer.scores["emotions"], top_k, threshold)
 
     _answer(_read(texts, file), Question(("emotions",)), shape, as_json, flags)
 
@@ -129,10 +130,31 @@ def topic(texts: Texts = None, file: Files = None, as_json: AsJson = False, top_
     """Tell the topic of texts."""
 
     def shape(checkpoint: Checkpoint, answer: Answer) -> AnyAnswer:
-        assert answer.topic is not None
-        return topic_answer(checkpoint, answer.topic, top_k)
+        return topic_answer(checkpoint, answer.scores["topic"], top_k)
 
     _answer(_read(texts, file), Question(("topic",)), shape, as_json, flags)
+
+
+@app.command()
+@with_flags(_LOCAL)
+def classify(
+    head: Annotated[str, typer.Argument(metavar="HEAD", help="A head of the checkpoint; `leximind info` lists them.")],
+    texts: Texts = None,
+    file: Files = None,
+    as_json: AsJson = False,
+    top_k: TopK = None,
+    threshold: Threshold = None,
+    **flags: Any,
+) -> None:
+    """Classify texts by any head that the checkpoint has."""
+
+    def shape(checkpoint: Checkpoint, answer: Answer) -> AnyAnswer:
+        found = checkpoint.tasks.head(head)
+        if threshold is not None and found.kind == "single_label":
+            _fail(f"--threshold is {threshold} with {head}, which has one label a text; leave it out, or give --top-k")
+        return head_answer(checkpoint, found, answer.scores[head], top_k, threshold)
+
+    _answer(_read(texts, file), Question((head,)), shape, as_json, flags)
 
 
 @app.command()
@@ -179,11 +201,15 @@ def info(as_json: AsJson = False, **flags: Any) -> None:
 
 
 def _shown(value: object) -> str:
-    return ", ".join(value) or "none" if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return str(value)
+    words = [f"{one['name']} ({one['kind']}, {len(one['labels'])})" if isinstance(one, dict) else one for one in value]
+    return ", ".join(words) or "none"
 
 
 async def _facts(service: Service) -> dict[str, Any]:
     checkpoint = service.loaded.checkpoint
+    labels = {head.name: list(head.labels) for head in checkpoint.tasks.heads}
     return {
         "version": VERSION,
         "checkpoint": str(checkpoint.folder),
@@ -191,9 +217,12 @@ async def _facts(service: Service) -> dict[str, Any]:
         "device": str(checkpoint.model.device),
         "dtype": checkpoint.model.precision,
         "max_source_tokens": checkpoint.tasks.max_source_tokens,
-        "tasks": list(available_tasks(checkpoint)),
-        "emotions": list(checkpoint.tasks.emotion_labels),
-        "topics": list(checkpoint.tasks.topic_labels),
+        "tasks": list(checkpoint.tasks.names),
+        "emotions": labels.get("emotions", []),
+        "topics": labels.get("topic", []),
+        "heads": [
+            {"name": head.name, "kind": head.kind, "labels": labels[head.name]} for head in checkpoint.tasks.heads
+        ],
     }
 
 
@@ -209,7 +238,11 @@ def _answer(
         asked, limit = question.options.max_new_tokens, service.settings.max_new_tokens
         if asked > limit:
             _fail(f"--max-new-tokens is {asked}, at most {limit} are allowed (LEXIMIND_MAX_NEW_TOKENS)")
-        tasks = question.tasks or available_tasks(loaded.checkpoint)
+        known = loaded.checkpoint.tasks
+        tasks = question.tasks or known.names
+        if unknown := [task for task in tasks if not known.has(task) and task not in BUILT_IN]:
+            names = ", ".join(head.name for head in known.heads) or "none"
+            _fail(f"{unknown[0]}: the checkpoint {loaded.checkpoint.name} has no head of that name; it has {names}")
         plans = await loaded.documents.plan(texts, replace(question, tasks=tasks), deadline=math.inf)
         return [shape(loaded.checkpoint, answer) for answer in await loaded.documents.answer(plans)]
 

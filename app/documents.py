@@ -4,15 +4,13 @@ A long text is several chunks, and their answers become one:
 
 - summary: the chunks' summaries in order, joined by a space. Nothing is summarised twice, so nothing is made up
   from what was already made up; a long text has a long summary, and `chunks` says why.
-- emotions: per label the highest probability of any chunk. A text in which one passage is angry has anger in it,
-  however calm the rest; a mean would drown it.
-- topic: the mean of the chunks' probabilities, weighted by their tokens. A topic is what most of the text is about.
+- a head's probabilities: as `model.probabilities.joined` says for its kind.
 """
 
 import asyncio
 import math
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from app.metrics import Metrics
 from app.planning import Plan, Planner, Question
 from model.checkpoint import Checkpoint
 from model.decoding.options import DecodingResult, FinishReason
+from model.probabilities import joined
 from model.tokenizer import IncrementalDecoder
 
 # What takes longer (see `work_of`) is tokenized beside the event loop, which the rest holds up for three milliseconds.
@@ -47,11 +46,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was asked of one text; the rest is None. Probabilities are in the order of the checkpoint's labels."""
+    """What was asked of one text: a summary or None, and of each head the probabilities in the order of its labels."""
 
     summary: Summary | None
-    emotions: tuple[float, ...] | None
-    topic: tuple[float, ...] | None
+    scores: Mapping[str, tuple[float, ...]]
 
 
 class Documents:
@@ -64,6 +62,7 @@ class Documents:
     def __init__(self, checkpoint: Checkpoint, engine: Engine, metrics: Metrics, max_tokens: int) -> None:
         """`max_tokens` as of `Planner`."""
         self._tokenizer = checkpoint.tokenizer
+        self._kinds = {head.name: head.kind for head in checkpoint.tasks.heads}
         self._planner = Planner(checkpoint, max_tokens)
         self._engine = engine
         self._beside = ThreadPoolExecutor(1, "leximind-tokenizer")  # several would only slow the event loop
@@ -143,13 +142,14 @@ class Documents:
     def _join(self, plan: Plan, answers: Sequence[EngineAnswer]) -> Answer:
         lengths = [len(request.input_ids) for request in plan.requests]
         pairs = list(zip(lengths, answers, strict=True))
-        emotions = [answer.emotions for answer in answers if answer.emotions is not None]
-        topics = [(length, answer.topic) for length, answer in pairs if answer.topic is not None]
+        scores: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
+        for length, answer in pairs:
+            for name, values in answer.scores.items():
+                scores.setdefault(name, []).append((length, values))
         summaries = [(length, answer.summary) for length, answer in pairs if answer.summary is not None]
         return Answer(
             summary=self._summary(summaries) if summaries else None,
-            emotions=tuple(map(max, zip(*emotions, strict=True))) if emotions else None,
-            topic=_weighted_mean(topics) if topics else None,
+            scores={name: joined(chunks, self._kinds[name]) for name, chunks in scores.items()},
         )
 
     def _summary(self, summaries: Sequence[tuple[int, DecodingResult]]) -> Summary:
@@ -167,9 +167,3 @@ class Documents:
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[[int], None], amount: int) -> None:
     with suppress(RuntimeError):  # the loop is closed, and nobody counts
         loop.call_soon_threadsafe(function, amount)
-
-
-def _weighted_mean(weighted: Sequence[tuple[int, tuple[float, ...]]]) -> tuple[float, ...]:
-    total = sum(weight for weight, _ in weighted)
-    columns = zip(*(values for _, values in weighted), strict=True)
-    return tuple(sum(n * p for (n, _), p in zip(weighted, column, strict=True)) / total for column in columns)

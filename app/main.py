@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from app.api import compatibility, health, routes
 from app.api.bodies import BodyBudget, BodyLimit
+from app.api.heads import served
 from app.api.keys import Gate
 from app.api.middleware import ConcurrencyLimit, Observe
 from app.api.openapi import describe
@@ -25,6 +26,7 @@ from app.planning import UnsupportedTask
 from app.service import NotReady, Service
 from app.settings import Settings
 from app.version import VERSION
+from model.tasks import Tasks
 
 _DESCRIPTION = "Summaries, emotions and topics of texts, from one encoder-decoder model."
 _LIMITS = """
@@ -61,8 +63,8 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
     for module in (routes, compatibility, health):
         app.include_router(module.router)
     _tell_errors(app)
-    schema = describe(app.openapi(), needs_key=bool(gate.keys), needs_admin_key=bool(gate.admin_keys))
-    app.openapi = lambda: schema  # type: ignore[method-assign]
+    app.openapi = _document(app, service, gate)  # type: ignore[method-assign]
+    schema = app.openapi()
     service.metrics.expect(
         {
             path: [*map(int, one["responses"]), *([CLIENT_LEFT] if method == "post" else [])]
@@ -72,6 +74,24 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
     )
     _surround(app, service, paths={*schema["paths"], "/docs", "/openapi.json"})
     return app
+
+
+def _document(app: FastAPI, service: Service, gate: Gate) -> Callable[[], dict[str, Any]]:
+    """The OpenAPI document, made again once the checkpoint is known, whose heads it names."""
+    write = app.openapi
+    written: dict[Tasks, dict[str, Any]] = {}
+
+    def document() -> dict[str, Any]:
+        tasks = service.tasks or Tasks()
+        if tasks not in written:
+            app.openapi_schema = None
+            served.set(tasks)
+            needs = {"needs_key": bool(gate.keys), "needs_admin_key": bool(gate.admin_keys)}
+            written.clear()
+            written[tasks] = describe(write(), **needs)
+        return written[tasks]
+
+    return document
 
 
 def _shown_limits(settings: Settings) -> dict[str, Any]:

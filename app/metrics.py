@@ -86,7 +86,7 @@ class Metrics:
         self.tokenizer_waiting_bytes_limit = self._gauge(
             "tokenizer_waiting_bytes_limit", "As much may wait for the tokenizer."
         )
-        # task: summarize, emotions, topic or several
+        # task: summarize, the name of one of the checkpoint's heads, or several
         self.queue_wait_seconds = self._histogram(
             "queue_wait_seconds", "From acceptance to the encoder.", _REQUEST_S, "task"
         )

@@ -11,7 +11,7 @@ from app.engine.request import EngineRequest
 from model.checkpoint import Checkpoint
 from model.decoding.options import DecodingOptions
 from model.errors import CheckpointError
-from model.tasks import TASKS, Task
+from model.tasks import SUMMARIZE
 from model.tokenizer import Tokenizer
 
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Hangul fillers and the Braille pattern without dots
@@ -35,16 +35,11 @@ class UnsupportedTask(Exception):
     """The checkpoint has no head for a task."""
 
 
-def available_tasks(checkpoint: Checkpoint) -> tuple[Task, ...]:
-    """What can be asked of `checkpoint`, in the order of `TASKS`."""
-    return tuple(task for task in TASKS if checkpoint.tasks.has(task))
-
-
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a text. `options` matter with `summarize` only."""
+    """What is asked of a text. `options` matter with `summarize` only; other tasks are heads."""
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[str, ...]
     options: DecodingOptions = field(default_factory=DecodingOptions)
     on_long: OnLong = "chunk"
 
@@ -115,7 +110,7 @@ class Planner:
         return plans
 
     def _plan_one(self, tokenizer: Encodes, text: str, question: Question, deadline: float, room: int) -> Plan:
-        tasks_of: dict[str, list[Task]] = defaultdict(list)
+        tasks_of: dict[str, list[str]] = defaultdict(list)
         for task in question.tasks:
             self._check_task(task)
             tasks_of[self._tasks.prompts[task]].append(task)
@@ -126,9 +121,8 @@ class Planner:
                 EngineRequest(
                     input_ids=tuple(source),
                     deadline=deadline,
-                    emotions="emotions" in tasks,
-                    topic="topic" in tasks,
-                    options=question.options if "summarize" in tasks else None,
+                    heads=tuple(task for task in tasks if task != SUMMARIZE),
+                    options=question.options if SUMMARIZE in tasks else None,
                 )
                 for source in self._sources(tokenizer, prompt, text, question.on_long, room)
             ]
@@ -163,7 +157,7 @@ class Planner:
     def _room(self, prompt_ids: list[int]) -> int:
         return self._tasks.max_source_tokens - len(prompt_ids) - 1
 
-    def _check_task(self, task: Task) -> None:
+    def _check_task(self, task: str) -> None:
         if not self._tasks.has(task):
             raise UnsupportedTask(
                 f"this checkpoint has no head for {task}: it was imported or trained without one; "

@@ -18,6 +18,7 @@ from model.checkpoint import Checkpoint, load_packed
 from model.errors import ModelError
 from model.native.library import is_available
 from model.precision import Precision
+from model.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +95,11 @@ class Service:
     def retry_after_s(self) -> int:
         """When to come back after a refusal, whichever limit it was."""
         return 1 if self._loaded is None else self._loaded.engine.backlog.retry_after_s()
+
+    @property
+    def tasks(self) -> Tasks | None:
+        """What the checkpoint can do; None as long as it is not loaded."""
+        return None if self._loaded is None else self._loaded.checkpoint.tasks
 
     async def load(self) -> None:
         """Load, start and warm up. Never raises: a failure is told by `state` and `failure`."""

@@ -6,9 +6,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.api.schemas import AnalyzeAnswer, EmotionsAnswer, Score, SummaryAnswer, TopicAnswer
+from app.api.schemas import (
+    AnalyzeAnswer,
+    EmotionsAnswer,
+    HeadAnswer,
+    LabelAnswer,
+    LabelsAnswer,
+    Score,
+    SummaryAnswer,
+    TopicAnswer,
+)
 
-AnyAnswer = SummaryAnswer | EmotionsAnswer | TopicAnswer | AnalyzeAnswer
+AnyAnswer = SummaryAnswer | HeadAnswer | AnalyzeAnswer
+
+_NONE = "none passes its threshold"
 
 
 def print_answers(answers: Sequence[AnyAnswer]) -> None:
@@ -30,13 +41,19 @@ def _rows(answer: AnyAnswer) -> Iterable[tuple[str, str]]:
             note = "" if answer.finish_reason == "stop" else " …"
             yield "summary", answer.summary + note
         case EmotionsAnswer():
-            yield "emotions", _scores(answer.emotions) or "none passes its threshold"
+            yield "emotions", _scores(answer.emotions) or _NONE
+        case LabelsAnswer():
+            yield "labels", _scores(answer.labels) or _NONE
         case TopicAnswer():
             yield "topic", _scores(answer.scores)
+        case LabelAnswer():
+            yield "label", _scores(answer.scores)
         case AnalyzeAnswer():
             for part in (answer.summary, answer.emotions, answer.topic):
                 if part is not None:
                     yield from _rows(part)
+            for name, part in (answer.model_extra or {}).items():
+                yield from ((name, cell) for _, cell in _rows(part))
 
 
 def _scores(scores: Sequence[Score]) -> str:

@@ -3,7 +3,7 @@
 config.json        architecture and format version
 model.safetensors  weights
 spiece.model       tokenizer
-tasks.json         prompts, label sets, thresholds, lengths
+tasks.json         prompt, heads (kind, labels, thresholds, temperature), lengths
 MODEL_CARD.md      for people
 manifest.json      sha256 of each of the above, package version, and whatever the writer wants remembered
 """
@@ -29,6 +29,7 @@ from model.atomic_folder import atomic_folder
 from model.attention import avoid_cudnn_attention
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError, ModelError, TokenizerError
+from model.format1 import upgrade_config, upgrade_tasks, weight_name
 from model.leximind import LexiMind
 from model.native.library import is_available
 from model.packed import can_be_native, can_pack_bfloat16, pack
@@ -37,7 +38,8 @@ from model.stored_weights import StoredWeights
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, FORMAT_VERSION)
 BUNDLED = Path(__file__).parent / "pretrained" / "tiny"
 _FILES = ("config.json", "model.safetensors", "spiece.model", "tasks.json", "MODEL_CARD.md")
 _MANIFEST = "manifest.json"
@@ -86,7 +88,7 @@ def save_checkpoint(
         folder: where; a checkpoint that is there already is replaced.
         model: its parameters are stored in `dtype` (None: as they are).
         spiece: the SentencePiece file to copy.
-        tasks: prompts, labels, thresholds.
+        tasks: prompt, heads, lengths.
         card: the text of `MODEL_CARD.md`.
         facts: further entries of the manifest, such as metrics and data hashes.
 
@@ -105,15 +107,22 @@ def save_checkpoint(
 def describe_checkpoint(folder: Path, tasks: Tasks, *, card: str, facts: Mapping[str, Any]) -> None:
     """Give a checkpoint other thresholds or prompts, another card and further facts; weights stay as they are.
 
-    As atomic as `save_checkpoint`. `facts` are added to those of the manifest.
+    As atomic as `save_checkpoint`. `facts` are added to those of the manifest. A folder of format 1 is one of today's
+    afterwards.
 
     Raises:
         CheckpointError: `folder` is no intact checkpoint.
     """
-    known = {key: value for key, value in _verified_manifest(folder).items() if key not in _OWN_FACTS}
+    manifest = _verified_manifest(folder)
+    known = {key: value for key, value in manifest.items() if key not in _OWN_FACTS}
     with _written(folder) as partial:
-        for name in ("config.json", "model.safetensors", "spiece.model"):
-            shutil.copyfile(folder / name, partial / name)
+        if manifest["format_version"] == FORMAT_VERSION:
+            for name in ("config.json", "model.safetensors"):
+                shutil.copyfile(folder / name, partial / name)
+        else:
+            weights = StoredWeights([folder / "model.safetensors"], rename=weight_name)
+            _write_network(partial, _read_config(folder, manifest), dict(weights))
+        shutil.copyfile(folder / "spiece.model", partial / "spiece.model")
         _write_json(partial / "tasks.json", tasks.to_json())
         (partial / "MODEL_CARD.md").write_text(card, encoding="utf-8")
         _write_manifest(partial, {**known, **facts})
@@ -174,22 +183,31 @@ def build_model(
 
 def _hollow_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Checkpoint, StoredWeights]:
     manifest = _verified_manifest(folder)
+    is_old = manifest["format_version"] != FORMAT_VERSION
+    config, fields = _read_config(folder, manifest), read_json(folder / "tasks.json")
+    tasks = Tasks.from_json(upgrade_tasks(fields) if is_old else fields)
     try:
-        config = ModelConfig.from_json(read_json(folder / "config.json")["model"])
-        tasks = Tasks.from_json(read_json(folder / "tasks.json"))
         tokenizer = Tokenizer(folder / "spiece.model")
-    except KeyError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: lacks {error}") from error
-    except ConfigError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     except TokenizerError as error:
         raise CheckpointError(str(error)) from error
     _check_fit(folder, config, tokenizer, tasks)
-    weights = StoredWeights([folder / "model.safetensors"], dtype, device)
+    rename = weight_name if is_old else str
+    weights = StoredWeights([folder / "model.safetensors"], dtype, device, rename)
     model = _hollow(config, weights.shapes, str(folder))
     model.byte_pieces = tokenizer.byte_pieces
     num_parameters = sum(math.prod(shape) for shape in weights.shapes.values())
     return Checkpoint(model, tokenizer, tasks, manifest, folder, num_parameters), weights
+
+
+def _read_config(folder: Path, manifest: Mapping[str, Any]) -> ModelConfig:
+    path = folder / "config.json"
+    try:
+        fields = read_json(path)["model"]
+        return ModelConfig.from_json(fields if manifest["format_version"] == FORMAT_VERSION else upgrade_config(fields))
+    except KeyError as error:
+        raise CheckpointError(f"{path}: lacks {error}") from error
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _hollow(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], source: str) -> LexiMind:
@@ -253,13 +271,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, model: LexiMind, spiece: Path, tasks: Tasks, card: str, dtype: torch.dtype | None) -> None:
-    _write_json(folder / "config.json", {"format_version": FORMAT_VERSION, "model": model.config.to_json()})
-    _write_json(folder / "tasks.json", tasks.to_json())
     tensors = {name: t.detach().to("cpu", dtype or t.dtype).contiguous() for name, t in model.state_dict().items()}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "model.safetensors").chmod(0o644)  # safetensors gives it to its owner alone; the server is another user
+    _write_network(folder, model.config, tensors)
+    _write_json(folder / "tasks.json", tasks.to_json())
     shutil.copyfile(spiece, folder / "spiece.model")
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+
+
+def _write_network(folder: Path, config: ModelConfig, tensors: dict[str, torch.Tensor]) -> None:
+    _write_json(folder / "config.json", {"format_version": FORMAT_VERSION, "model": config.to_json()})
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)  # safetensors gives it to its owner alone; the server is another user
 
 
 @contextmanager
@@ -286,9 +308,10 @@ def _verified_manifest(folder: Path) -> dict[str, Any]:
             "a published FLAN-T5 folder becomes one by `leximind import SOURCE TARGET`"
         )
     manifest = read_json(folder / _MANIFEST)
-    if manifest.get("format_version") != FORMAT_VERSION:
+    if manifest.get("format_version") not in _READABLE or type(manifest["format_version"]) is not int:
         raise CheckpointError(
-            f"{folder / _MANIFEST}: format {manifest.get('format_version')!r}, this version reads {FORMAT_VERSION}"
+            f"{folder / _MANIFEST}: format {manifest.get('format_version')!r}, this version reads "
+            f"{' and '.join(map(str, _READABLE))}"
         )
     hashes = manifest.get("files")
     if not isinstance(hashes, dict):
@@ -306,12 +329,13 @@ def _verified_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_fit(folder: Path, config: ModelConfig, tokenizer: Tokenizer, tasks: Tasks) -> None:
-    for name, labels, outputs in (
-        ("emotion", tasks.emotion_labels, config.num_emotions),
-        ("topic", tasks.topic_labels, config.num_topics),
-    ):
-        if len(labels) != outputs:
-            raise CheckpointError(f"{folder}: tasks.json names {len(labels)} {name} labels, the head has {outputs}")
+    labels = {head.name: len(head.labels) for head in tasks.heads}
+    for name in {**labels, **config.heads}:
+        if labels.get(name, 0) != config.heads.get(name, 0):
+            raise CheckpointError(
+                f"{folder}: tasks.json names {labels.get(name, 0)} {name} labels, the head has "
+                f"{config.heads.get(name, 0)}"
+            )
     if tokenizer.num_pieces > config.num_tokens:
         raise CheckpointError(
             f"{folder}: spiece.model has {tokenizer.num_pieces} pieces, the model knows {config.num_tokens} tokens"

@@ -1,8 +1,8 @@
 """The architecture as data: everything that decides the shape and arithmetic of a network, to and from JSON."""
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, get_origin
 
 from model.errors import ConfigError
 
@@ -16,7 +16,8 @@ class ModelConfig:
     `num_heads * d_kv`, which need not be `d_model`. `num_positions` is the length of the learned position
     tables (0: none); later positions rely on the relative bias alone. `tie_lm_head` shares the output
     matrix with the embedding; `scale_lm_head` multiplies its input by `d_model ** -0.5`, as the original T5
-    (tied) does and T5 v1.1 / FLAN-T5 (untied) do not. A head with 0 labels does not exist.
+    (tied) does and T5 v1.1 / FLAN-T5 (untied) do not. `heads` has the number of labels of each classification head
+    by its name, in order.
 
     Raises:
         ConfigError: a value that no network can have.
@@ -37,11 +38,10 @@ class ModelConfig:
     dropout: float = 0.1
     tie_lm_head: bool = False
     scale_lm_head: bool = False
-    num_emotions: int = 0
-    num_topics: int = 0
     pad_id: int = 0
     eos_id: int = 1
     unk_id: int = 2
+    heads: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, most in _MOST.items():
@@ -67,6 +67,14 @@ class ModelConfig:
                 f"pad_id, eos_id and unk_id are {self.pad_id}, {self.eos_id}, {self.unk_id}; every T5 has 0, 1, 2"
             )
 
+        if len(self.heads) > _MOST_HEADS:
+            raise ConfigError(f"heads: there are {len(self.heads)}; at most {_MOST_HEADS} are read")
+        for name, num_labels in self.heads.items():
+            if type(num_labels) is not int or not 2 <= num_labels <= _MOST_LABELS:
+                raise ConfigError(
+                    f"heads: {name} has {num_labels!r} labels; a head has a whole number of them, 2 to {_MOST_LABELS}"
+                )
+
     @property
     def inner_width(self) -> int:
         """Width of queries, keys and values together: H * K."""
@@ -78,25 +86,25 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, fields: Any) -> "ModelConfig":
-        """The inverse of `to_json`.
+        """The inverse of `to_json`; what was added since the first version may be missing and is its default then.
 
         Raises:
             ConfigError: a field that this version does not know, lacks, or cannot have.
         """
         if not isinstance(fields, dict):
             raise ConfigError(f"the configuration is {fields!r}; it must be an object")
-        types = {field.name: field.type for field in dataclasses.fields(cls)}
+        types: dict[str, Any] = {one.name: get_origin(one.type) or one.type for one in dataclasses.fields(cls)}
         if unknown := sorted(fields.keys() - types.keys()):
             raise ConfigError(f"unknown fields {unknown}; this version knows {sorted(types)}")
-        if missing := sorted(types.keys() - fields.keys()):
+        if missing := sorted(_REQUIRED - fields.keys()):
             raise ConfigError(f"missing fields {missing}")
         for name, value in fields.items():
             if type(value) is not types[name] and not (types[name] is float and type(value) is int):
-                raise ConfigError(f"{name} is {value!r}; it must be of type {types[name].__name__}")  # type: ignore[union-attr]
+                raise ConfigError(f"{name} is {value!r}; it must be of type {types[name].__name__}")
         return cls(**fields)
 
 
-_MAY_BE_NONE = ("num_positions", "num_emotions", "num_topics")
+_MAY_BE_NONE = ("num_positions",)
 # Several times what any published T5 has: a damaged or hostile file must not make a process allocate without end.
 _MOST = {
     "vocab_size": 2**22,
@@ -110,6 +118,9 @@ _MOST = {
     "relative_attention_num_buckets": 2**10,
     "relative_attention_max_distance": 2**16,
     "num_positions": 2**20,
-    "num_emotions": 2**16,
-    "num_topics": 2**16,
 }
+_MOST_LABELS, _MOST_HEADS = 2**16, 256
+# Of every checkpoint. A field that is not among them says by its default what checkpoints without it are.
+_REQUIRED = frozenset(
+    (*_MOST, "layer_norm_epsilon", "dropout", "tie_lm_head", "scale_lm_head", "pad_id", "eos_id", "unk_id")
+)

@@ -227,6 +227,6 @@ def _card(source: str, model: LexiMind) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return (
         f"# Imported from {Path(source).name}\n\n{parameters / 1e6:.1f} M parameters, computing exactly what the "
-        "published model computes. It summarizes; it has no emotion and no topic head until it is trained "
+        "published model computes. It summarizes; it has no heads (emotions, topic, your own) until they are trained "
         "(`python -m training.train init_from=THIS_FOLDER`). Terms: those of the published model.\n"
     )

@@ -1,20 +1,45 @@
 """Classification on the encoder's states."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
+from model.errors import ConfigError
+
+
+def new_heads(d_model: int, heads: Mapping[str, int], dropout: float) -> nn.ModuleDict:
+    """A head of each name with its number of labels.
+
+    Raises:
+        ConfigError: a name that torch has for something else.
+    """
+    for name in heads:
+        check_module_name(name)
+    return nn.ModuleDict({name: ClassificationHead(d_model, num, dropout) for name, num in heads.items()})
+
+
+def check_module_name(name: str) -> None:
+    """Refuse the name of a head that is one of `ModuleDict`'s own attributes, such as `type`.
+
+    Raises:
+        ConfigError: it is.
+    """
+    if hasattr(nn.ModuleDict(), name):
+        raise ConfigError(f"the head {name!r}: torch has this word for something else; name it otherwise")
+
 
 class ClassificationHead(nn.Module):
-    """Mean over real tokens, dropout, one linear layer."""
+    """Dropout and one linear layer over a text's mean state."""
 
     def __init__(self, d_model: int, num_labels: int, dropout: float) -> None:
         super().__init__()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(d_model, num_labels)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """`hidden` (B, S, D), `mask` (B, S) bool, True at real tokens. Returns logits (B, labels)."""
-        logits: Tensor = self.linear(self.dropout(mean_over_tokens(hidden, mask)))
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`pooled` (B, D), as `mean_over_tokens` gives it. Returns logits (B, labels)."""
+        logits: Tensor = self.linear(self.dropout(pooled))
         return logits
 
 

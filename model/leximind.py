@@ -1,4 +1,6 @@
-"""The network: one embedding, one encoder, one decoder, three answers."""
+"""The network: one embedding, one encoder, one decoder, any number of heads."""
+
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -7,14 +9,14 @@ from torch.nn import functional as F
 from model.config import ModelConfig
 from model.decoder import Decoder
 from model.encoder import Encoder
-from model.heads import ClassificationHead
+from model.heads import mean_over_tokens, new_heads
 from model.kv_cache import KVCache
 from model.native.decoder import NativeDecoder
 from model.native.encoder import NativeEncoder
 
 
 class LexiMind(nn.Module):
-    """T5 v1.1 / FLAN-T5's function, plus learned positions and two classification heads.
+    """T5 v1.1 / FLAN-T5's function, plus learned positions and classification heads, each known by its name.
 
     With the position tables at zero, as imported, encoder states and logits are FLAN-T5's.
     """
@@ -30,10 +32,7 @@ class LexiMind(nn.Module):
             self.decoder_positions = nn.Parameter(torch.zeros(config.num_positions, config.d_model))
         if not config.tie_lm_head:
             self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-        if config.num_emotions:
-            self.emotion_head = ClassificationHead(config.d_model, config.num_emotions, config.dropout)
-        if config.num_topics:
-            self.topic_head = ClassificationHead(config.d_model, config.num_topics, config.dropout)
+        self.heads = new_heads(config.d_model, config.heads, config.dropout)
         self.byte_pieces: tuple[int, ...] = ()  # of bytes 0 to 255, where the vocabulary spells characters in bytes
         self.packed_lm_head: nn.Module | None = None  # these three by model.packed, after loading
         self.native_encoder: NativeEncoder | None = None
@@ -124,15 +123,10 @@ class LexiMind(nn.Module):
             cache.advance()
         return logits.float()
 
-    def emotion_logits(self, hidden: Tensor, encoder_mask: Tensor) -> Tensor:
-        """One independent logit a label: (B, S, D), (B, S) to (B, num_emotions)."""
-        logits: Tensor = self.emotion_head(hidden, encoder_mask)
-        return logits
-
-    def topic_logits(self, hidden: Tensor, encoder_mask: Tensor) -> Tensor:
-        """One logit a label, for a softmax: (B, S, D), (B, S) to (B, num_topics)."""
-        logits: Tensor = self.topic_head(hidden, encoder_mask)
-        return logits
+    def classify(self, hidden: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
+        """Logits of each of `heads`: (B, S, D), (B, S) to (B, labels of the head)."""
+        pooled = mean_over_tokens(hidden, encoder_mask)
+        return {name: self.heads[name](pooled) for name in heads}
 
     def _logits(self, states: Tensor) -> Tensor:
         if self.config.scale_lm_head:

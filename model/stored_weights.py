@@ -1,7 +1,7 @@
 """Tensors where they lie, in safetensors files: known by name and shape at once, read one at a time."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,32 +20,40 @@ class StoredWeights(Mapping[str, Tensor]):
     """Every tensor of some safetensors files by its name.
 
     Asking for one reads it onto `device`, in `dtype` if one is given, into memory of its own; nothing is kept.
+    `rename` gives the name that a tensor of the files is known by.
 
     Raises:
         CheckpointError: a file that is missing, damaged, not safetensors (a pickle, say) or quantised, or has more
             names than any model; when a tensor is read, one that holds NaN or infinity.
     """
 
-    def __init__(self, paths: list[Path], dtype: torch.dtype | None = None, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        rename: Callable[[str], str] = str,
+    ) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._dtype, self._device = dtype, device
-        self._paths: dict[str, Path] = {}
+        self._places: dict[str, tuple[Path, str]] = {}  # the file, and what it calls the tensor
         for path in paths:
             _check_header(path)
             with _opened(path) as file:
-                for name in file.keys():  # noqa: SIM118
-                    header = file.get_slice(name)
+                for stored in file.keys():  # noqa: SIM118
+                    name, header = rename(stored), file.get_slice(stored)
                     if header.get_dtype() not in _DTYPES:
                         raise CheckpointError(
                             f"{path}: {name} is {header.get_dtype()}, no plain float; quantised weights are refused"
                         )
                     self.shapes[name] = tuple(header.get_shape())
-                    self._paths[name] = path
+                    self._places[name] = path, stored
 
     def __getitem__(self, name: str) -> Tensor:
         # Opened anew each time: the pages of a mapping count as this process's memory until it is closed.
-        with _opened(self._paths[name]) as file:
-            tensor = _finite(self._paths[name], name, file.get_tensor(name))
+        path, stored = self._places[name]
+        with _opened(path) as file:
+            tensor = _finite(path, name, file.get_tensor(stored))
             return tensor.to(device=self._device, dtype=self._dtype, copy=True)
 
     def mapped(self, prefix: str) -> dict[str, Tensor]:
@@ -53,22 +61,22 @@ class StoredWeights(Mapping[str, Tensor]):
 
         The file must not be written to as long as they are kept.
         """
-        names = [name for name in self if name.startswith(prefix)]
+        places = {name.removeprefix(prefix): place for name, place in self._places.items() if name.startswith(prefix)}
         tensors: dict[str, Tensor] = {}
-        for path in {self._paths[name] for name in names}:
+        for path in {path for path, _ in places.values()}:
             with _opened(path) as file:
                 tensors |= {
-                    name.removeprefix(prefix): _finite(path, name, file.get_tensor(name))
-                    for name in names
-                    if self._paths[name] == path
+                    name: _finite(path, stored, file.get_tensor(stored))
+                    for name, (its, stored) in places.items()
+                    if its == path
                 }
         return tensors
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._places)
 
 
 def _check_header(path: Path) -> None:

@@ -1,12 +1,14 @@
-"""The three tasks as data: prompts, label sets, thresholds, lengths. One source for training and serving."""
+"""What a checkpoint answers, as data: its prompt, its classification heads, its lengths. One source for all who ask."""
 
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from model.errors import CheckpointError
 
-Task = Literal["summarize", "emotions", "topic"]
-TASKS: tuple[Task, ...] = get_args(Task)
+SUMMARIZE = "summarize"  # the task that is no head
+HeadKind = Literal["multi_label", "single_label"]
 
 # GoEmotions (Demszky et al. 2020), official order.
 EMOTIONS = tuple(
@@ -20,79 +22,153 @@ TOPICS = ("World", "Sports", "Business", "Sci/Tech")
 _MAX_SOURCE_TOKENS = 32_768  # attention's memory grows with the square
 FLAN_PROMPT = "summarize: "
 
+# The heads that have routes and data sets of their own, hence a kind and labels that are known.
+BUILT_IN: Mapping[str, HeadKind] = {"emotions": "multi_label", "topic": "single_label"}
+BUILT_IN_LABELS = {"emotions": EMOTIONS, "topic": TOPICS}
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+# Other keys beside the heads: in answers, metrics, losses and scores.
+_RESERVED = ("summarize", "summary", "summaries", "several", "overall", "lr", "grad_norm", "tokens_per_s", "mfu")
+
+
+def check_head_name(name: str) -> None:
+    """Refuse a name that no head can have.
+
+    Raises:
+        CheckpointError: it says what is allowed.
+    """
+    if not _NAME.fullmatch(name):
+        raise CheckpointError(
+            f"the head {name!r}: a name has lower-case letters, digits and underscores, 40 at most, a letter first"
+        )
+    if name in _RESERVED:
+        raise CheckpointError(f"the head {name!r}: the word is taken for something else; name it otherwise")
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classification head: `multi_label`, each label for itself, or `single_label`, one of them.
+
+    `thresholds` has for each label of a multi-label head the probability from which on it counts; otherwise it is
+    empty. Logits are divided by `temperature` before they become probabilities. `prompt` is put before its input.
+
+    Raises:
+        CheckpointError: a value that no head can have.
+    """
+
+    name: str
+    kind: HeadKind
+    labels: tuple[str, ...]
+    thresholds: tuple[float, ...] = ()
+    temperature: float = 1.0
+    prompt: str = FLAN_PROMPT
+
+    def __post_init__(self) -> None:
+        check_head_name(self.name)
+        where = f"tasks.json: the head {self.name}"
+        if self.kind not in get_args(HeadKind) or BUILT_IN.get(self.name, self.kind) != self.kind:
+            known = BUILT_IN.get(self.name) or " or ".join(get_args(HeadKind))
+            raise CheckpointError(f"{where} is of kind {self.kind!r}; it must be {known}")
+        if not all(isinstance(label, str) for label in self.labels) or len(set(self.labels)) != len(self.labels):
+            raise CheckpointError(f"{where}: labels are {list(self.labels)}; they must be texts, each once")
+        if len(self.labels) < 2:
+            raise CheckpointError(f"{where}: labels are {list(self.labels)}; there must be 2 or more")
+        if not all(0.0 <= threshold <= 1.0 for threshold in self.thresholds):
+            raise CheckpointError(f"{where}: thresholds are {self.thresholds}; each lies in [0, 1]")
+        if len(self.thresholds) != (len(self.labels) if self.kind == "multi_label" else 0):
+            raise CheckpointError(
+                f"{where}, {self.kind}: {len(self.thresholds)} thresholds for {len(self.labels)} labels; "
+                "a multi_label head has one a label, a single_label head none"
+            )
+        if not 0.01 <= self.temperature <= 100.0:
+            raise CheckpointError(f"{where}: temperature is {self.temperature}; it lies in [0.01, 100]")
+
+    @classmethod
+    def from_json(cls, value: Any) -> "Head":
+        """The inverse of `asdict`.
+
+        Raises:
+            CheckpointError: a missing, unknown or impossible field.
+        """
+        types = {"name": str, "kind": str, "labels": list, "thresholds": list, "temperature": float, "prompt": str}
+        read = _checked(value, types, ("name", "kind", "labels"), "tasks.json: a head")
+        read["labels"] = tuple(read["labels"])
+        if "thresholds" in read:
+            read["thresholds"] = _numbers(read["thresholds"], f"tasks.json: the head {read['name']}")
+        return cls(**read)
+
 
 @dataclass(frozen=True)
 class Tasks:
     """What a checkpoint can do and how its inputs are written.
 
-    `prompts` maps each task to the text put before its input; equal prompts share one encoding.
-    `emotion_labels` and `topic_labels` are empty when the checkpoint has no such head.
-    `emotion_thresholds` holds one probability a label. `max_source_tokens` is the longest input that the
-    checkpoint was made for, prompt and end token included.
+    `prompt` is the text put before what is summarized; a head has its own, and equal prompts share one encoding.
+    `max_source_tokens` is the longest input that the checkpoint was made for, prompt and end token included.
     """
 
-    prompts: dict[Task, str] = field(default_factory=lambda: dict.fromkeys(TASKS, FLAN_PROMPT))
-    emotion_labels: tuple[str, ...] = ()
-    emotion_thresholds: tuple[float, ...] = ()
-    topic_labels: tuple[str, ...] = ()
+    prompt: str = FLAN_PROMPT
+    heads: tuple[Head, ...] = ()
     max_source_tokens: int = 512
 
     def __post_init__(self) -> None:
-        if set(self.prompts) != set(TASKS):
-            raise CheckpointError(
-                f"tasks.json: prompts are given for {sorted(self.prompts)}; it must be {sorted(TASKS)}"
-            )
-        if not all(isinstance(prompt, str) for prompt in self.prompts.values()):
-            raise CheckpointError(f"tasks.json: prompts are {self.prompts}; each must be a text")
-        for labels in (self.emotion_labels, self.topic_labels):
-            if not all(isinstance(label, str) for label in labels) or len(set(labels)) != len(labels):
-                raise CheckpointError(f"tasks.json: labels are {list(labels)}; they must be texts, each once")
-        if not all(0.0 <= threshold <= 1.0 for threshold in self.emotion_thresholds):
-            raise CheckpointError(f"tasks.json: emotion_thresholds are {self.emotion_thresholds}; each lies in [0, 1]")
-        if len(self.emotion_thresholds) != len(self.emotion_labels):
-            raise CheckpointError(
-                f"tasks.json: {len(self.emotion_thresholds)} emotion thresholds for {len(self.emotion_labels)} labels"
-            )
+        names = [head.name for head in self.heads]
+        if len(set(names)) != len(names):
+            raise CheckpointError(f"tasks.json: heads are named {names}; each name must be there once")
         if not 8 <= self.max_source_tokens <= _MAX_SOURCE_TOKENS:
             raise CheckpointError(
                 f"tasks.json: max_source_tokens is {self.max_source_tokens}; it must lie in [8, {_MAX_SOURCE_TOKENS}]"
             )
 
-    def has(self, task: Task) -> bool:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every task that can be asked, summaries first."""
+        return (SUMMARIZE, *(head.name for head in self.heads))
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The prompt of each task."""
+        return {SUMMARIZE: self.prompt, **{head.name: head.prompt for head in self.heads}}
+
+    def has(self, task: str) -> bool:
         """Whether the checkpoint can answer `task`."""
-        return {"summarize": True, "emotions": bool(self.emotion_labels), "topic": bool(self.topic_labels)}[task]
+        return task in self.names
+
+    def head(self, name: str) -> Head:
+        """The head called `name`, which must be there."""
+        return next(head for head in self.heads if head.name == name)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> "Tasks":
+    def from_json(cls, value: dict[str, Any]) -> "Tasks":
         """The inverse of `to_json`.
 
         Raises:
             CheckpointError: a missing, unknown or impossible field.
         """
-        types: dict[str, type] = {
-            "prompts": dict,
-            "emotion_labels": list,
-            "emotion_thresholds": list,
-            "topic_labels": list,
-            "max_source_tokens": int,
-        }
-        if fields.keys() != types.keys():
-            raise CheckpointError(f"tasks.json: has the fields {sorted(fields)}; it must have {sorted(types)}")
-        for name, value in fields.items():
-            if type(value) is not types[name]:
-                raise CheckpointError(f"tasks.json: {name} is {value!r}; it must be of type {types[name].__name__}")
-        try:
-            thresholds = tuple(float(threshold) for threshold in fields["emotion_thresholds"])
-            return cls(
-                prompts=fields["prompts"],
-                emotion_labels=tuple(fields["emotion_labels"]),
-                emotion_thresholds=thresholds,
-                topic_labels=tuple(fields["topic_labels"]),
-                max_source_tokens=fields["max_source_tokens"],
-            )
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"tasks.json: cannot be read: {error!r}") from error
+        types = {"prompt": str, "heads": list, "max_source_tokens": int}
+        read = _checked(value, types, tuple(types), "tasks.json:")
+        return cls(**{**read, "heads": tuple(map(Head.from_json, read["heads"]))})
+
+
+def _checked(value: Any, types: Mapping[str, type], required: Collection[str], place: str) -> dict[str, Any]:
+    """`value` if its fields are known and of the right types; others than `required` may be missing."""
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{place} is {value!r}; it must be an object")
+    if not set(required) <= value.keys() <= types.keys():
+        raise CheckpointError(
+            f"{place} has the fields {sorted(value)}; it must have {sorted(required)}, of {sorted(types)}"
+        )
+    for name, one in value.items():
+        if type(one) is not types[name] and not (types[name] is float and type(one) is int):
+            raise CheckpointError(f"{place} {name} is {one!r}; it must be of type {types[name].__name__}")
+    return dict(value)
+
+
+def _numbers(values: list[Any], place: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{place}: thresholds cannot be read: {error!r}") from error

@@ -12,7 +12,7 @@ import torch
 from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.config import ModelConfig
 from model.leximind import LexiMind
-from model.tasks import EMOTIONS, TOPICS, Tasks
+from model.tasks import EMOTIONS, TOPICS, Head, Tasks
 
 MAX_SOURCE_TOKENS = 64
 _PARAGRAPHS = (
@@ -64,13 +64,13 @@ def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory, spiece: Path) ->
         num_encoder_layers=2,
         num_decoder_layers=2,
         num_positions=MAX_SOURCE_TOKENS,
-        num_emotions=len(EMOTIONS),
-        num_topics=len(TOPICS),
+        heads={"emotions": len(EMOTIONS), "topic": len(TOPICS)},
     )
     tasks = Tasks(
-        emotion_labels=EMOTIONS,
-        emotion_thresholds=tuple(0.3 + 0.01 * index for index in range(len(EMOTIONS))),
-        topic_labels=TOPICS,
+        heads=(
+            Head("emotions", "multi_label", EMOTIONS, tuple(0.3 + 0.01 * index for index in range(len(EMOTIONS)))),
+            Head("topic", "single_label", TOPICS),
+        ),
         max_source_tokens=MAX_SOURCE_TOKENS,
     )
     folder = tmp_path_factory.mktemp("checkpoints") / "random"

@@ -1,24 +1,18 @@
 """Which network a run trains: as `init_from` has it or as the configuration tells, with the heads that data are for."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from model.checkpoint import Checkpoint
 from model.config import ModelConfig
-from model.tasks import EMOTIONS, TOPICS, Task
+from model.tasks import BUILT_IN, BUILT_IN_LABELS, SUMMARIZE, Head
 from training.config import TrainConfig
 from training.data.examples import Example
 from training.errors import TrainingError
 
-_HEADS: dict[str, tuple[Task, tuple[str, ...]]] = {  # by the field of the architecture that counts their outputs
-    "num_emotions": ("emotions", EMOTIONS),
-    "num_topics": ("topic", TOPICS),
-}
-
 
 def architecture_of(config: TrainConfig, source: Checkpoint | None) -> ModelConfig:
-    """All but the heads, which the data decide (`with_heads`). Of what `source` has, only dropout may differ.
+    """All but the heads, which the data decide (`heads_of_run`). Of what `source` has, only dropout may differ.
 
     Raises:
         TrainingError, ConfigError: what was told contradicts `source`, or is no network.
@@ -30,7 +24,7 @@ def architecture_of(config: TrainConfig, source: Checkpoint | None) -> ModelConf
     different = [
         f"model.{name} is {value!r}, there {there[name]!r}"
         for name, value in told.items()
-        if value != there[name] and name not in ("dropout", *_HEADS)
+        if value != there[name] and name != "dropout"
     ]
     if different:
         raise TrainingError(
@@ -40,35 +34,32 @@ def architecture_of(config: TrainConfig, source: Checkpoint | None) -> ModelConf
     return ModelConfig.from_json({**there, **told})
 
 
-def learned_tasks(rows: Iterable[Example]) -> set[Task]:
+def learned_tasks(rows: Iterable[Example]) -> set[str]:
     """The tasks that some of `rows` has an answer for."""
-    rows = list(rows)
-    known: dict[Task, bool] = {
-        "summarize": any(row.summary is not None for row in rows),
-        "emotions": any(row.emotions is not None for row in rows),
-        "topic": any(row.topic is not None for row in rows),
-    }
-    return {task for task, there in known.items() if there}
+    learned = set[str]()
+    for row in rows:
+        learned |= row.labels.keys()
+        if row.summary is not None:
+            learned.add(SUMMARIZE)
+    return learned
 
 
-def with_heads(
-    architecture: ModelConfig, config: TrainConfig, learned: Collection[Task], source: Checkpoint | None
-) -> ModelConfig:
-    """A head for each task of `learned`. One that nothing is learned for stays as `source` has it, or is not made.
+def heads_of_run(
+    learned: Collection[str], own: Sequence[Head], prompt: str, source: Checkpoint | None
+) -> tuple[Head, ...]:
+    """A head for each task of `learned`, of which `own` are one's own; those that `source` has stay, first.
 
-    Raises:
-        TrainingError: a number of outputs was told that does not fit the labels.
+    All get the run's `prompt`, with which the network is trained on.
     """
-    outputs: dict[str, Any] = {}
-    for name, (task, labels) in _HEADS.items():
-        told = config.model.get(name)
-        if told not in (None, 0, len(labels)):
-            raise TrainingError(f"model.{name} is {told}; it must be {len(labels)}, or 0 for no such head")
-        if told == 0 and task in learned:
-            raise TrainingError(
-                f"model.{name} is 0, but there is data to learn {task} from: name the other groups in data.only, or "
-                f"set it to {len(labels)}"
-            )
-        kept = source is not None and source.tasks.has(task) and told != 0
-        outputs[name] = len(labels) if task in learned or kept else 0
-    return replace(architecture, **outputs)
+    made = {
+        name: Head(name, kind, BUILT_IN_LABELS[name], _even_thresholds(name), prompt=prompt)
+        for name, kind in BUILT_IN.items()
+    }
+    made |= {head.name: head for head in own}
+    heads = {head.name: head for head in source.tasks.heads} if source else {}
+    heads |= {name: head for name, head in made.items() if name in learned and name not in heads}
+    return tuple(replace(head, prompt=prompt) for head in heads.values())
+
+
+def _even_thresholds(name: str) -> tuple[float, ...]:
+    return (0.5,) * len(BUILT_IN_LABELS[name]) if BUILT_IN[name] == "multi_label" else ()

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, get_args
 
@@ -36,11 +36,22 @@ class GroupConfig:
 
 
 @dataclass(frozen=True)
+class HeadGroupConfig:
+    """The group of a head of one's own, where no group reads it: as `GroupConfig`, but for its reader."""
+
+    __pydantic_config__ = _STRICT
+    buckets: list[tuple[int, int]]
+    tokens: Positive
+    batches_per_step: Positive
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """`root` is the data folder, `tokenizer` a `spiece.model` or None: train one of `vocabulary_size` pieces
     (None: as many as the network has).
 
-    `only` names the groups to train on, None all of them.
+    `heads` names heads of one's own, each a reader too and a group where no other reads it. `only` names the groups to
+    train on, None all of them.
 
     Raises:
         TrainingError: a name in `only` that is none of the groups.
@@ -55,18 +66,30 @@ class DataConfig:
     max_target_tokens: Positive
     pool: Positive
     groups: dict[str, GroupConfig]
+    head_group: HeadGroupConfig
+    heads: list[str] = field(default_factory=list)
     max_rows: Positive | None = None  # of each reader
     only: Annotated[list[str], Field(min_length=1)] | None = None
 
     def __post_init__(self) -> None:
         for name in self.only or ():
-            if name not in self.groups:
-                raise TrainingError(f"data.only: no group {name}{suggestion(name, list(self.groups))}")
+            if name not in self._all_groups:
+                raise TrainingError(f"data.only: no group {name}{suggestion(name, list(self._all_groups))}")
+
+    @property
+    def _all_groups(self) -> dict[str, GroupConfig]:
+        read = {reader for group in self.groups.values() for reader in group.readers}
+        own = self.head_group
+        return self.groups | {
+            name: GroupConfig([name], own.buckets, own.tokens, own.batches_per_step)
+            for name in self.heads
+            if name not in read
+        }
 
     @property
     def chosen_groups(self) -> dict[str, GroupConfig]:
         """The groups that are trained on, in the order of the configuration."""
-        return {name: group for name, group in self.groups.items() if self.only is None or name in self.only}
+        return {name: group for name, group in self._all_groups.items() if self.only is None or name in self.only}
 
 
 @dataclass(frozen=True)
@@ -151,7 +174,7 @@ def parse_config(config: DictConfig) -> TrainConfig:
         parsed = TypeAdapter(TrainConfig).validate_python(OmegaConf.to_container(config, resolve=True))
     except ValidationError as error:
         raise TrainingError("the configuration does not fit:\n" + "\n".join(map(_line, error.errors()))) from error
-    architecture = [field.name for field in fields(ModelConfig)]
+    architecture = [one.name for one in fields(ModelConfig) if one.name != "heads"]  # those follow from the data
     for name in parsed.model:
         if name not in architecture:
             raise TrainingError(f"model.{name}: no such key{suggestion(name, architecture)}")
@@ -185,8 +208,8 @@ def _line(error: Any) -> str:
 
 
 def _names(kind: Any) -> Iterator[str]:
-    for field in fields(kind):
-        yield field.name
-        for inner in (field.type, *get_args(field.type)):
+    for one in fields(kind):
+        yield one.name
+        for inner in (one.type, *get_args(one.type)):
             if is_dataclass(inner):
                 yield from _names(inner)

@@ -10,13 +10,12 @@ from training.drawing import BLUE, COLOURS, panels
 
 History = Sequence[Mapping[str, float]]
 
-_TASKS = ("summarize", "emotions", "topic")
 _OTHERS = {
     "train/lr": "learning rate",
     "train/tokens_per_s": "tokens a second",
     "train/mfu": "share of peak arithmetic",
 }
-_DEV = {"overall": "overall", "emotions.macro_f1": "emotions, macro F1", "topic.accuracy": "topic, accuracy"}
+_NO_LOSSES = (*_OTHERS, "train/grad_norm")
 
 
 def draw_curves(history: History, path: Path, title: str) -> list[Path]:
@@ -25,7 +24,8 @@ def draw_curves(history: History, path: Path, title: str) -> list[Path]:
     Returns:
         [path], or nothing where the history has no line yet.
     """
-    losses = [f"train/{task}" for task in _TASKS if _has(history, f"train/{task}")]
+    told = dict.fromkeys(name for line in history for name in line)
+    losses = [name for name in told if name.startswith("train/") and name not in _NO_LOSSES]
     others = [name for name in _OTHERS if _has(history, name)]
     dev = _dev_scores(history)
     count = len(losses) + len(others) + bool(dev)
@@ -50,12 +50,17 @@ def _has(history: History, name: str) -> bool:
 
 
 def _dev_scores(history: History) -> dict[str, str]:
-    names = {f"dev/{name}": label for name, label in _DEV.items()}
-    for line in history:
-        for name in line:
-            if name.startswith("dev/summaries.") and name.endswith(".rougeL"):
-                names[name] = f"{name.split('.')[1]}, ROUGE-L"
-    return {name: label for name, label in names.items() if _has(history, name)}
+    told = dict.fromkeys(name for line in history for name in line if name.startswith("dev/"))
+    names = {"dev/overall": "overall"} if "dev/overall" in told else {}
+    for name in told:
+        task, _, score = name.removeprefix("dev/").rpartition(".")
+        if score == "accuracy":
+            names[name] = f"{task}, accuracy"
+        elif score == "macro_f1" and f"dev/{task}.accuracy" not in told:
+            names[name] = f"{task}, macro F1"
+        elif task.startswith("summaries.") and score == "rougeL":
+            names[name] = f"{task.removeprefix('summaries.')}, ROUGE-L"
+    return names
 
 
 def _points(history: History, name: str) -> tuple[list[float], list[float]]:

@@ -5,7 +5,6 @@ import hashlib
 import json
 import re
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,15 @@ from model.checkpoint import Checkpoint, checkpoint_name, describe_checkpoint, l
 from model.decoding.options import DecodingOptions
 from model.errors import ModelError
 from model.precision import PRECISIONS
+from training.data.examples import HEAD_DATA
+from training.data.own import FOLDER
 from training.errors import TrainingError
 from training.evaluation.bertscore import BertScore
 from training.evaluation.card import model_card
 from training.evaluation.plots import draw
 from training.evaluation.predict import Predictor
 from training.evaluation.report import comparison, comparison_markdown, to_json, to_markdown
-from training.evaluation.result import Result, evaluate, read_split, tasks_of
+from training.evaluation.result import Result, evaluate, fitted, read_split, tasks_of
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -67,18 +68,15 @@ def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | 
     predictor = Predictor(served, checkpoint.tokenizer, checkpoint.tasks)
     decoding = DecodingOptions(num_beams=options.num_beams, max_new_tokens=options.max_new_tokens)
     split = read_split(options.data, options.split, checkpoint.tasks, tasks_of(options.data))
-    facts = checkpoint.manifest.get("evaluation", {}).get("facts", {})
-    temperatures = {task: fact["temperature"] for task, fact in facts.items() if "temperature" in fact}
 
     def say(line: str) -> None:
         print(f"{checkpoint_name(folder)} {line}", file=sys.stderr, flush=True)  # noqa: T201
 
-    return checkpoint, evaluate(predictor, split, options.rows, decoding, bertscore, temperatures, say)
+    return checkpoint, evaluate(predictor, split, options.rows, decoding, bertscore, say)
 
 
 def _describe(checkpoint: Checkpoint, result: Result, report: dict[str, Any]) -> None:
-    # The thresholds that were scored are the ones that will be served.
-    tasks = replace(checkpoint.tasks, emotion_thresholds=result.thresholds or checkpoint.tasks.emotion_thresholds)
+    tasks = fitted(checkpoint.tasks, result)
     name = report["checkpoint"]
     card = model_card(name, checkpoint.model, checkpoint.manifest, result)
     kept = {key: value for key, value in report.items() if key not in ("samples", "against")}
@@ -86,11 +84,11 @@ def _describe(checkpoint: Checkpoint, result: Result, report: dict[str, Any]) ->
 
 
 def _hashes(root: Path, split: str) -> dict[str, str]:
-    paths = [root / kind / f"{split}.jsonl.gz" for kind in ("emotion", "summarization", "topic")]
+    built_in = ["summarization", *(data.folder for data in HEAD_DATA.values())]
+    folders = [*(root / name for name in built_in), *sorted((root / FOLDER).glob("*"))]
+    paths = [folder / f"{split}.jsonl.gz" for folder in folders]
     return {
-        f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in paths
-        if path.is_file()
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()
     }
 
 
@@ -134,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--card",
         action="store_true",
-        help="write MODEL_CARD.md, the tuned thresholds and the scores into the checkpoint",
+        help="write MODEL_CARD.md, the scores and the fitted thresholds and temperatures into the checkpoint",
     )
     return parser
 

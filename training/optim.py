@@ -124,7 +124,7 @@ def _groups(model: LexiMind, config: OptimizerConfig) -> tuple[list[nn.Parameter
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             in_stack = name.startswith(("encoder.layers.", "decoder.layers."))
-            is_head = config.head_lr is not None and name.startswith(("emotion_head.", "topic_head."))
+            is_head = config.head_lr is not None and name.startswith("heads.")
             (hidden if in_stack and parameter.ndim == 2 else heads if is_head else plain).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": [] if config.name == "muon" else hidden, "weight_decay": config.weight_decay},

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -14,20 +14,21 @@ import torch
 from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import ModelConfig
 from model.leximind import LexiMind
-from model.tasks import EMOTIONS, TASKS, TOPICS, Tasks
+from model.tasks import Head, Tasks
 from model.tokenizer import Tokenizer
-from training.architecture import architecture_of, learned_tasks, with_heads
+from training.architecture import architecture_of, heads_of_run, learned_tasks
 from training.config import DataConfig, TrainConfig, suggestion
 from training.curves import draw_curves
 from training.data.batches import Stream, encode_examples
 from training.data.examples import Example
+from training.data.own import own_heads, read_own
 from training.data.readers import READERS
 from training.data.sampling import sample
 from training.errors import DataError, TrainingError
 from training.evaluation.result import read_split
 from training.initialise import initialise, scale_queries
 from training.lora import add_lora
-from training.losses import Objective, positive_weights
+from training.losses import Objective, label_weights
 from training.mixture import Mixture
 from training.optim import Optimizers
 from training.parallel import Processes
@@ -67,43 +68,46 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
     if processes.is_first:
         check_room(folder, architecture, config)
     torch.manual_seed(loop.seed)
-    examples = {name: _read(data, name, loop.seed) for name in data.chosen_groups}
+    own = own_heads(Path(data.root), data.heads, data.prompt, source)
+    examples = {name: _read(data, name, own, loop.seed) for name in data.chosen_groups}
     if processes.is_first:
         _make_vocabulary(config, folder, examples, config.data.vocabulary_size or architecture.vocab_size)
     processes.from_first(None)  # the others wait for the vocabulary
     spiece = _vocabulary_path(config, folder)
     tokenizer = Tokenizer(spiece)
     learned = learned_tasks(row for rows in examples.values() for row in rows)
-    model = _model(with_heads(architecture, config, learned, source), tokenizer, source)
+    heads = heads_of_run(learned, own, data.prompt, source)
+    model = _model(replace(architecture, heads={one.name: len(one.labels) for one in heads}), tokenizer, source)
     model.byte_pieces = tokenizer.byte_pieces
     config = replace(config, model={name: getattr(model.config, name) for name in config.model})  # of null: as it is
-    tasks = _tasks(config, model.config, source)
+    tasks = Tasks(data.prompt, heads, data.max_source_tokens)
     split = read_split(Path(data.root), "dev", tasks, learned)
-    check_metric(loop.metric, split)
+    check_metric(loop.metric, split, tasks)
     streams = {
         name: (
             Stream(
                 encode_examples(rows, tokenizer, data.prompt, data.max_source_tokens, data.max_target_tokens),
-                data.groups[name].buckets,
-                data.groups[name].tokens,
-                model.config.num_emotions,
+                data.chosen_groups[name].buckets,
+                data.chosen_groups[name].tokens,
+                heads,
                 seed=loop.seed,
                 pool=data.pool,
                 # A compiled layer meets each shape of a bucket only; a GPU multiplies whole eights.
                 multiple=None if loop.compile else 8 if device.type == "cuda" else 1,
             ),
-            data.groups[name].batches_per_step,
+            data.chosen_groups[name].batches_per_step,
         )
         for name, rows in examples.items()
     }
     _prepare(model, config)
-    model.to(device)
-    weights = positive_weights(
-        [row for stream, _ in streams.values() for row in stream.rows],
-        model.config.num_emotions,
-        config.loss.positive_power,
-    )
-    objective = Objective(model, config.loss, weights.to(device))
+    every = [row.labels for stream, _ in streams.values() for row in stream.rows]
+    weights = {
+        head.name: label_weights(
+            [labels[head.name] for labels in every if head.name in labels], head, config.loss.positive_power
+        )
+        for head in heads
+    }
+    objective = Objective(model, heads, config.loss, weights).to(device)
     if sharded:
         shard(objective, device)
     torch.manual_seed(loop.seed + processes.rank)  # dropout differs between processes
@@ -144,12 +148,14 @@ def _check_folder(config: TrainConfig, folder: Path) -> None:
         )
 
 
-def _read(data: DataConfig, group: str, seed: int) -> list[Example]:
+def _read(data: DataConfig, name: str, own: Sequence[Head], seed: int) -> list[Example]:
+    root, mine = Path(data.root), {head.name: head for head in own}
     examples = []
-    for reader in data.groups[group].readers:
-        if reader not in READERS:
-            raise TrainingError(f"data.groups.{group}.readers: no reader {reader}{suggestion(reader, list(READERS))}")
-        found = READERS[reader](Path(data.root), "train")
+    for reader in data.chosen_groups[name].readers:
+        known = [*READERS, *mine]
+        if reader not in known:
+            raise TrainingError(f"data.groups.{name}.readers: no reader {reader}{suggestion(reader, known)}")
+        found = read_own(root, mine[reader], "train") if reader in mine else READERS[reader](root, "train")
         if not found:
             raise DataError(f"{data.root}: the reader {reader} finds no train rows; leave it out or mend the data")
         examples += sample(found, data.max_rows, seed)
@@ -183,17 +189,6 @@ def _model(architecture: ModelConfig, tokenizer: Tokenizer, source: Checkpoint |
     if source:
         model.load_state_dict(source.model.state_dict(), strict=False)  # heads that it lacks start fresh
     return model
-
-
-def _tasks(config: TrainConfig, architecture: ModelConfig, source: Checkpoint | None) -> Tasks:
-    kept = source.tasks.emotion_thresholds if source else ()
-    return Tasks(
-        prompts=dict.fromkeys(TASKS, config.data.prompt),
-        emotion_labels=EMOTIONS if architecture.num_emotions else (),
-        emotion_thresholds=(kept or (0.5,) * len(EMOTIONS)) if architecture.num_emotions else (),
-        topic_labels=TOPICS if architecture.num_topics else (),
-        max_source_tokens=config.data.max_source_tokens,
-    )
 
 
 def _prepare(model: LexiMind, config: TrainConfig) -> None:

@@ -8,21 +8,18 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from model.leximind import LexiMind
+from model.tasks import SUMMARIZE
 from training.config import TrainConfig
 from training.errors import TrainingError
 from training.losses import Objective
 
-# Parameters that only one task's batches use.
-_PARTS = {
-    "summarize": ("decoder.", "decoder_positions", "lm_head."),
-    "emotions": ("emotion_head.",),
-    "topic": ("topic_head.",),
-}
+_SUMMARIZING = ("decoder.", "decoder_positions", "lm_head.")  # parameters that only batches of summaries use
 
 
 def check_sharding(config: TrainConfig) -> None:
@@ -91,9 +88,10 @@ def shared_optimizer_state(state: dict[str, Any], optimizer: torch.optim.Optimiz
     return {**state, "state": entries}
 
 
-def drop_unused(model: nn.Module, tasks: Collection[str]) -> None:
+def drop_unused(model: LexiMind, tasks: Collection[str]) -> None:
     """Without a batch of some task in any process, the parameters of its own are not stepped: as one process does."""
-    unused = tuple(prefix for task, prefixes in _PARTS.items() if task not in tasks for prefix in prefixes)
+    unused = tuple(f"heads.{name}." for name in model.heads if name not in tasks)
+    unused += () if SUMMARIZE in tasks else _SUMMARIZING
     for name, parameter in model.named_parameters():
         if name.startswith(unused):
             parameter.grad = None

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,10 @@ from model.tokenizer import Tokenizer
 from training.config import suggestion
 from training.errors import TrainingError
 from training.evaluation.card import model_card, samples
+from training.evaluation.heads import MAIN_SCORE, SCORES
 from training.evaluation.predict import Predictor
-from training.evaluation.result import Result, Split, evaluate
+from training.evaluation.report import is_baseline
+from training.evaluation.result import Result, Split, evaluate, fitted
 from training.evaluation.scores import ROUGE
 from training.initialise import fold_queries
 
@@ -46,7 +48,7 @@ class Validation:
         result = evaluate(predictor, self.split, self.rows, DECODING)
         training = {**self.facts.get("training", {}), "step": step}
         facts = {**self.facts, "training": training, "dev": figures(result)}
-        tasks = replace(self.tasks, emotion_thresholds=result.thresholds or self.tasks.emotion_thresholds)
+        tasks = fitted(self.tasks, result)
         card = model_card(self.folder.resolve().name, served, facts, result)
         self._newest = _Scored(served, tasks, card, facts)
         self._save("last")
@@ -82,26 +84,24 @@ class _Scored:
     facts: Mapping[str, Any]
 
 
-def check_metric(name: str, split: Split) -> None:
+def check_metric(name: str, split: Split, tasks: Tasks) -> None:
     """Refuse a metric that no validation on `split` will give, before hours are spent.
 
     Raises:
         TrainingError: suggests the nearest that there is.
     """
     known = [f"summaries.{source}.{score}" for source in split.summaries for score in (*ROUGE, "bleu")]
-    known += [f"emotions.{average}_f1" for average in ("macro", "micro", "samples")] if split.emotions else []
-    known += ["topic.accuracy", "topic.macro_f1"] if split.topics else []
+    known += [f"{head.name}.{score}" for head in tasks.heads if head.name in split.heads for score in SCORES[head.kind]]
     if name not in (known := ["overall", *known]):
         raise TrainingError(f"loop.metric is {name}, which no validation gives{suggestion(name, known)}")
 
 
 def figures(result: Result) -> dict[str, float]:
     """The scores of a result without intervals, single labels and baselines; `overall` is the mean of its tasks."""
-    chosen = {n: s.value for n, s in result.scores.items() if ".label." not in n and ".lead." not in n}
+    chosen = {n: s.value for n, s in result.scores.items() if ".label." not in n and not is_baseline(n)}
     lists = (
         [v for n, v in chosen.items() if n.startswith("summaries.") and n.endswith(".rougeL")],
-        [v for n, v in chosen.items() if n in ("emotions.macro_f1",)],
-        [v for n, v in chosen.items() if n in ("topic.accuracy",)],
+        *([chosen[f"{head.name}.{MAIN_SCORE[head.kind]}"]] for head in result.heads),
     )
     return {"overall": float(np.mean([np.mean(values) for values in lists if values])), **chosen}
 

@@ -12,8 +12,9 @@ from starlette.requests import Request
 
 from app.api.answers import scores
 from app.api.door import WorkRoute
+from app.api.heads import SERVED, HeadName, PathHead
 from app.api.limits import decoding_options
-from app.api.openapi import KEY, WORK_ERRORS
+from app.api.openapi import KEY, WORK_ERRORS, errors
 from app.api.problems import invalid_field
 from app.api.schemas import COMMENT, NEWS, Score, SummaryOptions, Texts
 from app.api.schemas import Request as Body
@@ -21,11 +22,11 @@ from app.api.work import answer_texts, settings_of
 from app.documents import Answer
 from app.planning import OnLong, Question
 from model.checkpoint import Checkpoint
+from model.tasks import BUILT_IN, HeadKind
 
-router = APIRouter(route_class=WorkRoute, tags=["compatibility"], dependencies=KEY)
+router = APIRouter(route_class=WorkRoute, tags=["compatibility"], dependencies=[*KEY, SERVED])
 
-Classifying = Literal["emotions", "topic"]
-_OWN_FUNCTION = {"emotions": "sigmoid", "topic": "softmax"}  # what each head was trained with
+_OWN_FUNCTION: dict[HeadKind, str] = {"multi_label": "sigmoid", "single_label": "softmax"}  # of a head's training
 _ON_LONG: dict[str, OnLong] = {
     "do_not_truncate": "chunk",
     "longest_first": "truncate",
@@ -70,7 +71,8 @@ class HFClassifyParameters(Body):
     """What `InferenceClient.text_classification` sends."""
 
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = Field(
-        default=None, description="Only the head's own: sigmoid for emotions, softmax for topics."
+        default=None,
+        description="Only the head's own: sigmoid where a text may have several labels, softmax otherwise.",
     )
     top_k: int | None = Field(default=None, ge=1, description="The k best labels; all by default.")
 
@@ -129,18 +131,24 @@ async def hf_summarize(body: HFSummarizeRequest, request: Request) -> list[HFSum
 @router.post("/hf/emotions", responses=WORK_ERRORS)
 async def hf_emotions(body: HFClassifyRequest, request: Request) -> list[list[Score]]:
     """Tell emotions, for `InferenceClient(model="…/hf/emotions").text_classification(text)`."""
-    return await _hf_classify("emotions", body, request)
+    return await _hf_classify("emotions", BUILT_IN["emotions"], body, request)
 
 
 @router.post("/hf/topic", responses=WORK_ERRORS)
 async def hf_topic(body: HFClassifyRequest, request: Request) -> list[list[Score]]:
     """Tell the topic, for `InferenceClient(model="…/hf/topic").text_classification(text)`."""
-    return await _hf_classify("topic", body, request)
+    return await _hf_classify("topic", BUILT_IN["topic"], body, request)
+
+
+@router.post("/hf/classify/{head}", responses=WORK_ERRORS | errors(404))
+async def hf_classify(head: PathHead, body: HFClassifyRequest, request: Request) -> list[list[Score]]:
+    """Classify by any head, for `InferenceClient(model="…/hf/classify/HEAD").text_classification(text)`."""
+    return await _hf_classify(head.name, head.kind, body, request)
 
 
 @router.post("/predict", responses=WORK_ERRORS)
 async def predict(
-    body: PredictRequest, request: Request, task: Annotated[Classifying, Query(description="Which head.")] = "emotions"
+    body: PredictRequest, request: Request, task: Annotated[HeadName, Query(description="Which head.")] = "emotions"
 ) -> list[Score] | list[list[Score]]:
     """Classify as text-embeddings-inference does: a flat list for one input, a nested one for a batch."""
     question = Question((task,), on_long="truncate" if body.truncate else "chunk")
@@ -149,23 +157,19 @@ async def predict(
     return answers[0] if isinstance(texts, str) else answers
 
 
-async def _hf_classify(task: Classifying, body: HFClassifyRequest, request: Request) -> list[list[Score]]:
-    asked = body.parameters.function_to_apply
-    if asked not in (None, _OWN_FUNCTION[task]):
+async def _hf_classify(head: str, kind: HeadKind, body: HFClassifyRequest, request: Request) -> list[list[Score]]:
+    asked, own = body.parameters.function_to_apply, _OWN_FUNCTION[kind]
+    if asked not in (None, own):
         raise invalid_field(
             "parameters.function_to_apply",
-            f"{asked!r} is not what this head was trained with; leave it out or send {_OWN_FUNCTION[task]!r}",
+            f"{asked!r} is not what this head was trained with; leave it out or send {own!r}",
         )
-    return await answer_texts(request, body.inputs, Question((task,)), _ranked(task, body.parameters.top_k), "inputs")
+    return await answer_texts(request, body.inputs, Question((head,)), _ranked(head, body.parameters.top_k), "inputs")
 
 
-def _ranked(task: Classifying, top_k: int | None = None) -> Callable[[Checkpoint, Answer], list[Score]]:
+def _ranked(head: str, top_k: int | None = None) -> Callable[[Checkpoint, Answer], list[Score]]:
     def shape(checkpoint: Checkpoint, answer: Answer) -> list[Score]:
-        tasks = checkpoint.tasks
-        labels = tasks.emotion_labels if task == "emotions" else tasks.topic_labels
-        probabilities = answer.emotions if task == "emotions" else answer.topic
-        assert probabilities is not None
-        return scores(labels, probabilities)[:top_k]
+        return scores(checkpoint.tasks.head(head).labels, answer.scores[head])[:top_k]
 
     return shape
 

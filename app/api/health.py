@@ -8,25 +8,35 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from app.api.heads import ANY_HEAD
 from app.api.keys import Gate
 from app.api.openapi import KEY, errors
 from app.api.problems import Problem
-from app.planning import available_tasks
 from app.service import Service
 from app.settings import most_of
 from app.version import VERSION
-from model.tasks import Task
+from model.tasks import HeadKind, Tasks
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["health"])
-_HF_ROUTES = ("/hf/summarize", "/hf/emotions", "/hf/topic")
+_HF_ROUTES = ("/hf/summarize", "/hf/emotions", "/hf/topic", "/hf/classify/{head}")
 
 
 class Health(BaseModel):
     """What a probe is told."""
 
     status: str = Field(examples=["ready"])
+
+
+class HeadInfo(BaseModel):
+    """A classification head of the checkpoint."""
+
+    name: str = Field(examples=["topic"])
+    kind: HeadKind = Field(description="Whether a text may have several labels or has one.", examples=["single_label"])
+    labels: list[str] = Field(description="In the model's order.", examples=[["World", "Sports"]])
+    thresholds: list[float] = Field(description="Of several labels, the score from which on each counts.")
+    temperature: float = Field(description="By which logits are divided.", examples=[1.0])
 
 
 class Info(BaseModel):
@@ -46,9 +56,10 @@ class Info(BaseModel):
     max_sources: int = Field(description="Most texts, or chunks of long ones, in a request.", examples=[512])
     max_source_tokens: int = Field(description="Most tokens of all of them; one is taken anyway.", examples=[131_072])
     deadline_s: float = Field(description="Seconds a request may take.", examples=[60.0])
-    tasks: list[Task]
+    tasks: list[str] = Field(examples=[["summarize", "emotions", "topic"]])
     emotions: list[str] = Field(description="Labels, in the model's order.", examples=[["joy", "neutral"]])
     topics: list[str] = Field(description="Labels, in the model's order.", examples=[["World", "Sports"]])
+    heads: list[HeadInfo] = Field(description="Every head, for /classify/{head} and all that names one.")
 
 
 @router.get("/health/live", responses=errors(503), response_model=Health)
@@ -94,10 +105,15 @@ async def info(request: Request) -> Info:
         max_sources=most_of(settings.max_queued_requests),
         max_source_tokens=most_of(settings.max_queued_tokens),
         deadline_s=settings.deadline_s,
-        tasks=list(available_tasks(checkpoint)),
-        emotions=list(checkpoint.tasks.emotion_labels),
-        topics=list(checkpoint.tasks.topic_labels),
+        tasks=list(checkpoint.tasks.names),
+        emotions=_labels(checkpoint.tasks, "emotions"),
+        topics=_labels(checkpoint.tasks, "topic"),
+        heads=[HeadInfo.model_validate(head, from_attributes=True) for head in checkpoint.tasks.heads],
     )
+
+
+def _labels(tasks: Tasks, head: str) -> list[str]:
+    return list(tasks.head(head).labels) if tasks.has(head) else []
 
 
 @router.get("/metrics", responses=errors(401, 403), response_class=Response, dependencies=KEY)
@@ -111,9 +127,15 @@ async def metrics(request: Request) -> Response:
 
 # Hugging Face's clients take a route's URL for the server's, and ask below it.
 for prefix in ("", *_HF_ROUTES):
+    named = [ANY_HEAD] if "{head}" in prefix else []
     router.add_api_route(
-        f"{prefix}/health", ready, responses=errors(503), response_model=Health, name=f"health{prefix}"
+        f"{prefix}/health",
+        ready,
+        responses=errors(503),
+        response_model=Health,
+        dependencies=named,
+        name=f"health{prefix}",
     )
     router.add_api_route(
-        f"{prefix}/info", info, responses=errors(401, 429, 503), dependencies=KEY, name=f"info{prefix}"
+        f"{prefix}/info", info, responses=errors(401, 429, 503), dependencies=[*KEY, *named], name=f"info{prefix}"
     )

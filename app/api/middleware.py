@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Collection
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.problems import CLIENT_LEFT, Problem, failure_reason, outcome, overloaded
@@ -25,13 +26,15 @@ _LOGGED = ("key_id", "input_tokens", "output_tokens")
 class Observe:
     """Outermost: gives the exchange its id, answers what nobody caught with 500, logs and counts.
 
-    `paths` are those that may become a metric's label; what else a client asks for is `unmatched`.
+    `paths` are those that may become a metric's label, with a `{name}` for any one part; what else a client asks for is
+    `unmatched`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
         self._app = app
         self._metrics = metrics
-        self._paths = paths
+        self._paths = frozenset(paths)
+        self._templates = [(path, compile_path(path)[0]) for path in paths if "{" in path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange."""
@@ -70,7 +73,7 @@ class Observe:
             request_id_var.reset(token)
 
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
-        route = scope["path"] if scope["path"] in self._paths else "unmatched"
+        route = self._route(scope["path"])
         self._metrics.requests_total.labels(route, str(status)).inc()
         self._metrics.request_duration_seconds.labels(route, outcome(status)).observe(seconds)
         reason = scope.get("state", {}).get("failure_reason") or failure_reason(status)
@@ -85,6 +88,11 @@ class Observe:
         if "loaded" in state:  # a request for work that came as far as that
             extra |= {"model": state["loaded"].checkpoint.name, "priority": state.get("priority", "interactive")}
         logger.log(level, scope["method"], extra=extra)
+
+    def _route(self, path: str) -> str:
+        if path in self._paths:
+            return path
+        return next((template for template, pattern in self._templates if pattern.match(path)), "unmatched")
 
 
 class ConcurrencyLimit:

@@ -13,6 +13,7 @@ _ERRORS = {
     400: "Not JSON.",
     401: "No key, or one that is not valid.",
     403: "A key that is not for this route.",
+    404: "The checkpoint has no head of this name; the detail names those that it has.",
     408: "The body was not complete within the deadline.",
     409: "The checkpoint has no head for this task; the detail says what to do.",
     413: "The body is over max_body_bytes.",

@@ -1,19 +1,23 @@
-"""`/summarize`, `/emotions`, `/topic`, `/analyze`: bodies in, questions out, answers back."""
+"""`/summarize`, `/emotions`, `/topic`, `/classify/{head}`, `/analyze`: bodies in, questions out, answers back."""
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.answers import analyze_answer, emotions_answer, summary_answer, topic_answer
+from app.api.answers import analyze_answer, emotions_answer, head_answer, summary_answer, topic_answer
 from app.api.door import WorkRoute
+from app.api.heads import SERVED, PathHead
 from app.api.limits import decoding_options
-from app.api.openapi import KEY, STREAM, WORK_ERRORS
+from app.api.openapi import KEY, STREAM, WORK_ERRORS, errors
 from app.api.problems import invalid_field
 from app.api.schemas import (
     AnalyzeAnswer,
     AnalyzeRequest,
+    ClassifyRequest,
     EmotionsAnswer,
     EmotionsRequest,
+    LabelAnswer,
+    LabelsAnswer,
     SummarizeRequest,
     SummaryAnswer,
     TopicAnswer,
@@ -22,10 +26,10 @@ from app.api.schemas import (
 from app.api.streaming import EventStream, open_stream
 from app.api.work import answer_texts, loaded_of, mirror, plan_texts, settings_of
 from app.documents import Answer
-from app.planning import Question, available_tasks
+from app.planning import Question
 from model.checkpoint import Checkpoint
 
-router = APIRouter(route_class=WorkRoute, tags=["work"], dependencies=KEY)
+router = APIRouter(route_class=WorkRoute, tags=["work"], dependencies=[*KEY, SERVED])
 
 
 @router.post("/summarize", responses=WORK_ERRORS | STREAM, response_model=SummaryAnswer | list[SummaryAnswer])
@@ -47,8 +51,7 @@ async def emotions(body: EmotionsRequest, request: Request) -> EmotionsAnswer | 
     """Tell the emotions in a text, or in each of a list of texts."""
 
     def shape(checkpoint: Checkpoint, answer: Answer) -> EmotionsAnswer:
-        assert answer.emotions is not None
-        return emotions_answer(checkpoint, answer.emotions, body.top_k, body.threshold)
+        return emotions_answer(checkpoint, answer.scores["emotions"], body.top_k, body.threshold)
 
     return mirror(body.text, await answer_texts(request, body.text, Question(("emotions",)), shape))
 
@@ -58,16 +61,30 @@ async def topic(body: TopicRequest, request: Request) -> TopicAnswer | list[Topi
     """Tell the topic of a text, or of each of a list of texts."""
 
     def shape(checkpoint: Checkpoint, answer: Answer) -> TopicAnswer:
-        assert answer.topic is not None
-        return topic_answer(checkpoint, answer.topic, body.top_k)
+        return topic_answer(checkpoint, answer.scores["topic"], body.top_k)
 
     return mirror(body.text, await answer_texts(request, body.text, Question(("topic",)), shape))
+
+
+@router.post("/classify/{head}", responses=WORK_ERRORS | errors(404))
+async def classify(
+    head: PathHead, body: ClassifyRequest, request: Request
+) -> LabelsAnswer | LabelAnswer | list[LabelsAnswer | LabelAnswer]:
+    """Classify a text, or each of a list of texts, by any head that the checkpoint has."""
+    if body.threshold is not None and head.kind == "single_label":
+        message = f"{body.threshold} with {head.name}, which has one label a text; leave it out, or send top_k"
+        raise invalid_field("threshold", message)
+
+    def shape(checkpoint: Checkpoint, answer: Answer) -> LabelsAnswer | LabelAnswer:
+        return head_answer(checkpoint, head, answer.scores[head.name], body.top_k, body.threshold)
+
+    return mirror(body.text, await answer_texts(request, body.text, Question((head.name,)), shape))
 
 
 @router.post("/analyze", responses=WORK_ERRORS, response_model_exclude_none=True)
 async def analyze(body: AnalyzeRequest, request: Request) -> AnalyzeAnswer | list[AnalyzeAnswer]:
     """Several tasks at once; tasks that share their prompt share one encoder pass."""
-    tasks = tuple(dict.fromkeys(body.tasks or available_tasks(loaded_of(request).checkpoint)))
+    tasks = tuple(dict.fromkeys(body.tasks or loaded_of(request).checkpoint.tasks.names))
     options = decoding_options(settings_of(request), body.summary, "summary.")
     question = Question(tasks, options, body.summary.on_long)
     return mirror(body.text, await answer_texts(request, body.text, question, analyze_answer))

@@ -5,10 +5,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.api.heads import AtMostEveryTask, TaskName
 from app.planning import OnLong
 from model.decoding.options import MAX_BEAMS, MAX_NGRAM_SIZE, DecodingOptions, FinishReason
 from model.errors import OptionsError
-from model.tasks import TASKS, Task
 
 _DEFAULT = DecodingOptions()
 _MAX_FIELDS = 64
@@ -135,6 +135,21 @@ class TopicRequest(Request):
     top_k: int | None = Field(default=None, ge=1, description="Give the k best scores; all by default.")
 
 
+class ClassifyRequest(Request):
+    """A text, or several, to classify by one of the checkpoint's heads."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"text": NEWS}]})
+
+    text: Texts = Field(description="A text, or a list of texts.")
+    top_k: int | None = Field(default=None, ge=1, description="Give the k best labels.")
+    threshold: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Of a head of several labels: least score of every label, instead of its own; 0 gives all.",
+    )
+
+
 class AnalyzeRequest(Request):
     """A text, or several, for several tasks at once."""
 
@@ -143,12 +158,8 @@ class AnalyzeRequest(Request):
     )
 
     text: Texts = Field(description="A text, or a list of texts.")
-    tasks: list[Task] | None = Field(
-        default=None,
-        min_length=1,
-        max_length=len(TASKS),
-        fail_fast=True,
-        description="Which tasks; all that the checkpoint has by default.",
+    tasks: Annotated[list[TaskName], Field(min_length=1, fail_fast=True), AtMostEveryTask] | None = Field(
+        default=None, description="Which tasks; all that the checkpoint has by default."
     )
     summary: SummaryOptions = Field(
         default_factory=SummaryOptions, description="How to summarise; its on_long holds for the whole text."
@@ -189,8 +200,30 @@ class TopicAnswer(BaseModel):
     model: Model
 
 
+class LabelsAnswer(BaseModel):
+    """Of a head of several labels, those that pass, best first."""
+
+    labels: list[Score]
+    model: Model
+
+
+class LabelAnswer(BaseModel):
+    """Of a head of one label, that label, and the scores of all, best first."""
+
+    label: str = Field(examples=["politics"])
+    score: float = Field(examples=[0.88])
+    scores: list[Score]
+    model: Model
+
+
+HeadAnswer = EmotionsAnswer | TopicAnswer | LabelsAnswer | LabelAnswer
+
+
 class AnalyzeAnswer(BaseModel):
-    """The tasks' own answers; what was not asked is left out."""
+    """The tasks' own answers, further heads under their names; what was not asked is left out."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, LabelsAnswer | LabelAnswer] = Field(init=False)
 
     summary: SummaryAnswer | None = None
     emotions: EmotionsAnswer | None = None

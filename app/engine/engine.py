@@ -80,7 +80,7 @@ class Engine:
         self._checkpoint = checkpoint
         self._limits = limits
         self._metrics = metrics
-        self._runner = Runner(checkpoint.model)
+        self._runner = Runner(checkpoint.model, checkpoint.tasks.heads)
         scheduler = Scheduler(
             max_batch_tokens=limits.max_batch_tokens,
             max_decode_rows=limits.max_decode_rows,

@@ -1,6 +1,7 @@
 """What the engine is asked and what it answers: token ids in, numbers and token ids out. No text, no HTTP."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from model.decoding.options import DecodingOptions, DecodingResult
@@ -10,26 +11,24 @@ from model.decoding.options import DecodingOptions, DecodingResult
 class EngineRequest:
     """One source that is encoded once and serves every task asked of it.
 
-    `input_ids` hold prompt, text and end token. `options` is None when no summary is wanted. `deadline` is in
-    seconds on the engine's clock; a request that is not answered by then is dropped.
+    `input_ids` hold prompt, text and end token. `heads` are the names of those that are wanted; `options` is None when
+    no summary is. `deadline` is in seconds on the engine's clock; a request that is not answered by then is dropped.
     """
 
     input_ids: tuple[int, ...]
     deadline: float
-    emotions: bool = False
-    topic: bool = False
+    heads: tuple[str, ...] = ()
     options: DecodingOptions | None = None
 
 
 @dataclass(frozen=True)
 class EngineAnswer:
-    """The answer to one `EngineRequest`; what was not asked is None.
+    """The answer to one `EngineRequest`: of each head that was asked the probability of each label, in their order.
 
-    `emotions` holds one independent probability a label, `topic` one probability a label that sum to 1.
+    `summary` is None where none was asked.
     """
 
-    emotions: tuple[float, ...] | None = None
-    topic: tuple[float, ...] | None = None
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     summary: DecodingResult | None = None
 
 

@@ -4,7 +4,8 @@ Knows nothing of queues, threads or time. One caller at a time.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,6 +17,8 @@ from model.decoding.graphs import StepGraphs
 from model.decoding.options import DecodingOptions
 from model.decoding.rows import Step
 from model.leximind import LexiMind
+from model.probabilities import probabilities
+from model.tasks import Head
 from model.transfer import send
 
 _CHECK_TOKENS = 8
@@ -41,12 +44,16 @@ class Encoded:
 class Runner:
     """Encodes batches of requests, and decodes those that want a summary together, whenever they joined."""
 
-    def __init__(self, model: LexiMind, *, use_graphs: bool | None = None) -> None:
-        """`use_graphs`: replay decode steps as CUDA graphs; None: where the model is on a GPU."""
+    def __init__(self, model: LexiMind, heads: Sequence[Head] = (), *, use_graphs: bool | None = None) -> None:
+        """`heads`: those of the model that may be asked.
+
+        `use_graphs`: replay decode steps as CUDA graphs; None: where the model is on a GPU.
+        """
         self._model = model.eval()
+        self._heads = {head.name: head for head in heads}
         self._use_graphs = self.on_gpu if use_graphs is None else use_graphs
         self._batch = self._new_batch()
-        self._heads: dict[int, EngineAnswer] = {}  # of what decodes
+        self._partial: dict[int, EngineAnswer] = {}  # of what decodes: all but the summary
         self._num_sent: dict[int, int] = {}  # tokens of what decodes that were in earlier news
 
     @property
@@ -69,8 +76,7 @@ class Runner:
         input_ids, encoder_mask = self._pad(list(row_of))
         hidden = self._model.encode(input_ids, encoder_mask)  # (B, S, D)
         rows = {key: row_of[one.input_ids] for key, one in requests.items()}
-        emotions = self._emotions(hidden, encoder_mask, {rows[key] for key, one in requests.items() if one.emotions})
-        topics = self._topics(hidden, encoder_mask, {rows[key] for key, one in requests.items() if one.topic})
+        scores = self._classify(hidden, encoder_mask, [(rows[key], one.heads) for key, one in requests.items()])
         if hidden.is_cuda:  # otherwise the caller would measure the launches, not the work
             torch.cuda.synchronize(hidden.device)
         return Encoded(
@@ -78,10 +84,7 @@ class Runner:
             encoder_mask=encoder_mask,
             rows=rows,
             answers={
-                key: EngineAnswer(
-                    emotions=emotions[rows[key]] if one.emotions else None,
-                    topic=topics[rows[key]] if one.topic else None,
-                )
+                key: EngineAnswer({name: scores[name, rows[key]] for name in one.heads})
                 for key, one in requests.items()
             },
             options={key: one.options for key, one in requests.items() if one.options is not None},
@@ -99,7 +102,7 @@ class Runner:
             rows = send(torch.tensor([encoded.rows[key] for key in keys]), self._model.device)
             hidden, encoder_mask = encoded.hidden[rows], encoded.encoder_mask[rows]  # (C, S, D), (C, S)
             self._batch.add(keys, hidden, encoder_mask, [encoded.options[key] for key in keys])
-            self._heads |= {key: encoded.answers[key] for key in keys}
+            self._partial |= {key: encoded.answers[key] for key in keys}
             self._num_sent |= dict.fromkeys(keys, 0)
         return [News(key, answer=answer) for key, answer in encoded.answers.items() if key not in encoded.options]
 
@@ -111,13 +114,13 @@ class Runner:
         """Free the rows of what is cancelled or expired; unknown keys are ignored."""
         self._batch.remove(keys)
         for key in keys:
-            self._heads.pop(key, None)
+            self._partial.pop(key, None)
             self._num_sent.pop(key, None)
 
     def reset(self) -> None:
         """Forget everything in flight."""
         self._batch = self._new_batch()
-        self._heads.clear()
+        self._partial.clear()
         self._num_sent.clear()
 
     def prepare(self, num_documents: int, source_length: int, target_length: int) -> None:
@@ -131,21 +134,16 @@ class Runner:
             EngineError: the encoder's states or a head's scores are not finite.
             Exception: whatever the model raises.
         """
-        config = self._model.config
-        tasks = {"emotions": config.num_emotions > 0, "topic": config.num_topics > 0}
         kinds = (
             DecodingOptions(max_new_tokens=2),
             DecodingOptions(max_new_tokens=2, num_beams=2),
             DecodingOptions(max_new_tokens=2, do_sample=True),
         )
-        source = (config.eos_id,) * _CHECK_TOKENS
-        probe = Runner(self._model, use_graphs=False)
-        encoded = probe.encode(
-            {key: EngineRequest(source, 0.0, options=kind, **tasks) for key, kind in enumerate(kinds)}
-        )
-        scores = [
-            one for answer in encoded.answers.values() for one in (*(answer.emotions or ()), *(answer.topic or ()))
-        ]
+        source = (self._model.config.eos_id,) * _CHECK_TOKENS
+        probe = Runner(self._model, tuple(self._heads.values()), use_graphs=False)
+        requests = [EngineRequest(source, 0.0, tuple(self._heads), options) for options in kinds]
+        encoded = probe.encode(dict(enumerate(requests)))
+        scores = [one for answer in encoded.answers.values() for values in answer.scores.values() for one in values]
         if not (encoded.hidden.isfinite().all() and all(map(math.isfinite, scores))):
             raise EngineError("the model's numbers are not finite on a minimal request; train or fetch it again")
         probe.join(encoded)
@@ -173,7 +171,7 @@ class Runner:
             self._num_sent[step.key] += len(token_ids)
             return News(step.key, token_ids)
         num_sent = self._num_sent.pop(step.key)
-        answer = replace(self._heads.pop(step.key), summary=step.result)
+        answer = replace(self._partial.pop(step.key), summary=step.result)
         return News(step.key, step.result.token_ids[num_sent:], answer)
 
     def _pad(self, sources: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
@@ -184,20 +182,24 @@ class Runner:
         encoder_mask = torch.arange(longest) < lengths[:, None]  # (B, S)
         return send(padded, self._model.device), send(encoder_mask, self._model.device)
 
-    def _emotions(self, hidden: Tensor, encoder_mask: Tensor, rows: set[int]) -> dict[int, tuple[float, ...]]:
-        if not rows:
-            return {}
-        index = send(torch.tensor(sorted(rows)), hidden.device)
-        logits = self._model.emotion_logits(hidden[index], encoder_mask[index])
-        return _by_row(rows, logits.float().sigmoid())
-
-    def _topics(self, hidden: Tensor, encoder_mask: Tensor, rows: set[int]) -> dict[int, tuple[float, ...]]:
-        if not rows:
-            return {}
-        index = send(torch.tensor(sorted(rows)), hidden.device)
-        logits = self._model.topic_logits(hidden[index], encoder_mask[index])
-        return _by_row(rows, logits.float().softmax(dim=-1))
-
-
-def _by_row(rows: set[int], probabilities: Tensor) -> dict[int, tuple[float, ...]]:
-    return {row: tuple(values) for row, values in zip(sorted(rows), probabilities.tolist(), strict=True)}
+    def _classify(
+        self, hidden: Tensor, encoder_mask: Tensor, asked: Sequence[tuple[int, tuple[str, ...]]]
+    ) -> dict[tuple[str, int], tuple[float, ...]]:
+        """Probabilities by head and row of `hidden` (B, S, D), for the rows and heads that are asked."""
+        heads_of: dict[int, frozenset[str]] = defaultdict(frozenset)
+        for row, heads in asked:
+            heads_of[row] |= frozenset(heads)
+        rows_of: dict[frozenset[str], list[int]] = defaultdict(list)
+        for row, wanted in sorted(heads_of.items()):
+            rows_of[wanted].append(row)
+        scores: dict[tuple[str, int], tuple[float, ...]] = {}
+        for wanted, rows in rows_of.items():
+            if not wanted:
+                continue
+            index = send(torch.tensor(rows), hidden.device)
+            logits = self._model.classify(hidden[index], encoder_mask[index], wanted)
+            for name, values in logits.items():
+                head = self._heads[name]
+                found = probabilities(values, head.kind, head.temperature).tolist()
+                scores |= {(name, row): tuple(one) for row, one in zip(rows, found, strict=True)}
+        return scores

@@ -13,6 +13,7 @@ from app.engine.request import DeadlineExceeded, EngineAnswer, EngineError, Engi
 from app.engine.runner import Runner
 from app.engine.scheduler import Encode, Idle, Job, Scheduler, Step
 from app.metrics import Metrics
+from model.tasks import SUMMARIZE
 
 logger = logging.getLogger(__name__)
 
@@ -211,6 +212,5 @@ class Worker:
 
 def _task(request: EngineRequest) -> str:
     """The `task` label of the metrics."""
-    wanted = [("summarize", request.options is not None), ("emotions", request.emotions), ("topic", request.topic)]
-    names = [name for name, is_wanted in wanted if is_wanted]
+    names = (*([SUMMARIZE] if request.options is not None else ()), *request.heads)
     return names[0] if len(names) == 1 else "several"

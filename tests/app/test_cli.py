@@ -54,9 +54,11 @@ async def test_json_is_what_the_server_gives(leximind: Any, client: Any) -> None
         ("emotions", ["--top-k", "3"], {"top_k": 3}),
         ("emotions", ["--threshold", "0"], {"threshold": 0}),
         ("topic", ["--top-k", "2"], {"top_k": 2}),
+        ("classify/emotions", ["--threshold", "0.4"], {"threshold": 0.4}),
+        ("classify/topic", ["--top-k", "2"], {"top_k": 2}),
         ("analyze", ["--max-new-tokens", "5"], {"summary": {"max_new_tokens": 5}}),
     ):
-        result = await asyncio.to_thread(leximind, task, NEWS, "--json", *arguments)
+        result = await asyncio.to_thread(leximind, *task.split("/"), NEWS, "--json", *arguments)
         assert json.loads(result.stdout) == (await client.post(f"/{task}", json={"text": NEWS, **body})).json()
 
 
@@ -77,10 +79,12 @@ def test_info_says_what_the_checkpoint_is(leximind: Any, checkpoint_folder: Path
     facts = json.loads(leximind("info", "--json").stdout)
     assert facts["checkpoint"] == str(checkpoint_folder)
     assert tuple(facts["emotions"]) == EMOTIONS
+    assert facts["heads"][1] == {"name": "topic", "kind": "single_label", "labels": list(TOPICS)}
     assert (facts["dtype"], facts["device"], facts["max_source_tokens"]) == (AUTO, "cpu", 64)
     table = leximind("info").stdout
     assert "parameters: " in table
     assert "topics: " + ", ".join(TOPICS) in table
+    assert "heads: emotions (multi_label, 28), topic (single_label, 4)" in table
 
 
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
@@ -95,7 +99,7 @@ def test_version_is_the_package_s() -> None:
 
 
 def test_analyze_tells_what_the_checkpoint_can(checkpoint: Checkpoint, spiece: Path, tmp_path: Path) -> None:
-    config = replace(checkpoint.model.config, num_emotions=0, num_topics=0)
+    config = replace(checkpoint.model.config, heads={})
     save_checkpoint(tmp_path / "plain", LexiMind(config), spiece, Tasks(), card="")
     run = CliRunner().invoke(app, ["analyze", NEWS, "--json", "--checkpoint", str(tmp_path / "plain")])
     assert list(json.loads(run.stdout)) == ["summary"]
@@ -134,6 +138,12 @@ def test_import_replaces_a_folder_only_when_told(
         (["summarize", "a", "--max-new-tokens", "0"], b"", "--max-new-tokens: 0 is not allowed"),
         (["summarize", "a", "--max-new-tokens", "513"], b"", "--max-new-tokens is 513, at most 512 are allowed"),
         (["summarize", "word " * 200, "--on-long", "error"], b"", "64 are allowed"),
+        (
+            ["classify", "moods", "a"],
+            b"",
+            "moods: the checkpoint random has no head of that name; it has emotions, topic",
+        ),
+        (["classify", "topic", "a", "--threshold", "0.5"], b"", "--threshold is 0.5 with topic, which has one label"),
         (["topic", "a", "--dtype", "int4"], b"", "--dtype (LEXIMIND_DTYPE) is 'int4'"),
         (["import", "/no/such/folder", "target"], b"", "/no/such/folder"),
     ],

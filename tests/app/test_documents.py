@@ -48,16 +48,17 @@ async def test_long_text_joins_the_answers_of_its_chunks(documents: Documents, c
     assert whole.summary.input_tokens == sum(summary.input_tokens for summary in summaries)
     assert whole.summary.output_tokens == sum(summary.output_tokens for summary in summaries)
 
-    emotions = [part.emotions for part in parts if part.emotions]
-    assert whole.emotions == pytest.approx([max(of_label) for of_label in zip(*emotions, strict=True)], abs=1e-6)
+    emotions = [part.scores["emotions"] for part in parts]
+    highest = [max(of_label) for of_label in zip(*emotions, strict=True)]
+    assert whole.scores["emotions"] == pytest.approx(highest, abs=1e-6)
 
     weights = [len(one.input_ids) for one in plan.requests]
-    topics = [part.topic for part in parts if part.topic]
+    topics = [part.scores["topic"] for part in parts]
     means = [
         sum(w * p for w, p in zip(weights, column, strict=True)) / sum(weights) for column in zip(*topics, strict=True)
     ]
-    assert whole.topic == pytest.approx(means, abs=1e-6)
-    assert sum(whole.topic or ()) == pytest.approx(1.0, abs=1e-6)
+    assert whole.scores["topic"] == pytest.approx(means, abs=1e-6)
+    assert sum(whole.scores["topic"]) == pytest.approx(1.0, abs=1e-6)
 
 
 async def test_topic_of_a_long_text_is_what_most_of_it_is_about(documents: Documents) -> None:
@@ -67,9 +68,9 @@ async def test_topic_of_a_long_text_is_what_most_of_it_is_about(documents: Docum
     weights = [plan.num_tokens for plan in (short, long)]
     assert weights[1] > 4 * weights[0]
     [whole] = await documents.answer([Plan((*short.requests, *long.requests))])
-    columns = zip(*(part.topic for part in parts if part.topic), strict=True)
+    columns = zip(*(part.scores["topic"] for part in parts), strict=True)
     means = [sum(w * p for w, p in zip(weights, column, strict=True)) / sum(weights) for column in columns]
-    assert whole.topic == pytest.approx(means, abs=1e-6)
+    assert whole.scores["topic"] == pytest.approx(means, abs=1e-6)
 
 
 async def test_pieces_of_a_stream_add_up_to_its_answer(documents: Documents) -> None:

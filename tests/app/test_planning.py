@@ -6,7 +6,9 @@ from app.planning import Planner, Question, TextError, UnsupportedTask
 from model.checkpoint import Checkpoint
 from model.decoding.options import DecodingOptions
 from model.errors import CheckpointError
-from model.tasks import TASKS, Tasks
+from model.tasks import Tasks
+
+TASKS = ("summarize", "emotions", "topic")
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
 LONG = " ".join(f"{NEWS} That was number {number}." for number in range(12))
@@ -18,7 +20,8 @@ def planner(checkpoint: Checkpoint) -> Planner:
 
 
 def with_prompts(checkpoint: Checkpoint, **prompts: str) -> Checkpoint:
-    return replace(checkpoint, tasks=replace(checkpoint.tasks, prompts=prompts))
+    heads = tuple(replace(head, prompt=prompts[head.name]) for head in checkpoint.tasks.heads)
+    return replace(checkpoint, tasks=replace(checkpoint.tasks, prompt=prompts["summarize"], heads=heads))
 
 
 def test_tasks_with_one_prompt_are_one_request(planner: Planner, checkpoint: Checkpoint) -> None:
@@ -26,22 +29,22 @@ def test_tasks_with_one_prompt_are_one_request(planner: Planner, checkpoint: Che
     [plan] = planner.plan([NEWS], Question(TASKS, options), deadline=3.0)
     [request] = plan.requests
     assert request.input_ids == tuple(checkpoint.tokenizer.encode_source(NEWS, "summarize: "))
-    assert (request.emotions, request.topic, request.options, request.deadline) == (True, True, options, 3.0)
+    assert (request.heads, request.options, request.deadline) == (("emotions", "topic"), options, 3.0)
 
 
 def test_tasks_with_distinct_prompts_are_a_request_each(checkpoint: Checkpoint) -> None:
     planner = Planner(with_prompts(checkpoint, summarize="summarize: ", emotions="", topic=""), 10_000)
     [plan] = planner.plan([NEWS], Question(TASKS), deadline=0.0)
     summarize, classify = plan.requests
-    assert (summarize.options is not None, summarize.emotions, summarize.topic) == (True, False, False)
-    assert (classify.options, classify.emotions, classify.topic) == (None, True, True)
+    assert (summarize.options is not None, summarize.heads) == (True, ())
+    assert (classify.options, classify.heads) == (None, ("emotions", "topic"))
     assert classify.input_ids == tuple(checkpoint.tokenizer.encode_source(NEWS))
 
 
 def test_what_is_not_asked_is_not_requested(planner: Planner) -> None:
     [plan] = planner.plan([NEWS], Question(("topic",)), deadline=0.0)
     [request] = plan.requests
-    assert (request.emotions, request.topic, request.options) == (False, True, None)
+    assert (request.heads, request.options) == (("topic",), None)
     assert plan.cost == 0
 
 

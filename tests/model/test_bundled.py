@@ -8,6 +8,7 @@ import torch
 from model.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 from model.decoding.batch import decode
 from model.decoding.options import DecodingOptions
+from model.probabilities import probabilities
 
 NEWS = {
     "Sports": "Maria Lopez scored twice in the final ten minutes as Valencia came from behind to beat Sevilla 3-2 on "
@@ -60,14 +61,16 @@ def words(text: str) -> set[str]:
 
 @pytest.mark.parametrize("topic", NEWS)
 def test_topic_fits(bundled: Checkpoint, topic: str) -> None:
-    logits = bundled.model.topic_logits(*encode(bundled, NEWS[topic]))
-    assert bundled.tasks.topic_labels[int(logits.argmax())] == topic
+    logits = bundled.model.classify(*encode(bundled, NEWS[topic]), ["topic"])["topic"]
+    assert bundled.tasks.head("topic").labels[int(logits.argmax())] == topic
 
 
 @pytest.mark.parametrize("emotion", COMMENTS)
 def test_emotion_is_found(bundled: Checkpoint, emotion: str) -> None:
-    scores = bundled.model.emotion_logits(*encode(bundled, COMMENTS[emotion])).sigmoid()[0].tolist()
-    found = zip(bundled.tasks.emotion_labels, scores, bundled.tasks.emotion_thresholds, strict=True)
+    head = bundled.tasks.head("emotions")
+    logits = bundled.model.classify(*encode(bundled, COMMENTS[emotion]), ["emotions"])["emotions"]
+    scores = probabilities(logits, head.kind, head.temperature)[0].tolist()
+    found = zip(head.labels, scores, head.thresholds, strict=True)
     assert emotion in {label for label, score, threshold in found if score >= threshold}
 
 

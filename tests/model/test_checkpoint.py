@@ -25,7 +25,6 @@ from model.decoding.options import DecodingOptions
 from model.errors import ModelError
 from model.packed import pack
 from model.precision import PRECISIONS, Precision, computing_dtype
-from model.tasks import TASKS
 from tests.model.conftest import FILES, random_model, refuse, sign
 
 CPU = torch.device("cpu")
@@ -99,14 +98,14 @@ def test_a_run_s_checkpoint_has_its_name(folder: str, name: str) -> None:
 
 def test_bundled_checkpoint_answers() -> None:
     bundled = load_checkpoint(BUNDLED, CPU)
-    assert all(bundled.tasks.has(task) for task in TASKS)
+    assert bundled.tasks.names == ("summarize", "emotions", "topic")
     ids = torch.tensor([bundled.tokenizer.encode_source("The council voted to build a new bridge over the river.")])
     mask = torch.ones_like(ids, dtype=torch.bool)
     hidden = bundled.model.encode(ids, mask)
     [summary] = decode(bundled.model, hidden, mask, [DecodingOptions(max_new_tokens=16)])
     assert bundled.tokenizer.decode(summary.token_ids)
-    assert bundled.model.emotion_logits(hidden, mask).shape == (1, len(bundled.tasks.emotion_labels))
-    assert bundled.model.topic_logits(hidden, mask).shape == (1, len(bundled.tasks.topic_labels))
+    for name, logits in bundled.model.classify(hidden, mask, ["emotions", "topic"]).items():
+        assert logits.shape == (1, len(bundled.tasks.head(name).labels))
     assert sum(path.stat().st_size for path in BUNDLED.iterdir()) <= 32e6
 
 
@@ -164,8 +163,8 @@ def test_damaged_manifest_is_named(folder: Path, content: bytes) -> None:
     refuse(folder, r"manifest\.json: (not readable as JSON|holds no JSON object)")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", True, None])
 def test_another_format_is_refused(folder: Path, version: object) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format_version": version}))
-    refuse(folder, rf"manifest\.json: format {version!r}, this version reads 1")
+    refuse(folder, rf"manifest\.json: format {version!r}, this version reads 1 and 2")

@@ -24,7 +24,6 @@ ABSURD = {
     "relative_attention_max_distance": 10**9,
     "vocab_size": 10**12,
     "num_heads": 10**9,
-    "num_topics": 10**9,
 }
 
 
@@ -35,6 +34,21 @@ def test_absurd_sizes_are_refused_by_their_number(folder: Path, name: str, value
     (folder / "config.json").write_text(json.dumps(config))
     sign(folder)
     refuse(folder, rf"config\.json: {name} is {value}; it must be at most \d+$")
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ({"topic": 10**9}, "heads: topic has 1000000000 labels; a head has a whole number of them, 2 to 65536"),
+        ({f"h{number}": 2 for number in range(300)}, "heads: there are 300; at most 256 are read"),
+    ],
+)
+def test_absurd_heads_are_refused(folder: Path, heads: dict[str, int], message: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["heads"] = heads
+    (folder / "config.json").write_text(json.dumps(config))
+    sign(folder)
+    refuse(folder, message)
 
 
 def test_absurd_source_length_is_refused(folder: Path) -> None:
@@ -81,7 +95,7 @@ def test_deep_and_huge_json_is_refused(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
-    "name", ["embedding.weight", "decoder.layers.1.cross_attention.kv.weight", "topic_head.linear.bias"]
+    "name", ["embedding.weight", "decoder.layers.1.cross_attention.kv.weight", "heads.topic.linear.bias"]
 )
 def test_weights_that_are_no_numbers_are_refused(folder: Path, name: str, value: float) -> None:
     tensors = load_file(folder / "model.safetensors")

@@ -78,12 +78,12 @@ def test_answers_of_a_source_do_not_depend_on_its_padding(
     batch: Batch,
 ) -> None:
     ids, mask, targets = batch
-    model = random_model(replace(CONFIG, num_emotions=5, num_topics=4))
+    model = random_model(replace(CONFIG, heads={"emotions": 5, "topic": 4}))
     for row, length in enumerate(mask.sum(1).tolist()):
         alone = ids[row : row + 1, :length], mask[row : row + 1, :length]
-        for head in (model.emotion_logits, model.topic_logits):
-            together = head(model.encode(ids, mask), mask)[row]
-            torch.testing.assert_close(head(model.encode(*alone), alone[1])[0], together, **TOLERANCE)
+        together = model.classify(model.encode(ids, mask), mask, model.heads)
+        for name, logits in model.classify(model.encode(*alone), alone[1], model.heads).items():
+            torch.testing.assert_close(logits[0], together[name][row], **TOLERANCE)
         torch.testing.assert_close(
             model(*alone, targets[row : row + 1])[0], model(ids, mask, targets)[row], **TOLERANCE
         )

@@ -27,14 +27,14 @@ def only(folder: Path, *groups: str) -> Path:
 @pytest.mark.parametrize(
     ("groups", "heads", "scored"),
     [
-        (("summaries",), (0, 0), "summaries.dialogsum.rougeL"),
-        (("topics",), (0, 4), "topic.accuracy"),
-        (("emotions",), (28, 0), "emotions.macro_f1"),
-        (("topics", "emotions"), (28, 4), "topic.accuracy"),
+        (("summaries",), {}, "summaries.dialogsum.rougeL"),
+        (("topics",), {"topic": 4}, "topic.accuracy"),
+        (("emotions",), {"emotions": 28}, "emotions.macro_f1"),
+        (("topics", "emotions"), {"emotions": 28, "topic": 4}, "topic.accuracy"),
     ],
 )
 def test_a_task_alone_asks_for_no_other_data(
-    groups: tuple[str, ...], heads: tuple[int, int], scored: str, tmp_path: Path
+    groups: tuple[str, ...], heads: dict[str, int], scored: str, tmp_path: Path
 ) -> None:
     data = only(tmp_path / "data", *groups)
     alone = (f"data.only=[{','.join(groups)}]", "data.vocabulary_size=310", "loop.steps=2", "loop.evaluate_every=1")
@@ -44,7 +44,7 @@ def test_a_task_alone_asks_for_no_other_data(
     assert again.step == 2
     again.close()
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint", torch.device("cpu"))
-    assert (checkpoint.model.config.num_emotions, checkpoint.model.config.num_topics) == heads
+    assert checkpoint.model.config.heads == heads
     main([str(checkpoint.folder), "--data", str(data), "--output", str(tmp_path / "report"), "--card", "--rows", "4"])
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert scored in report["scores"]
@@ -65,9 +65,10 @@ def test_a_head_that_is_not_trained_stays_with_its_thresholds(data: Path, tmp_pa
     options = ("loop.steps=1", "data.only=[topics]", "loop.freeze=[encoder,embedding]", f"init_from={first.folder}")
     trainer(data, tmp_path / "second", *options).run()
     second = load_checkpoint(tmp_path / "second" / "checkpoint", torch.device("cpu"))
-    assert second.tasks.emotion_thresholds == first.tasks.emotion_thresholds
-    assert torch.equal(second.model.emotion_head.linear.weight, first.model.emotion_head.linear.weight)
-    assert not torch.equal(second.model.topic_head.linear.weight, first.model.topic_head.linear.weight)
+    assert second.tasks.head("emotions") == first.tasks.head("emotions")
+    before, after = first.model.heads, second.model.heads
+    assert torch.equal(after["emotions"].linear.weight, before["emotions"].linear.weight)
+    assert not torch.equal(after["topic"].linear.weight, before["topic"].linear.weight)
 
 
 def test_a_group_that_is_not_there_is_told(data: Path, tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_a_group_that_is_not_there_is_told(data: Path, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_any_task_is_no_data_folder(checkpoint_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="has none of the folders summarization, emotion, topic"):
+    with pytest.raises(SystemExit, match="has none of the folders summarization, emotion, topic, heads"):
         main([str(checkpoint_folder), "--data", str(tmp_path)])
     with pytest.raises(DataError, match=r"train\.jsonl\.gz: no such file; .* leave its group out \(data\.only\)"):
         trainer(only(tmp_path / "data", "emotions"), tmp_path / "run")

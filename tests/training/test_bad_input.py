@@ -141,10 +141,8 @@ def test_right_overrides_pass() -> None:
         ("loop.metric=topic.acuracy", r"did you mean topic\.accuracy\?"),
         ("loop.freeze=[encodr]", r"the model has no encodr; did you mean encoder\?"),
         ("data.groups.topics.readers=[topcs]", r"no reader topcs; did you mean topics\?"),
-        ("model.num_topics=5", "it must be 4, or 0"),
         ("model.num_tokens=200", "the vocabulary has 370 pieces"),
         ("data.vocabulary_size=100000", "which these texts do not give"),
-        ("model.num_topics=0", r"name the other groups in data\.only"),
         ("init_from=/nowhere", "/nowhere: no such folder"),
     ],
 )
@@ -166,7 +164,7 @@ def test_nan_stops_the_run_and_names_its_rows(data: Path, tmp_path: Path) -> Non
     run.save()
     before = (tmp_path / "run" / "state.pt").read_bytes()
     with torch.no_grad():
-        run.objective.model.topic_head.linear.bias[0] = math.nan
+        run.objective.model.heads["topic"].linear.bias[0] = math.nan
     with pytest.raises(NotFinite, match=r"step 1: the loss is nan on topics"):
         run.run()
     told = json.loads((tmp_path / "run" / "bad_batch.json").read_text())

@@ -12,11 +12,11 @@ BUCKETS = [(16, 4), (64, 8)]
 
 def rows() -> list[Encoded]:
     draw = random.Random(0)
-    return [Encoded((7,) * draw.randint(3, 64), (9,) * draw.randint(1, 8), None, None) for _ in range(300)]
+    return [Encoded((7,) * draw.randint(3, 64), (9,) * draw.randint(1, 8), {}) for _ in range(300)]
 
 
 def stream(pool: int, multiple: int | None) -> Stream:
-    return Stream(rows(), BUCKETS, 288, 0, seed=0, pool=pool, multiple=multiple)
+    return Stream(rows(), BUCKETS, 288, (), seed=0, pool=pool, multiple=multiple)
 
 
 def padding(one: Stream) -> float:

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_module
 from small_runs import SMALL, trainer
 
 from model.checkpoint import load_checkpoint
-from training.architecture import architecture_of, with_heads
+from training.architecture import architecture_of
 from training.config import parse_config
 from training.errors import TrainingError
 from training.parallel import Processes
@@ -55,6 +55,5 @@ def test_what_contradicts_it_is_an_error_before_data(choice: str, told: str, fir
 def test_without_it_auto_is_base() -> None:
     with initialize_config_module("training.configs", version_base=None):
         base, auto = (compose("train", ["output=run", *choice]) for choice in (["model=base"], []))
-    both = [(config := parse_config(one), architecture_of(config, None)) for one in (base, auto)]
-    one, other = (with_heads(found, config, {"emotions", "topic"}, None) for config, found in both)
+    one, other = (architecture_of(parse_config(config), None) for config in (base, auto))
     assert one == other

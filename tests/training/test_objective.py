@@ -8,12 +8,13 @@ from small_runs import trainer
 from torch.nn import functional as F
 
 from model.leximind import LexiMind
+from model.tasks import Head
 from training.data.batches import IGNORED
 from training.initialise import fold_queries
-from training.losses import LossConfig, asymmetric_loss, positive_weights
+from training.losses import LossConfig, asymmetric_loss, head_loss, label_weights
 from training.optim import ScheduleConfig, learning_rate_scale
 
-PLAIN = LossConfig(1, 1, 1, 0, 0, 0, 0, 0)
+PLAIN = LossConfig(1, {}, 0, 0, 0, 0, 0)
 
 
 def test_asymmetric_loss_without_focus_is_cross_entropy() -> None:
@@ -24,7 +25,7 @@ def test_asymmetric_loss_without_focus_is_cross_entropy() -> None:
 
 
 def test_focus_looks_away_from_easy_negatives() -> None:
-    focused = LossConfig(1, 1, 1, 0, 0, 0, 4, 0.05)
+    focused = LossConfig(1, {}, 0, 0, 0, 4, 0.05)
     logits = torch.tensor([[-4.0, 3.0]], requires_grad=True)  # an easy negative (p .018) and a hard one
     loss = asymmetric_loss(logits, torch.zeros(1, 2), torch.ones(2), focused)
     loss.sum().backward()  # type: ignore[no-untyped-call]
@@ -34,10 +35,22 @@ def test_focus_looks_away_from_easy_negatives() -> None:
 
 
 def test_rare_emotions_weigh_more(data: Path, tmp_path: Path) -> None:
-    rows = trainer(data, tmp_path / "run").mixture.streams["emotions"][0].rows
-    even, rare = positive_weights(rows, 28, 0.0), positive_weights(rows, 28, 0.5)
+    run = trainer(data, tmp_path / "run")
+    rows = [row.labels["emotions"] for row in run.mixture.streams["emotions"][0].rows]
+    even, rare = (label_weights(rows, run.validation.tasks.head("emotions"), power) for power in (0.0, 0.5))
     assert (even == 1).all()
     assert rare[18] > rare[17] > 1  # love is in a fifth of the rows, joy in two fifths
+
+
+def test_rare_labels_weigh_more_where_a_text_has_one() -> None:
+    head = Head("ticket", "single_label", ("bill", "bug", "praise"))
+    rows = [(0,)] * 6 + [(1,)] * 2 + [(2,)]
+    assert label_weights(rows, head, 0.0).tolist() == [1, 1, 1]
+    assert label_weights(rows, head, 1.0).tolist() == [0.5, 1.5, 3.0]
+    logits, known = torch.randn(3, 3), torch.tensor([0, 2, IGNORED])
+    weights = label_weights(rows, head, 1.0)
+    expected = (F.cross_entropy(logits[:2], known[:2], reduction="none") * torch.tensor([0.5, 3.0])).sum() / 3.5
+    torch.testing.assert_close(head_loss(logits, known, head.kind, weights, PLAIN), expected)
 
 
 def test_decay_only_on_hidden_matrices_and_heads_at_their_own_rate(data: Path, tmp_path: Path) -> None:
@@ -48,7 +61,7 @@ def test_decay_only_on_hidden_matrices_and_heads_at_their_own_rate(data: Path, t
             name = names[id(parameter)]
             hidden = ".layers." in name and parameter.ndim == 2
             assert (group["weight_decay"] > 0) == hidden, name
-            assert (group["lr"] == 1e-3) == ("_head." in name), name
+            assert (group["lr"] == 1e-3) == name.startswith("heads."), name
 
 
 @pytest.mark.parametrize("name", ["cosine", "constant", "inverse_sqrt", "trapezoid"])
@@ -69,7 +82,7 @@ def test_lora_trains_little_and_is_merged_when_saved(data: Path, tmp_path: Path)
     run.run()
     changed = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert changed
-    assert all("parametrizations.weight.0" in name or "_head." in name for name in changed)
+    assert all("parametrizations.weight.0" in name or name.startswith("heads.") for name in changed)
     folded = fold_queries(model).eval()
     assert not any("parametrizations" in name for name in folded.state_dict())
     ids, mask = torch.tensor([[5, 6, 7, 1]]), torch.ones(1, 4, dtype=torch.bool)

@@ -6,13 +6,14 @@ together and a batch is as long as its longest row.
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.tasks import Head
 from model.tokenizer import Tokenizer
 from model.transfer import send
 from training.data.examples import Example
@@ -23,12 +24,14 @@ IGNORED = -100  # the label that `cross_entropy` leaves out
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tokenized example: source with its end token, target with its end token (empty without a summary)."""
+    """One tokenized example: source with its end token, target with its end token (empty without a summary).
+
+    `labels` has by the name of a head the numbers of its labels, as far as they are known.
+    """
 
     source: tuple[int, ...]
     target: tuple[int, ...]
-    emotions: tuple[int, ...] | None
-    topic: int | None
+    labels: Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,8 @@ class Batch:
     """Tensors of one step; T is 0 when no row has a summary.
 
     `input_ids` (B, S), `encoder_mask` (B, S) bool, `decoder_input_ids` and `labels` (B, T), `counted` (N,) where in
-    B · T there is a label, `emotions` (B, E) float with rows of -1 where unknown, `topics` (B,). Unknown labels are
-    `IGNORED`.
+    B · T there is a label. `heads` has what is known for each head that some row has labels of: (B, L) float with rows
+    of -1 where unknown for several labels, (B,) for one. Unknown labels are `IGNORED`.
     """
 
     input_ids: Tensor
@@ -45,18 +48,15 @@ class Batch:
     decoder_input_ids: Tensor
     labels: Tensor
     counted: Tensor  # found before it is on a device, which would have to be waited for
-    emotions: Tensor
-    topics: Tensor
+    heads: Mapping[str, Tensor]
     has_summaries: bool  # known without looking into tensors, which would wait for the device
-    has_emotions: bool
-    has_topics: bool
     numbers: tuple[int, ...]  # of the rows among those of their stream
 
     def to(self, device: torch.device) -> "Batch":
         """The same on `device`."""
-        names = ("input_ids", "encoder_mask", "decoder_input_ids", "labels", "counted", "emotions", "topics")
+        names = ("input_ids", "encoder_mask", "decoder_input_ids", "labels", "counted")
         tensors: dict[str, Any] = {name: send(getattr(self, name), device) for name in names}
-        return replace(self, **tensors)
+        return replace(self, **tensors, heads={name: send(known, device) for name, known in self.heads.items()})
 
 
 def encode_examples(
@@ -67,38 +67,45 @@ def encode_examples(
         Encoded(
             source=tuple(tokenizer.encode_source(example.source, prompt, max_source)),
             target=() if example.summary is None else tuple(tokenizer.encode_source(example.summary, "", max_target)),
-            emotions=example.emotions,
-            topic=example.topic,
+            labels=example.labels,
         )
         for example in examples
     ]
 
 
-def collate(rows: Sequence[Encoded], numbers: Sequence[int], num_emotions: int, shape: tuple[int, int]) -> Batch:
+def collate(rows: Sequence[Encoded], numbers: Sequence[int], heads: Sequence[Head], shape: tuple[int, int]) -> Batch:
     """The rows `numbers` of `rows`, padded or cut to `shape` (S, T)."""
     rows = [rows[number] for number in numbers]
     source, target = shape
     labels = _padded([r.target[:target] for r in rows], target, IGNORED)
     starts = _padded([(0, *r.target[: target - 1]) if r.target else () for r in rows], target, 0)
     input_ids = _padded([r.source[:source] for r in rows], source, 0)
-    emotions = torch.full((len(rows), num_emotions), -1.0)
-    for number, row in enumerate(rows):
-        if row.emotions is not None:
-            emotions[number] = 0.0
-            emotions[number, list(row.emotions)] = 1.0
     return Batch(
         input_ids=input_ids,
         encoder_mask=input_ids != 0,
         decoder_input_ids=starts,
         labels=labels,
         counted=(labels.flatten() != IGNORED).nonzero()[:, 0],
-        emotions=emotions,
-        topics=torch.tensor([IGNORED if r.topic is None else r.topic for r in rows]),
+        heads={
+            head.name: known_labels(head, [row.labels.get(head.name) for row in rows])
+            for head in heads
+            if any(head.name in row.labels for row in rows)
+        },
         has_summaries=target > 0 and any(r.target for r in rows),
-        has_emotions=any(r.emotions is not None for r in rows),
-        has_topics=any(r.topic is not None for r in rows),
         numbers=tuple(numbers),
     )
+
+
+def known_labels(head: Head, rows: Sequence[tuple[int, ...] | None]) -> Tensor:
+    """The labels of each row (None: unknown) as `Batch.heads` has them."""
+    if head.kind == "single_label":
+        return torch.tensor([IGNORED if row is None else row[0] for row in rows])
+    out = torch.full((len(rows), len(head.labels)), -1.0)
+    for number, row in enumerate(rows):
+        if row is not None:
+            out[number] = 0.0
+            out[number, list(row)] = 1.0
+    return out
 
 
 @dataclass
@@ -118,7 +125,7 @@ class Stream:
     rows: Sequence[Encoded]
     buckets: Sequence[tuple[int, int]]
     tokens: int
-    num_emotions: int
+    heads: Sequence[Head]
     seed: int
     pool: int = 1
     multiple: int | None = None
@@ -145,7 +152,7 @@ class Stream:
                 for most, length in zip(shape, longest, strict=True)
             )
             shape = source, target
-        return collate(self.rows, numbers, self.num_emotions, shape)
+        return collate(self.rows, numbers, self.heads, shape)
 
     def skip(self) -> tuple[tuple[int, int], list[int]]:
         """Move on by one; returns the shape and the row numbers of the batch that was passed."""

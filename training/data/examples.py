@@ -1,14 +1,15 @@
 """What a training or dev example is, and the reading of each data set into examples. No tokenizer, no torch.
 
-Layout of the data folder (UTF-8, `.jsonl.gz`): `emotion/`, `topic/` and `summarization/`, each with `train` and `dev`.
+Layout of the data folder (UTF-8, `.jsonl.gz`): `emotion/`, `topic/`, `summarization/` and `heads/NAME/`, each with
+`train` and `dev`.
 """
 
 import gzip
 import json
 import logging
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Example:
-    """One source and whatever is known about it: a summary, its emotions (label numbers), its topic (label number)."""
+    """One source and whatever is known about it: a summary, and by the name of a head the numbers of its labels."""
 
     source: str
     origin: str
     summary: str | None = None
-    emotions: tuple[int, ...] | None = None
-    topic: int | None = None
+    labels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def read_emotions(root: Path, split: str) -> list[Example]:
@@ -40,7 +40,7 @@ def read_emotions(root: Path, split: str) -> list[Example]:
         Example(
             row["text"],
             "goemotions",
-            emotions=tuple(label_number(EMOTIONS, name, where) for name in row["labels"]),
+            labels={"emotions": tuple(label_number(EMOTIONS, name, where) for name in row["labels"])},
         )
         for row, where in rows(root / "emotion" / f"{split}.jsonl.gz", "text", "labels")
     ]
@@ -52,7 +52,7 @@ def read_topics(root: Path, split: str) -> list[Example]:
         Example(
             f"{row['title']}. {row['description']}" if row.get("title") else row["description"],
             "ag_news",
-            topic=label_number(TOPICS, row["label"], where),
+            labels=topic_of(row, where),
         )
         for row, where in rows(root / "topic" / f"{split}.jsonl.gz", "description", "label")
     ]
@@ -61,12 +61,25 @@ def read_topics(root: Path, split: str) -> list[Example]:
 def read_headlines(root: Path, split: str) -> list[Example]:
     """AG News rows that have a title: the description is the source, the title its summary; the topic as well."""
     return [
-        Example(
-            row["description"], "ag_headline", summary=row["title"], topic=label_number(TOPICS, row["label"], where)
-        )
+        Example(row["description"], "ag_headline", summary=row["title"], labels=topic_of(row, where))
         for row, where in rows(root / "topic" / f"{split}.jsonl.gz", "description", "label")
         if row.get("title") and len(row["description"].split()) >= 12
     ]
+
+
+@dataclass(frozen=True)
+class HeadData:
+    """Where the rows of a built-in head are: folder, and the reader of them with the name that a group has for it."""
+
+    folder: str
+    reader: str
+    read: Callable[[Path, str], list[Example]]
+
+
+HEAD_DATA: Mapping[str, HeadData] = {
+    "emotions": HeadData("emotion", "emotions", read_emotions),
+    "topic": HeadData("topic", "topics", read_topics),
+}
 
 
 def read_summaries(root: Path, split: str) -> list[Example]:
@@ -75,6 +88,15 @@ def read_summaries(root: Path, split: str) -> list[Example]:
         Example(row["document"], row["source"], summary=row["summary"])
         for row, _ in rows(root / "summarization" / f"{split}.jsonl.gz", "document", "summary", "source")
     ]
+
+
+def topic_of(row: Mapping[str, Any], where: str) -> dict[str, tuple[int, ...]]:
+    """The labels of a row of AG News.
+
+    Raises:
+        DataError: its `label` is none of the topics.
+    """
+    return {"topic": (label_number(TOPICS, row["label"], where),)}
 
 
 def rows(path: Path, *columns: str) -> Iterator[tuple[dict[str, Any], str]]:

@@ -3,15 +3,13 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from model.tasks import TOPICS
 from training.data.examples import (
+    HEAD_DATA,
     Example,
-    label_number,
-    read_emotions,
     read_headlines,
     read_summaries,
-    read_topics,
     rows,
+    topic_of,
 )
 from training.data.extracts import (
     case_table,
@@ -45,8 +43,7 @@ def read_leads(root: Path, split: str) -> list[Example]:
             text = " ".join(passage)
             with_title = row.get("title") and number % 2
             source = f"{row['title']}. {text}" if with_title else text
-            topic = label_number(TOPICS, row["label"], where)
-            examples.append(Example(source, "ag_lead", summary=" ".join(target), topic=topic))
+            examples.append(Example(source, "ag_lead", summary=" ".join(target), labels=topic_of(row, where)))
     return examples
 
 
@@ -90,8 +87,7 @@ def read_oracle_extracts(root: Path, split: str) -> list[Example]:
 
 
 READERS: dict[str, Callable[[Path, str], list[Example]]] = {
-    "emotions": read_emotions,
-    "topics": read_topics,
+    **{one.reader: one.read for one in HEAD_DATA.values()},
     "headlines": read_headlines,
     "summaries": read_summaries,
     "renamed_dialogues": read_renamed_dialogues,

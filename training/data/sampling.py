@@ -11,7 +11,7 @@ def sample(examples: Sequence[Example], at_most: int | None, seed: int) -> list[
     """`at_most` of `examples` (None: all), in their order; `seed` decides which.
 
     Every source and label keeps its share, to within a row, and has at least one as far as there is room. A row with
-    several emotions counts for the rarest of them.
+    several labels counts for the rarest of them.
     """
     if at_most is None or len(examples) <= at_most:
         return list(examples)
@@ -27,8 +27,16 @@ def sample(examples: Sequence[Example], at_most: int | None, seed: int) -> list[
 
 
 def _strata(examples: Sequence[Example]) -> list[Hashable]:
-    counts = Counter(emotion for example in examples for emotion in example.emotions or ())
+    counts = Counter(
+        (head, label) for example in examples for head, labels in example.labels.items() for label in labels
+    )
     return [
-        (e.origin, e.topic, min(e.emotions, key=lambda emotion: (counts[emotion], emotion)) if e.emotions else None)
-        for e in examples
+        (
+            one.origin,
+            *(
+                min(((head, label) for label in labels), key=lambda key: (counts[key], key), default=(head, None))
+                for head, labels in one.labels.items()
+            ),
+        )
+        for one in examples
     ]

@@ -3,11 +3,15 @@
 Everything is fitted on one half of a split and measured on the other (`halves`), never on the same rows.
 """
 
+import math
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from model.probabilities import probabilities as of_tensor
+from model.tasks import HeadKind
 from training.evaluation.scores import Flags
 
 Logits = NDArray[np.floating[Any]]
@@ -34,29 +38,28 @@ def tune_thresholds(probabilities: Logits, truth: Flags) -> tuple[float, ...]:
     return tuple(best)
 
 
-def sigmoid(logits: Logits) -> Logits:
-    """Independent probabilities."""
-    out: Logits = 1 / (1 + np.exp(-logits))
-    return out
+def probabilities(logits: Logits, kind: HeadKind, temperature: float = 1.0) -> Logits:
+    """As the server has them (`model.probabilities`), in float32."""
+    scaled: Logits = of_tensor(torch.from_numpy(np.asarray(logits, np.float32)), kind, temperature).numpy()
+    return scaled
 
 
-def softmax(logits: Logits) -> Logits:
-    """Probabilities that exclude each other, along the last axis."""
-    powers = np.exp(logits - logits.max(-1, keepdims=True))
-    out: Logits = powers / powers.sum(-1, keepdims=True)
-    return out
+def at_temperature(threshold: float, temperature: float) -> float:
+    """What a threshold on probabilities of temperature 1 is on those of `temperature`: σ(logit(t)/T).
 
-
-def fit_temperature(logits: Logits, truth: Flags, *, exclusive: bool) -> float:
-    """The divisor of the logits with the best likelihood of `truth` (rows, labels) (Guo et al. 2017).
-
-    `exclusive`: one label a row (softmax); otherwise each label for itself (sigmoid).
+    The decisions are the same: both are the same bound on the logit.
     """
+    odds = math.log(threshold / (1 - threshold)) / temperature
+    return 1 / (1 + math.exp(-odds))
+
+
+def fit_temperature(logits: Logits, truth: Flags, kind: HeadKind) -> float:
+    """The divisor of the logits with the best likelihood of `truth` (rows, labels) (Guo et al. 2017)."""
 
     def loss(temperature: float) -> float:
+        if kind == "single_label":
+            return float(-np.log(np.maximum(probabilities(logits, kind, temperature)[truth], 1e-12)).mean())
         scaled = logits / temperature
-        if exclusive:
-            return float(-np.log(np.maximum(softmax(scaled)[truth], 1e-12)).mean())
         return float((np.logaddexp(0, scaled) - scaled * truth).mean())
 
     return float(min(_TEMPERATURES, key=loss))

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from model.leximind import LexiMind
+from model.tasks import Head
 from training.data.terms import TERMS, terms_of
-from training.evaluation.report import sources, table, to_markdown
+from training.evaluation.report import sources, table, title, to_markdown
 from training.evaluation.result import Result, Sample
 
 _WEAK_F1 = 0.2
@@ -14,6 +15,8 @@ _DIALOGUES = (
     "- Dialogues whose speakers have names: DialogSum knows only `#Person1#:`, `#Person2#:`, a turn a line; with "
     "names, which were learned from renamed copies alone, who did what is more often mixed up."
 )
+_NO_OTHER = "- {what} other than the {number}: it names one of them for any text, and has no answer for 'none'."
+_COUNTED = {"emotions": "emotions", "topic": "topics"}
 _RESTRICTED = ("non-commercial", "-NC", "research", "no licence")
 
 
@@ -53,7 +56,7 @@ def samples(result: Result) -> list[Sample]:
 def _what(model: LexiMind) -> str:
     config = model.config
     parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    heads = [f"{n} {kind}" for n, kind in ((config.num_emotions, "emotions"), (config.num_topics, "topics")) if n]
+    heads = [f"{count} {_COUNTED.get(name, f'labels of {name}')}" for name, count in config.heads.items()]
     return (
         f"An encoder-decoder of {parameters:.1f} M parameters (width {config.d_model}, "
         f"{config.num_encoder_layers} + {config.num_decoder_layers} layers, {config.num_tokens} tokens) for "
@@ -119,13 +122,17 @@ def _weaknesses(result: Result) -> str:
             )
     if "dialogsum" in sources(result):
         lines.append(_DIALOGUES)
-    weak = [
-        name.rpartition(".")[2]
-        for name, score in result.scores.items()
-        if name.startswith("emotions.label.") and score.value < _WEAK_F1
-    ]
-    if weak:
-        lines.append(f"- Emotions it seldom gets right (F1 below {_WEAK_F1}): {', '.join(weak)}.")
-    if "topic" in result.facts:
-        lines.append("- Topics other than the four: it names one of them for any text, and has no answer for 'none'.")
+    for head in result.heads:
+        lines += _weak_labels(result, head) if head.kind == "multi_label" else [_NO_OTHER.format(**_told(head))]
     return "\n".join([*lines, "- Languages other than English."])
+
+
+def _weak_labels(result: Result, head: Head) -> list[str]:
+    prefix = f"{head.name}.label."
+    scores = {name.removeprefix(prefix): score for name, score in result.scores.items() if name.startswith(prefix)}
+    weak = [label for label, score in scores.items() if score.value < _WEAK_F1]
+    return [f"- {title(head)} it seldom gets right (F1 below {_WEAK_F1}): {', '.join(weak)}."] if weak else []
+
+
+def _told(head: Head) -> dict[str, object]:
+    return {"what": "Topics" if head.name == "topic" else title(head), "number": len(head.labels)}

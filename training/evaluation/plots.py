@@ -8,8 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
+from model.tasks import Head
 from training.drawing import BLUE, GREEN, GREY, ORANGE, panels
 from training.evaluation.result import Result
+
+_MOST_WRITTEN = 12  # labels whose counts can be read in a confusion
 
 
 def draw(result: Result, folder: Path, name: str) -> dict[str, Path]:
@@ -18,15 +21,14 @@ def draw(result: Result, folder: Path, name: str) -> dict[str, Path]:
     title = f"{name} on {result.split}"
     if result.lengths:
         drawn["Lengths"] = _lengths(result, folder / "lengths.png", title)
-    if "emotions" in result.facts:
-        drawn["F1 of each emotion"] = _labels(result, folder / "emotions.png", title)
-    if "topic" in result.facts:
-        drawn["Confusion of topics"] = _confusion(result.facts["topic"], folder / "topics.png", title)
-    tasks = [task for task in ("emotions", "topic") if task in result.facts]
-    if tasks:
-        drawn["Reliability"] = _reliability(
-            {task: result.facts[task] for task in tasks}, folder / "reliability.png", title
-        )
+    for head in result.heads:
+        if head.kind == "multi_label":
+            drawn[f"F1 of each label of {head.name}"] = _labels(result, head, folder / f"{head.name}.png", title)
+        else:
+            drawn[f"Confusion of {head.name}"] = _confusion(result, head, folder / f"{head.name}.png", title)
+    if result.heads:
+        facts = {head.name: result.facts[head.name] for head in result.heads}
+        drawn["Reliability"] = _reliability(facts, folder / "reliability.png", title)
     return drawn
 
 
@@ -58,14 +60,14 @@ def _histogram(ax: Axes, columns: Mapping[str, tuple[Sequence[int], str]]) -> No
     ax.legend(fontsize="small", loc="upper right")
 
 
-def _labels(result: Result, path: Path, title: str) -> Path:
-    support: Mapping[str, int] = result.facts["emotions"]["support"]
-    scores = {label: result.scores[f"emotions.label.{label}"] for label in support}
+def _labels(result: Result, head: Head, path: Path, title: str) -> Path:
+    support: Mapping[str, int] = result.facts[head.name]["support"]
+    scores = {label: result.scores[f"{head.name}.label.{label}"] for label in support}
     order = sorted(scores, key=lambda label: (scores[label].value, label))
     values = np.array([scores[label].value for label in order])
     low, high = np.array([scores[label].interval() for label in order]).T
-    macro = result.scores["emotions.macro_f1"].value
-    with panels(path, 1, 1, 7.0, 1.2 + 0.24 * len(order), f"{title}: F1 of each emotion") as (ax,):
+    macro = result.scores[f"{head.name}.macro_f1"].value
+    with panels(path, 1, 1, 7.0, 1.2 + 0.24 * len(order), f"{title}: F1 of each label of {head.name}") as (ax,):
         reach = np.maximum(0, [values - low, high - values])  # a percentile interval need not hold the value
         ax.barh(range(len(order)), values, color=BLUE, height=0.7, xerr=reach, error_kw={"ecolor": GREY})
         ax.set_yticks(range(len(order)), [f"{label} ({support[label]})" for label in order])
@@ -73,28 +75,29 @@ def _labels(result: Result, path: Path, title: str) -> Path:
         ax.grid(visible=False, axis="y")
         ax.set_xlim(0, 1)
         ax.set_ylim(-0.6, len(order) - 0.4)
-        ax.set_xlabel(f"F1 with its 95 % interval; in brackets rows with the label, of {result.rows['emotions']}")
+        ax.set_xlabel(f"F1 with its 95 % interval; in brackets rows with the label, of {result.rows[head.name]}")
         ax.legend(loc="lower right")
     return path
 
 
-def _confusion(fact: Mapping[str, Any], path: Path, title: str) -> Path:
-    labels, counts = fact["labels"], np.array(fact["confusion"])
+def _confusion(result: Result, head: Head, path: Path, title: str) -> Path:
+    labels, counts = head.labels, np.array(result.facts[head.name]["confusion"])
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    size = 2.0 + 0.9 * len(labels)
-    with panels(path, 1, 1, size + 0.8, size, f"{title}: topics") as (ax,):
+    has_room = len(labels) <= _MOST_WRITTEN
+    size = 2.0 + (0.9 if has_room else 0.25) * len(labels)
+    with panels(path, 1, 1, size + 0.8, size, f"{title}: {head.name}") as (ax,):
         image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), count in np.ndenumerate(counts):
+        for (row, column), count in np.ndenumerate(counts) if has_room else ():
             colour = "white" if shares[row, column] > 0.5 else "black"
             told = f"{count:,}\n{shares[row, column]:.1%}"
             ax.text(column, row, told, ha="center", va="center", color=colour)
-        ax.set_xticks(range(len(labels)), labels)
+        ax.set_xticks(range(len(labels)), labels, rotation=0 if has_room else 90)
         ax.set_yticks(range(len(labels)), labels)
         ax.set_xlabel("predicted")
         ax.set_ylabel("true")
         ax.grid(visible=False)
         bar = ax.figure.colorbar(image, ax=ax, shrink=0.8, format=PercentFormatter(1))
-        bar.set_label("of the rows with this true topic")
+        bar.set_label("of the rows with this true label")
     return path
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from model.decoding.batch import decode
 from model.decoding.options import DecodingOptions
+from model.heads import mean_over_tokens
 from model.leximind import LexiMind
-from model.tasks import Task, Tasks
+from model.tasks import SUMMARIZE, Tasks
 from model.tokenizer import Tokenizer
 from training.evaluation.calibration import Logits
 
@@ -26,26 +27,34 @@ class Predictor:
     tasks: Tasks
 
     @torch.inference_mode()
-    def classify(self, task: Task, texts: Sequence[str]) -> Logits:
-        """Logits of `emotions` or `topic`: (texts, labels) float32."""
-        head = {"emotions": self.model.emotion_logits, "topic": self.model.topic_logits}[task]
+    def classify(self, head: str, texts: Sequence[str]) -> Logits:
+        """Logits of one of the model's heads: (texts, labels) float32."""
         out: list[Tensor | None] = [None] * len(texts)
-        for numbers, hidden, mask in self._encoded(task, texts):
-            for number, row in zip(numbers, head(hidden, mask).float().cpu(), strict=True):
+        for numbers, hidden, mask in self._encoded(head, texts):
+            logits = self.model.classify(hidden, mask, [head])[head].float().cpu()
+            for number, row in zip(numbers, logits, strict=True):
                 out[number] = row
         return np.stack([row.numpy() for row in out if row is not None])
+
+    @torch.inference_mode()
+    def mean_states(self, head: str, texts: Sequence[str]) -> Tensor:
+        """What a head reads of each text: (texts, D) float32 on the CPU."""
+        out = torch.empty(len(texts), self.model.config.d_model)
+        for numbers, hidden, mask in self._encoded(head, texts):
+            out[numbers] = mean_over_tokens(hidden, mask).float().cpu()
+        return out
 
     @torch.inference_mode()
     def summarize(self, texts: Sequence[str], options: DecodingOptions) -> list[str]:
         """One summary a text."""
         out = [""] * len(texts)
-        for numbers, hidden, mask in self._encoded("summarize", texts):
+        for numbers, hidden, mask in self._encoded(SUMMARIZE, texts):
             results = decode(self.model, hidden, mask, [options] * len(numbers))
             for number, result in zip(numbers, results, strict=True):
                 out[number] = self.tokenizer.decode(result.token_ids)
         return out
 
-    def _encoded(self, task: Task, texts: Sequence[str]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    def _encoded(self, task: str, texts: Sequence[str]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
         prompt, longest = self.tasks.prompts[task], self.tasks.max_source_tokens
         ids = [torch.tensor(self.tokenizer.encode_source(text, prompt, longest)) for text in texts]
         order = sorted(range(len(ids)), key=lambda number: -len(ids[number]))  # longest first: memory fails early

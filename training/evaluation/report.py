@@ -1,9 +1,11 @@
 """A result as JSON and as a page that a person reads."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from model.tasks import Head, HeadKind
+from training.evaluation.heads import MAIN_SCORE
 from training.evaluation.result import TUNED_ON, Result
 from training.evaluation.scores import ROUGE, Score, compare
 
@@ -14,6 +16,9 @@ _SUMMARY_SCORES = dict(
         strict=True,
     )
 )
+
+_BASELINE = "TF-IDF and logistic regression"
+_MOST_CONFUSED = 12  # labels of a table that a page has room for
 
 
 def to_json(result: Result) -> dict[str, Any]:
@@ -36,17 +41,14 @@ def comparison(result: Result, other: Result) -> dict[str, dict[str, float]]:
     return {
         name: asdict(compare(score, other.scores[name]))
         for name, score in result.scores.items()
-        if name in other.scores and ".lead." not in name and len(score.rows) == len(other.scores[name].rows)
+        if name in other.scores and not is_baseline(name) and len(score.rows) == len(other.scores[name].rows)
     }
 
 
 def to_markdown(result: Result) -> str:
     """The tables of the report, without a title."""
     parts = [_summaries(result)] if sources(result) else []
-    if "emotions" in result.rows:
-        parts.append(_emotions(result))
-    if "topic" in result.rows:
-        parts.append(_topics(result))
+    parts += [_of_kind[head.kind](result, head) for head in result.heads]
     return "\n\n".join(parts) + "\n"
 
 
@@ -97,8 +99,18 @@ def _summaries(result: Result) -> str:
     return "## Summaries\n\n" + table(head, rows)
 
 
-def _emotions(result: Result) -> str:
-    fact, scores = result.facts["emotions"], result.scores
+def title(head: Head) -> str:
+    """The head's name as a heading."""
+    return head.name.replace("_", " ").capitalize()
+
+
+def is_baseline(score: str) -> bool:
+    """Whether a score is not the model's own."""
+    return ".lead." in score or ".tfidf." in score
+
+
+def _several_labels(result: Result, head: Head) -> str:
+    fact, scores = result.facts[head.name], result.scores
     averages = [
         ("macro F1", "macro_f1"),
         ("micro F1", "micro_f1"),
@@ -106,38 +118,66 @@ def _emotions(result: Result) -> str:
         ("macro F1, all thresholds .5", "macro_f1_at_half"),
     ]
     labels = [
-        (label, f"{threshold:.2f}", str(fact["support"][label]), _figure(scores[f"emotions.label.{label}"]))
+        (_cell(label), f"{threshold:.2f}", str(fact["support"][label]), _figure(scores[f"{head.name}.label.{label}"]))
         for label, threshold in fact["thresholds"].items()
     ]
+    averages_table = [(name, _figure(scores[f"{head.name}.{key}"])) for name, key in averages]
     return "\n\n".join(
         (
-            "## Emotions",
-            _tuned(result),
-            table(("average", "95 % interval"), [(name, _figure(scores[f"emotions.{key}"])) for name, key in averages]),
+            f"## {title(head)}",
+            _tuned(result, head),
+            table(("average", "95 % interval"), averages_table + _baseline(result, head)),
             table(("label", "threshold", "rows", "F1"), labels),
             _calibration(fact),
         )
     )
 
 
-def _tuned(result: Result) -> str:
-    rows = result.rows["emotions"]
+def _tuned(result: Result, head: Head) -> str:
+    rows = result.rows[head.name]
     if result.split == TUNED_ON:
         return f"Thresholds tuned on one half of {result.split}, scored on the other ({rows} rows)."
     return f"Thresholds as the checkpoint serves them; nothing was tuned on {result.split} ({rows} rows)."
 
 
-def _topics(result: Result) -> str:
-    fact, scores = result.facts["topic"], result.scores
-    confusion = [(f"**{label}**", *map(str, row)) for label, row in zip(fact["labels"], fact["confusion"], strict=True)]
-    return "\n\n".join(
-        (
-            f"## Topic\n\n{result.rows['topic']} rows: accuracy {_figure(scores['topic.accuracy'])}, "
-            f"macro F1 {_figure(scores['topic.macro_f1'])}.",
-            table(("true ↓ predicted →", *fact["labels"]), confusion),
-            _calibration(fact),
-        )
-    )
+def _one_label(result: Result, head: Head) -> str:
+    fact, scores = result.facts[head.name], result.scores
+    beside = [f"{name} {figure}" for name, figure in _baseline(result, head)]
+    parts = [
+        f"## {title(head)}",
+        f"{result.rows[head.name]} rows: accuracy {_figure(scores[f'{head.name}.accuracy'])}, "
+        f"macro F1 {_figure(scores[f'{head.name}.macro_f1'])}." + "".join(f" {one}." for one in beside),
+        _confusion(fact),
+        _calibration(fact),
+    ]
+    return "\n\n".join(parts)
+
+
+_of_kind: dict[HeadKind, Callable[[Result, Head], str]] = {"multi_label": _several_labels, "single_label": _one_label}
+
+
+def _baseline(result: Result, head: Head) -> list[tuple[str, str]]:
+    """Name and figure of what words alone score, beside a head of one's own."""
+    score = MAIN_SCORE[head.kind]
+    found = result.scores.get(f"{head.name}.tfidf.{score}")
+    return [(f"{_BASELINE}: {score.replace('_f1', ' F1')}", _figure(found))] if found else []
+
+
+def _confusion(fact: Mapping[str, Any]) -> str:
+    labels, counts = list(map(_cell, fact["labels"])), fact["confusion"]
+    if len(labels) <= _MOST_CONFUSED:
+        rows = [(f"**{label}**", *map(str, row)) for label, row in zip(labels, counts, strict=True)]
+        return table(("true ↓ predicted →", *labels), rows)
+    told = []
+    for number, (label, row) in enumerate(zip(labels, counts, strict=True)):
+        missed = max((count, other) for other, count in zip(labels, row, strict=True) if other != label)
+        taken = f"{missed[1]} ({missed[0]})" if missed[0] else ""
+        told.append((label, str(sum(row)), f"{row[number] / max(1, sum(row)):.3f}", taken))
+    return table(("label", "rows", "recall", "most often taken for"), told)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _calibration(fact: Mapping[str, Any]) -> str:

@@ -1,14 +1,13 @@
 """One model on one split: every score by its dotted name, and the facts that are no single figure.
 
 Names: `summaries.SOURCE.rouge1` (… `rouge2`, `rougeL`, `rougeLsum`, `bleu`, `bertscore`), the same after
-`summaries.SOURCE.lead.` for the first sentences of the source, `emotions.macro_f1` (… `micro_f1`, `samples_f1`,
-`label.NAME`), `topic.accuracy`, `topic.macro_f1`.
+`summaries.SOURCE.lead.` for the first sentences of the source; those of heads as `training.evaluation.heads` says.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
@@ -17,22 +16,14 @@ from typing import Any
 import numpy as np
 
 from model.decoding.options import DecodingOptions
-from model.tasks import TASKS, Task, Tasks
-from training.data.examples import Example, read_emotions, read_headlines, read_summaries, read_topics
+from model.tasks import SUMMARIZE, Head, Tasks
+from training.data.examples import HEAD_DATA, Example, read_headlines, read_summaries
 from training.data.extracts import sentences
+from training.data.own import FOLDER, read_own
 from training.errors import DataError
-from training.evaluation.calibration import (
-    Logits,
-    calibration_error,
-    fit_temperature,
-    halves,
-    reliability,
-    sigmoid,
-    softmax,
-    tune_thresholds,
-)
+from training.evaluation.heads import score_baseline, score_head
 from training.evaluation.predict import Predictor
-from training.evaluation.scores import Flags, Score, bleu, f1, mean, rouge
+from training.evaluation.scores import Score, bleu, rouge
 
 Measure = Callable[[Sequence[str], Sequence[str]], Score]  # predictions, references
 
@@ -66,7 +57,7 @@ class Result:
     scores: dict[str, Score] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
-    thresholds: tuple[float, ...] = ()
+    heads: list[Head] = field(default_factory=list)  # as they were scored: with what was fitted
     samples: list[list[Sample]] = field(default_factory=list)  # for each source its first rows
     lengths: dict[str, Lengths] = field(default_factory=dict)  # by source
 
@@ -77,47 +68,64 @@ class Split:
 
     name: str
     summaries: dict[str, list[Example]]  # by source
-    emotions: list[Example]
-    topics: list[Example]
+    heads: dict[str, list[Example]]  # by name
+    train: dict[str, list[Example]] = field(default_factory=dict, repr=False)  # of heads of one's own, for the baseline
+    _baselines: dict[str, dict[str, Score]] = field(default_factory=dict, repr=False)
 
     def digest(self) -> str:
         """A hash of the rows: scores on others cannot be compared."""
         return sha256(repr(self).encode()).hexdigest()
 
+    def baseline(self, head: Head) -> dict[str, Score]:
+        """Scores of what words alone tell about a head, computed once; nothing for those that are built in."""
+        if head.name in self.train and head.name not in self._baselines:
+            found = score_baseline(head, self.train[head.name], self.heads[head.name], tunes=self.name == TUNED_ON)
+            self._baselines[head.name] = found
+        return self._baselines.get(head.name, {})
 
-def read_split(root: Path, name: str, tasks: Tasks, scored: Collection[Task] = TASKS) -> Split:
-    """The split `name` of a data folder, as far as it serves to score `scored`.
+
+def read_split(root: Path, name: str, tasks: Tasks, scored: Collection[str] | None = None) -> Split:
+    """The split `name` of a data folder, as far as it serves to score `scored` (None: all that `tasks` can).
 
     Raises:
         DataError: a file of it is missing, damaged or next to empty.
     """
 
-    def wanted(task: Task) -> bool:
-        return task in scored and tasks.has(task)
+    def wanted(task: str) -> bool:
+        return tasks.has(task) and (scored is None or task in scored)
 
-    emotions = _full(read_emotions(root, name), root / "emotion", name) if wanted("emotions") else []
-    topics = _full(read_topics(root, name), root / "topic", name) if wanted("topic") else []
+    heads: dict[str, list[Example]] = {}
+    train: dict[str, list[Example]] = {}
+    for head in tasks.heads:
+        if not wanted(head.name):
+            continue
+        if data := HEAD_DATA.get(head.name):
+            heads[head.name] = _full(data.read(root, name), root / data.folder, name)
+        else:
+            heads[head.name] = _full(read_own(root, head, name), root / FOLDER / head.name, name)
+            train[head.name] = read_own(root, head, "train")
     summaries: dict[str, list[Example]] = {}
-    if wanted("summarize"):
-        headlines = read_headlines(root, name) if topics else []
+    if wanted(SUMMARIZE):
+        headlines = read_headlines(root, name) if "topic" in heads else []
         if not headlines or (root / "summarization").is_dir():  # headlines alone can be learned, too
             headlines = [*_full(read_summaries(root, name), root / "summarization", name), *headlines]
         for example in headlines:
             summaries.setdefault(example.origin, []).append(example)
-    return Split(name, summaries, emotions, topics)
+    return Split(name, summaries, heads, train)
 
 
-def tasks_of(root: Path) -> set[Task]:
+def tasks_of(root: Path) -> set[str]:
     """What a data folder can be used to score, told by its folders.
 
     Raises:
         DataError: it has none of them.
     """
-    folders: dict[Task, str] = {"summarize": "summarization", "emotions": "emotion", "topic": "topic"}
-    if found := {task for task, folder in folders.items() if (root / folder).is_dir()}:
+    folders = {SUMMARIZE: "summarization", **{name: data.folder for name, data in HEAD_DATA.items()}}
+    found = {task for task, folder in folders.items() if (root / folder).is_dir()}
+    if found := found | {path.name for path in (root / FOLDER).glob("*") if path.is_dir()}:
         return found
     raise DataError(
-        f"{root}: has none of the folders {', '.join(folders.values())}; give a data folder, laid out as "
+        f"{root}: has none of the folders {', '.join(folders.values())}, {FOLDER}; give a data folder, laid out as "
         "training/README.md says"
     )
 
@@ -128,13 +136,12 @@ def evaluate(
     rows: int,
     options: DecodingOptions,
     bertscore: Measure | None = None,
-    temperatures: Mapping[str, float] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Score all that the checkpoint can do.
 
     Thresholds and temperatures are fitted on dev only: on one half of it, and scored on the other. Any other split is
-    scored whole, with the thresholds that the checkpoint serves and with `temperatures` (by task).
+    scored whole, with those that the checkpoint serves.
 
     Args:
         rows: at most so many summaries of each source, the first ones; classification takes every row.
@@ -144,14 +151,22 @@ def evaluate(
     for source, examples in split.summaries.items():
         say(f"{source}: {len(examples[:rows])} summaries")
         _summaries(result, predictor, source, examples[:rows], options, bertscore)
-    fitted = None if split.name == TUNED_ON else (temperatures or {})
-    if split.emotions:
-        say(f"emotions: {len(split.emotions)} texts")
-        _emotions(result, predictor, split.emotions, fitted)
-    if split.topics:
-        say(f"topics: {len(split.topics)} texts")
-        _topics(result, predictor, split.topics, fitted)
+    for name, examples in split.heads.items():
+        say(f"{name}: {len(examples)} texts")
+        head = predictor.tasks.head(name)
+        logits = predictor.classify(name, [example.source for example in examples])
+        head, num_rows, scores, facts = score_head(head, logits, examples, tunes=split.name == TUNED_ON)
+        result.scores |= {f"{name}.{key}": score for key, score in scores.items()}
+        result.scores |= {f"{name}.tfidf.{key}": score for key, score in split.baseline(head).items()}
+        result.rows[name], result.facts[name] = num_rows, facts
+        result.heads.append(head)
     return result
+
+
+def fitted(tasks: Tasks, result: Result) -> Tasks:
+    """`tasks` with the heads as `result` has scored them: what was fitted on dev is what will be served."""
+    scored = {head.name: head for head in result.heads}
+    return replace(tasks, heads=tuple(scored.get(head.name, head) for head in tasks.heads))
 
 
 def _full(examples: list[Example], folder: Path, split: str) -> list[Example]:
@@ -191,80 +206,6 @@ def _summaries(
     )
     shown = zip(texts[:10], outputs[:10], strict=True)
     result.samples.append([Sample(f"{source} row {n}", _hint(t), o) for n, (t, o) in enumerate(shown, 1)])
-
-
-def _emotions(
-    result: Result, predictor: Predictor, examples: Sequence[Example], fitted: Mapping[str, float] | None
-) -> None:
-    labels = predictor.tasks.emotion_labels
-    logits = predictor.classify("emotions", [example.source for example in examples])
-    truth = _one_hot([example.emotions or () for example in examples], len(labels))
-    if fitted is None:
-        tuned, scored = halves(len(examples))
-        thresholds = tune_thresholds(sigmoid(logits[tuned]), truth[tuned])
-        fitted = {"emotions": fit_temperature(logits[tuned], truth[tuned], exclusive=False)}
-    else:
-        scored, thresholds = slice(None), predictor.tasks.emotion_thresholds
-    predicted, there = sigmoid(logits[scored]) >= np.array(thresholds, dtype=np.float32), truth[scored]
-    for average in ("macro", "micro", "samples"):
-        result.scores[f"emotions.{average}_f1"] = f1(predicted, there, average)
-    result.scores["emotions.macro_f1_at_half"] = f1(logits[scored] >= 0, there, "macro")
-    for number, label in enumerate(labels):
-        result.scores[f"emotions.label.{label}"] = f1(predicted, there, f"label:{number}")
-    result.thresholds = thresholds
-    result.rows["emotions"] = len(there)
-    result.facts["emotions"] = {
-        "thresholds": dict(zip(labels, thresholds, strict=True)),
-        "support": dict(zip(labels, there.sum(0).tolist(), strict=True)),
-        **_calibration(logits[scored], there, sigmoid, fitted.get("emotions")),
-    }
-
-
-def _topics(
-    result: Result, predictor: Predictor, examples: Sequence[Example], fitted: Mapping[str, float] | None
-) -> None:
-    labels = predictor.tasks.topic_labels
-    logits = predictor.classify("topic", [example.source for example in examples])
-    truth = _one_hot([(example.topic or 0,) for example in examples], len(labels))
-    chosen = logits.argmax(1)
-    predicted = _one_hot([(int(number),) for number in chosen], len(labels))
-    result.scores["topic.accuracy"] = mean(chosen == np.array([example.topic for example in examples]))
-    result.scores["topic.macro_f1"] = f1(predicted, truth, "macro")
-    scored = slice(None)
-    if fitted is None:
-        tuned, scored = halves(len(examples))
-        fitted = {"topic": fit_temperature(logits[tuned], truth[tuned], exclusive=True)}
-    result.rows["topic"] = len(examples)
-    result.facts["topic"] = {
-        "labels": list(labels),
-        "confusion": (truth.astype(int).T @ predicted.astype(int)).tolist(),  # rows: true, columns: predicted
-        **_calibration(logits[scored], truth[scored], softmax, fitted.get("topic")),
-    }
-
-
-def _calibration(
-    logits: Logits, truth: Flags, normalise: Callable[[Logits], Logits], temperature: float | None
-) -> dict[str, Any]:
-    plain = normalise(logits)
-    fact: dict[str, Any] = {
-        "calibration_error": calibration_error(plain, truth),
-        "reliability": reliability(plain, truth),
-    }
-    if temperature is None:
-        return fact
-    scaled = normalise(logits / temperature)
-    return fact | {
-        "temperature": temperature,
-        "calibration_error_at_temperature": calibration_error(scaled, truth),
-        "reliability_at_temperature": reliability(scaled, truth),
-    }
-
-
-def _one_hot(rows: Sequence[tuple[int, ...]], width: int) -> Flags:
-    out = np.zeros((len(rows), width), dtype=bool)
-    for number, row in enumerate(rows):
-        out[number, list(row)] = True
-    return out
 
 
 def _new_bigrams(output: str, source: str) -> float:

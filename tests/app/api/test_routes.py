@@ -2,6 +2,7 @@ import json
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ async def test_emotions_are_those_at_or_above_their_own_threshold_best_first(
     client: httpx.AsyncClient, checkpoint: Checkpoint
 ) -> None:
     everything = (await answer(client, "/emotions", text=NEWS, threshold=0.0))["emotions"]
-    own = dict(zip(EMOTIONS, checkpoint.tasks.emotion_thresholds, strict=True))
+    own = dict(zip(EMOTIONS, checkpoint.tasks.head("emotions").thresholds, strict=True))
     passing = [one for one in everything if one["score"] >= own[one["label"]]]
     assert 0 < len(passing) < len(EMOTIONS)
     assert (await answer(client, "/emotions", text=NEWS))["emotions"] == passing
@@ -114,13 +115,7 @@ async def test_analyze_with_two_prompts_encodes_twice(
     num_encodes: list[int],
     same: Callable[[Any, Any], bool],
 ) -> None:
-    prompts = {"summarize": "summarize: ", "emotions": "", "topic": ""}
-    tasks = Tasks(
-        prompts=prompts,
-        emotion_labels=EMOTIONS,
-        emotion_thresholds=checkpoint.tasks.emotion_thresholds,
-        topic_labels=TOPICS,
-    )
+    tasks = Tasks(heads=tuple(replace(head, prompt="") for head in checkpoint.tasks.heads))
     save_checkpoint(tmp_path / "two", checkpoint.model, spiece, tasks, card="")
     async with serving(checkpoint=tmp_path / "two") as client:
         num_encodes.clear()  # warm-up
@@ -137,7 +132,7 @@ async def test_analyze_with_two_prompts_encodes_twice(
 async def test_checkpoint_without_heads_answers_409_with_the_remedy(
     serving: Serving, spiece: Path, tmp_path: Path, checkpoint: Checkpoint, path: str, body: dict | None
 ) -> None:
-    fields = checkpoint.model.config.to_json() | {"num_emotions": 0, "num_topics": 0}
+    fields = checkpoint.model.config.to_json() | {"heads": {}}
     save_checkpoint(tmp_path / "plain", LexiMind(ModelConfig.from_json(fields)), spiece, Tasks(), card="")
     async with serving(checkpoint=tmp_path / "plain") as client:
         response = await client.post(path, json={"inputs": NEWS} if body is None else {"text": NEWS, **body})
@@ -150,7 +145,7 @@ async def test_checkpoint_without_heads_answers_409_with_the_remedy(
 async def test_analyze_asks_what_the_checkpoint_has(
     serving: Serving, spiece: Path, tmp_path: Path, checkpoint: Checkpoint
 ) -> None:
-    fields = checkpoint.model.config.to_json() | {"num_emotions": 0, "num_topics": 0}
+    fields = checkpoint.model.config.to_json() | {"heads": {}}
     save_checkpoint(tmp_path / "plain", LexiMind(ModelConfig.from_json(fields)), spiece, Tasks(), card="")
     async with serving(checkpoint=tmp_path / "plain") as client:
         assert list(await answer(client, "/analyze", text=NEWS)) == ["summary"]

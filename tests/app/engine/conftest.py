@@ -18,6 +18,7 @@ from app.engine.runner import Runner
 from app.metrics import Metrics
 from model.config import ModelConfig
 from model.leximind import LexiMind
+from model.tasks import Head, Tasks
 
 TINY = ModelConfig(
     vocab_size=96,
@@ -29,10 +30,14 @@ TINY = ModelConfig(
     num_encoder_layers=2,
     num_decoder_layers=2,
     num_positions=64,
-    num_emotions=5,
-    num_topics=4,
+    heads={"emotions": 5, "topic": 4},
     tie_lm_head=True,
     scale_lm_head=True,
+)
+
+HEADS = (
+    Head("emotions", "multi_label", tuple("abcde"), (0.5,) * 5),
+    Head("topic", "single_label", tuple("wxyz")),
 )
 
 
@@ -78,7 +83,7 @@ class Rig:
 
     async def is_quiet(self) -> bool:
         """Whether nothing of earlier requests is left, once the model's thread has seen all orders."""
-        await self.engine.answer(EngineRequest((5, TINY.eos_id), math.inf, topic=True))
+        await self.engine.answer(EngineRequest((5, TINY.eos_id), math.inf, heads=("topic",)))
         gauges = [self.value(name) for name in ("queue_requests", "queue_tokens", "kv_slots_used")]
         return gauges == [0, 0, 0] and self.engine._runner.num_rows == 0
 
@@ -95,7 +100,7 @@ async def start(model: LexiMind, clock: FakeClock) -> AsyncIterator[Start]:
 
     async def begin(*, on_failure: Callable[[], None] = lambda: None, **limits: Any) -> Rig:
         metrics = Metrics()
-        checkpoint = SimpleNamespace(model=model, name="tiny")
+        checkpoint = SimpleNamespace(model=model, name="tiny", tasks=Tasks(heads=HEADS))
         engine = Engine(checkpoint, EngineLimits(**limits), metrics, clock, on_failure)
         engines.append(engine)
         await engine.start()
@@ -158,7 +163,7 @@ def alone(model: LexiMind) -> Callable[[EngineRequest], EngineAnswer]:
     """The answer to a request with nothing beside it."""
 
     def run(request: EngineRequest) -> EngineAnswer:
-        runner = Runner(model)
+        runner = Runner(model, HEADS)
         news = runner.join(runner.encode({0: request}))
         while runner.num_rows:
             news = runner.step()

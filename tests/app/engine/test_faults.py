@@ -14,6 +14,8 @@ from app.engine.request import EngineAnswer, EngineError, EngineRequest
 from app.metrics import Metrics
 from model.decoding.options import DecodingOptions
 from model.leximind import LexiMind
+from model.tasks import Tasks
+from tests.app.engine.conftest import HEADS
 from tests.app.engine.test_engine import assert_same
 
 Source = Callable[[int, int], tuple[int, ...]]
@@ -42,7 +44,7 @@ async def test_failed_encoder_batch_fails_its_requests_and_no_others(
     token_ids = [(await anext(stream))[1]]
     fail(rig.model.encoder, times=1)
     with pytest.raises(EngineError, match="encoding"):
-        await rig.engine.answer(EngineRequest(source(2, 9), math.inf, topic=True))
+        await rig.engine.answer(EngineRequest(source(2, 9), math.inf, heads=("topic",)))
     *more, answer = [item async for _, item in stream]
     assert_same(answer, alone(running))
     assert (*token_ids, *more) == answer.summary.token_ids
@@ -85,7 +87,7 @@ async def test_model_that_cannot_answer_at_all_does_not_start(start: Any, model:
 
 
 async def test_engine_that_drains_while_it_warms_up_does_not_come_back(model: LexiMind, gate: Any) -> None:
-    checkpoint: Any = SimpleNamespace(model=model, name="tiny")
+    checkpoint: Any = SimpleNamespace(model=model, name="tiny", tasks=Tasks(heads=HEADS))
     engine = Engine(checkpoint, EngineLimits(), Metrics())
     shut = gate(model.encoder)
     starting = asyncio.create_task(engine.start())

@@ -10,6 +10,7 @@ from app.engine.request import EngineAnswer, EngineRequest
 from app.engine.runner import Runner
 from model.decoding.options import DecodingOptions, DecodingResult
 from model.leximind import LexiMind
+from tests.app.engine.conftest import HEADS
 
 Source = Callable[[int, int], tuple[int, ...]]
 Alone = Callable[[EngineRequest], EngineAnswer]
@@ -25,20 +26,20 @@ def finish(runner: Runner) -> dict[int, EngineAnswer]:
 
 
 def test_heads_say_what_the_model_says_of_the_unpadded_source(model: LexiMind, source: Source) -> None:
-    runner = Runner(model)
-    requests = {key: EngineRequest(source(key, 5 + 9 * key), math.inf, emotions=True, topic=True) for key in range(4)}
+    runner = Runner(model, HEADS)
+    requests = {key: EngineRequest(source(key, 5 + 9 * key), math.inf, heads=("emotions", "topic")) for key in range(4)}
     for news in runner.join(runner.encode(requests)):
         ids = torch.tensor([requests[news.key].input_ids])
         mask = torch.ones_like(ids, dtype=torch.bool)
         with torch.inference_mode():
             hidden = model.encode(ids, mask)
-            emotions = model.emotion_logits(hidden, mask)[0].sigmoid().tolist()
-            topic = model.topic_logits(hidden, mask)[0].softmax(0).tolist()
+            emotions = model.classify(hidden, mask, ["emotions"])["emotions"][0].sigmoid().tolist()
+            topic = model.classify(hidden, mask, ["topic"])["topic"][0].softmax(0).tolist()
         assert isinstance(news.answer, EngineAnswer)
         # float32, and padding changes the order of summation
-        assert news.answer.emotions == pytest.approx(emotions, abs=1e-5)
-        assert news.answer.topic == pytest.approx(topic, abs=1e-5)
-        assert sum(news.answer.topic or ()) == pytest.approx(1, abs=1e-6)
+        assert news.answer.scores["emotions"] == pytest.approx(emotions, abs=1e-5)
+        assert news.answer.scores["topic"] == pytest.approx(topic, abs=1e-5)
+        assert sum(news.answer.scores["topic"]) == pytest.approx(1, abs=1e-6)
 
 
 def test_bucketed_lengths_change_no_answer(
@@ -47,7 +48,7 @@ def test_bucketed_lengths_change_no_answer(
     monkeypatch.setattr("app.engine.runner._LENGTH_MULTIPLES", {"cpu": 64})
     options = DecodingOptions(max_new_tokens=6)
     requests = {key: EngineRequest(source(key, 30 * key + 5), math.inf, options=options) for key in range(3)}
-    runner = Runner(model)
+    runner = Runner(model, HEADS)
     encoded = runner.encode(requests)
     assert (encoded.num_tokens, encoded.padded_tokens) == (105, 3 * 128)
     runner.join(encoded)
@@ -57,31 +58,29 @@ def test_bucketed_lengths_change_no_answer(
 
 
 def test_answers_hold_what_was_asked_and_nothing_else(model: LexiMind, source: Source) -> None:
-    runner = Runner(model)
+    runner = Runner(model, HEADS)
     ids, options = source(1, 9), DecodingOptions(max_new_tokens=3)
     requests = {
-        1: EngineRequest(ids, math.inf, emotions=True),
-        2: EngineRequest(ids, math.inf, topic=True),
+        1: EngineRequest(ids, math.inf, heads=("emotions",)),
+        2: EngineRequest(ids, math.inf, heads=("topic",)),
         3: EngineRequest(ids, math.inf, options=options),
-        4: EngineRequest(ids, math.inf, emotions=True, options=options),
+        4: EngineRequest(ids, math.inf, heads=("emotions",), options=options),
     }
     first = {news.key: news.answer for news in runner.join(runner.encode(requests))}
     assert set(first) == {1, 2}, "what decodes is answered later"
     answers = first | finish(runner)
-    asked = {key: (one.emotions, one.topic, one.options is not None) for key, one in requests.items()}
-    assert asked == {
-        key: (one.emotions is not None, one.topic is not None, one.summary is not None) for key, one in answers.items()
-    }
+    asked = {key: (one.heads, one.options is not None) for key, one in requests.items()}
+    assert asked == {key: (tuple(one.scores), one.summary is not None) for key, one in answers.items()}
 
 
 def test_equal_sources_are_encoded_once(
     model: LexiMind, source: Source, encoded_shapes: list[tuple[int, int]], alone: Alone
 ) -> None:
-    runner = Runner(model)
+    runner = Runner(model, HEADS)
     ids, other = source(1, 12), source(2, 7)
     options = [DecodingOptions(max_new_tokens=6, num_beams=beams) for beams in (1, 2)]
     requests = {
-        1: EngineRequest(ids, math.inf, topic=True),
+        1: EngineRequest(ids, math.inf, heads=("topic",)),
         2: EngineRequest(other, math.inf, options=options[0]),
         3: EngineRequest(ids, math.inf, options=options[0]),
         4: EngineRequest(ids, math.inf, options=options[1]),
@@ -107,7 +106,7 @@ def test_equal_sources_are_encoded_once(
 )
 def test_tokens_of_all_news_are_the_result(model: LexiMind, source: Source, options: DecodingOptions) -> None:
     for seed in range(6):
-        runner = Runner(model)
+        runner = Runner(model, HEADS)
         runner.join(runner.encode({7: EngineRequest(source(seed, 11), math.inf, options=options)}))
         token_ids: list[int] = []
         result: DecodingResult | None = None
@@ -120,7 +119,7 @@ def test_tokens_of_all_news_are_the_result(model: LexiMind, source: Source, opti
 
 
 def test_removed_request_leaves_at_once_and_the_others_go_on(model: LexiMind, source: Source, alone: Alone) -> None:
-    runner = Runner(model)
+    runner = Runner(model, HEADS)
     options = DecodingOptions(max_new_tokens=10, min_new_tokens=10)
     requests = {key: EngineRequest(source(key, 8 + key), math.inf, options=options) for key in range(3)}
     runner.join(runner.encode(requests))
@@ -133,7 +132,7 @@ def test_removed_request_leaves_at_once_and_the_others_go_on(model: LexiMind, so
 
 
 def test_check_leaves_what_decodes_alone(model: LexiMind, source: Source, alone: Alone) -> None:
-    runner = Runner(model)
+    runner = Runner(model, HEADS)
     request = EngineRequest(source(1, 9), math.inf, options=DecodingOptions(max_new_tokens=8))
     runner.join(runner.encode({1: request}))
     runner.step()
@@ -142,7 +141,7 @@ def test_check_leaves_what_decodes_alone(model: LexiMind, source: Source, alone:
 
 
 def test_reset_forgets_everything(model: LexiMind, source: Source) -> None:
-    runner = Runner(model)
+    runner = Runner(model, HEADS)
     options = DecodingOptions(max_new_tokens=8, num_beams=2)
     runner.join(runner.encode({1: EngineRequest(source(1, 9), math.inf, options=options)}))
     runner.reset()

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 
 from training.evaluation.calibration import (
+    at_temperature,
     calibration_error,
     fit_temperature,
     halves,
+    probabilities,
     reliability,
-    sigmoid,
-    softmax,
     tune_thresholds,
 )
 
 
 def test_threshold_separates_what_can_be_separated() -> None:
-    probabilities = np.array([[0.1], [0.15], [0.3], [0.4]], dtype=np.float32)
-    (threshold,) = tune_thresholds(probabilities, probabilities > 0.2)
+    stated = np.array([[0.1], [0.15], [0.3], [0.4]], dtype=np.float32)
+    (threshold,) = tune_thresholds(stated, stated > 0.2)
     assert 0.15 < threshold <= 0.3
 
 
@@ -31,11 +31,20 @@ def test_halves_share_no_row() -> None:
 def test_temperature_is_found_again(temperature: float) -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20_000, 3)) * 2
-    truth = rng.random(logits.shape) < sigmoid(logits)
-    assert fit_temperature(logits * temperature, truth, exclusive=False) == pytest.approx(temperature, rel=0.06)
-    chosen = (softmax(logits).cumsum(1) > rng.random((20_000, 1))).argmax(1)
+    truth = rng.random(logits.shape) < probabilities(logits, "multi_label")
+    assert fit_temperature(logits * temperature, truth, kind="multi_label") == pytest.approx(temperature, rel=0.06)
+    chosen = (probabilities(logits, "single_label").cumsum(1) > rng.random((20_000, 1))).argmax(1)
     one_hot = np.eye(3, dtype=bool)[chosen]
-    assert fit_temperature(logits * temperature, one_hot, exclusive=True) == pytest.approx(temperature, rel=0.06)
+    assert fit_temperature(logits * temperature, one_hot, kind="single_label") == pytest.approx(temperature, rel=0.06)
+
+
+@pytest.mark.parametrize("temperature", [0.25, 1.0, 1.7, 4.0])
+def test_threshold_on_another_temperature_s_scale_decides_the_same(temperature: float) -> None:
+    logits = np.random.default_rng(0).normal(size=(20_000, 1)) * 4
+    for threshold in (0.02, 0.3, 0.5, 0.89):
+        plain = probabilities(logits, "multi_label") >= threshold
+        scaled = probabilities(logits, "multi_label", temperature) >= at_temperature(threshold, temperature)
+        assert np.array_equal(plain, scaled)
 
 
 def test_calibration_error_of_honest_and_of_boastful_probabilities() -> None:

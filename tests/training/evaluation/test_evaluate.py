@@ -55,7 +55,7 @@ def test_card_is_written_into_the_checkpoint_and_its_hashes_hold(copy: Path, dat
     after = load_checkpoint(copy, torch.device("cpu"))  # verifies every hash
     assert after.manifest["files"]["model.safetensors"] == before.manifest["files"]["model.safetensors"]
     thresholds = after.manifest["evaluation"]["facts"]["emotions"]["thresholds"]
-    assert after.tasks.emotion_thresholds == tuple(thresholds.values())
+    assert after.tasks.head("emotions").thresholds == tuple(thresholds.values())
     card = (copy / "MODEL_CARD.md").read_text()
     assert card.startswith("# LexiMind: trained\n")
     assert card.count(" row ") >= 10
@@ -78,10 +78,10 @@ def test_nothing_is_tuned_on_a_test_split(copy: Path, data: Path, tmp_path: Path
     both = Path(shutil.copytree(data, tmp_path / "data"))
     for kind in ("emotion", "summarization", "topic"):
         shutil.copy(both / kind / "dev.jsonl.gz", both / kind / "test.jsonl.gz")
-    served = load_checkpoint(copy, torch.device("cpu")).tasks.emotion_thresholds
+    served = load_checkpoint(copy, torch.device("cpu")).tasks
     plain = run(copy, both, tmp_path / "plain", "--split", "test")
-    assert "temperature" not in plain["facts"]["topic"]
-    assert tuple(plain["facts"]["emotions"]["thresholds"].values()) == served  # type: ignore[attr-defined]
+    assert plain["facts"]["topic"]["temperature"] == served.head("topic").temperature
+    assert tuple(plain["facts"]["emotions"]["thresholds"].values()) == served.head("emotions").thresholds
     assert plain["rows"]["emotions"] == 24  # type: ignore[comparison-overlap]  # every row
     tuned = run(copy, both, tmp_path / "dev", "--card")
     after = run(copy, both, tmp_path / "test", "--split", "test")
@@ -124,7 +124,7 @@ def test_predictions_do_not_depend_on_their_batch(checkpoint: Checkpoint) -> Non
         hidden = checkpoint.model.encode(ids, ids != 0)
         alone = decode(checkpoint.model, hidden, ids != 0, [options])[0]
         assert checkpoint.tokenizer.decode(alone.token_ids) == summary
-        expected = checkpoint.model.topic_logits(hidden, ids != 0)[0]
+        expected = checkpoint.model.classify(hidden, ids != 0, ["topic"])["topic"][0]
         assert torch.allclose(expected, torch.from_numpy(row), atol=1e-5)  # float32 sums in another order
 
 

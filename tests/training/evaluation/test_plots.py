@@ -23,7 +23,7 @@ def result(checkpoint: Checkpoint, data: Path) -> Result:
 
 def test_an_evaluation_is_drawn(checkpoint: Checkpoint, data: Path, tmp_path: Path) -> None:
     drawn = draw(result(checkpoint, data), tmp_path, "random")
-    assert {path.name for path in drawn.values()} == {"lengths.png", "emotions.png", "topics.png", "reliability.png"}
+    assert {path.name for path in drawn.values()} == {"lengths.png", "emotions.png", "topic.png", "reliability.png"}
     assert all(path.read_bytes().startswith(PNG) for path in drawn.values())
 
 
@@ -35,7 +35,7 @@ def test_equal_results_are_equal_files(checkpoint: Checkpoint, data: Path, tmp_p
 
 def test_what_was_not_scored_is_not_drawn(checkpoint: Checkpoint, data: Path, tmp_path: Path) -> None:
     found = result(checkpoint, data)
-    del found.facts["topic"]
+    found.heads = [head for head in found.heads if head.name != "topic"]
     assert {path.name for path in draw(found, tmp_path, "x").values()} == {
         "lengths.png",
         "emotions.png",
