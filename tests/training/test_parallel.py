@@ -83,13 +83,13 @@ def flat_tensors(tree: Any) -> list[tuple[str, torch.Tensor]]:
 
 
 def rows(number: int) -> list[Encoded]:
-    return [Encoded((5 + n, 1), (), None, 0) for n in range(number)]
+    return [Encoded((5 + n, 1), (), {"topic": (0,)}) for n in range(number)]
 
 
 @pytest.mark.parametrize("config", [MixtureConfig(None, 1), MixtureConfig(2.0, 2)])
 def test_processes_share_a_step_out(config: MixtureConfig) -> None:
     def mixture(rank: int, world_size: int) -> Mixture:
-        streams = {name: (Stream(rows(number), [(8, 0)], 16, 0, seed=0), 1) for name, number in (("a", 40), ("b", 10))}
+        streams = {name: (Stream(rows(number), [(8, 0)], 16, (), seed=0), 1) for name, number in (("a", 40), ("b", 10))}
         return Mixture(streams, config, 2, 0, rank, world_size)
 
     whole, halves = mixture(0, 1), [mixture(rank, 2) for rank in (0, 1)]
@@ -102,7 +102,7 @@ def test_processes_share_a_step_out(config: MixtureConfig) -> None:
 
 def test_temperature_decides_the_odds() -> None:
     def counts(temperature: float) -> int:
-        streams = {name: (Stream(rows(n), [(8, 0)], 8, 0, seed=0), 1) for name, n in (("large", 90), ("small", 10))}
+        streams = {name: (Stream(rows(n), [(8, 0)], 8, (), seed=0), 1) for name, n in (("large", 90), ("small", 10))}
         mixture = Mixture(streams, MixtureConfig(temperature, 1), 1, 0)
         return sum(mixture.step(step)[0].group == "large" for step in range(1000))
 
@@ -111,6 +111,6 @@ def test_temperature_decides_the_odds() -> None:
 
 
 def test_batches_that_do_not_divide_are_refused() -> None:
-    streams = {"a": (Stream(rows(8), [(8, 0)], 8, 0, seed=0), 1)}
+    streams = {"a": (Stream(rows(8), [(8, 0)], 8, (), seed=0), 1)}
     with pytest.raises(TrainingError, match=r"do not divide among 2 processes; raise loop\.accumulate"):
         Mixture(streams, MixtureConfig(None, 1), 1, 0, rank=0, world_size=2)

@@ -44,9 +44,15 @@ def test_a_folder_in_the_way_is_told_before_data(tmp_path: Path) -> None:
 
 
 def test_too_little_room_is_told_before_data(tmp_path: Path) -> None:
-    # 9 times the 768 TB of the weights: no disk has that, and nothing of it is allocated.
-    with pytest.raises(TrainingError, match=r"GB are free, .* need 6912000\.0 GB; make room or choose another output"):
-        trainer(NO_DATA, tmp_path / "run", "model.d_ff=1000000000000")
+    # 9 times the 200 TB of weights, the largest that a configuration may ask for: nothing of it is allocated.
+    largest = (
+        "model.d_model=65536",
+        "model.d_ff=524288",
+        "model.num_encoder_layers=256",
+        "model.num_decoder_layers=256",
+    )
+    with pytest.raises(TrainingError, match=r"GB are free, .* need \d{7}\.\d GB; make room or choose another output"):
+        trainer(NO_DATA, tmp_path / "run", *largest)
 
 
 def test_a_cpu_does_not_compile(data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
