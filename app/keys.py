@@ -72,6 +72,7 @@ def read_keys_file(path: Path) -> list[Key]:
     except UnicodeDecodeError as error:
         raise KeysError(f"{path}: byte {error.start} is not UTF-8; write the file as plain text") from None
     keys: dict[str, Key] = {}
+    digests: set[str] = set()
     for number, line in enumerate(lines, 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -79,11 +80,12 @@ def read_keys_file(path: Path) -> list[Key]:
             key = _key_of(line.split())
             if key.id in keys:
                 raise ValueError(f"the id {key.id} stands above already; give each key its own")
-            if any(key.digest == other.digest for other in keys.values()):
+            if key.digest in digests:
                 raise ValueError("the key stands above already under another id; remove one of the two lines")
         except ValueError as error:
             raise KeysError(f"{path}, line {number}: {error}") from None
         keys[key.id] = key
+        digests.add(key.digest)
     if not keys:
         raise KeysError(f"{path}: holds no key; write a line `id key-or-digest [class]` for each")
     return list(keys.values())

@@ -1,6 +1,5 @@
 """Who may call: the keys that are valid, and how often each caller may. Knows headers, no routes."""
 
-import hmac
 import ipaddress
 import math
 from collections import OrderedDict
@@ -8,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.api.problems import Problem, overloaded
-from app.keys import Key, keys_of, presented_digest, read_keys_file
+from app.keys import Key, KeysError, keys_of, presented_digest, read_keys_file
 from app.settings import Settings
 
 _MAX_CALLERS = 65_536
@@ -18,19 +17,18 @@ class KeyRing:
     """The keys that are valid now; several may be, so that one can replace another."""
 
     def __init__(self, keys: Sequence[Key]) -> None:
-        self._keys = [(key, key.digest.encode()) for key in keys]
+        self._keys = {key.digest: key for key in reversed(keys)}  # of equal ones the first holds
 
     def __bool__(self) -> bool:
         """Whether a key is needed at all."""
         return bool(self._keys)
 
     def find(self, presented: str | None) -> Key | None:
-        """The key that a client sent, None if it is not valid; takes as long for every key."""
-        if presented is None:
-            return None
-        digest = presented_digest(presented).encode()
-        found = [key for key, known in self._keys if hmac.compare_digest(digest, known)]  # no early end
-        return found[0] if found else None
+        """The key that a client sent, None if it is not valid.
+
+        One lookup, however many there are: what its time could tell is of a digest, which says nothing of a key.
+        """
+        return None if presented is None else self._keys.get(presented_digest(presented))
 
 
 @dataclass
@@ -75,20 +73,29 @@ class Gate:
         """
         self._settings = settings
         self._rate = RateLimit(settings.requests_per_second)
+        self.keys = self.admin_keys = KeyRing(())
         self.reload()
 
     def reload(self) -> int:
         """Take the keys as the settings and the file give them now; how many there are.
 
         Raises:
-            KeysError: the file cannot be used; the keys stay as they were.
+            KeysError: the file cannot be used, or without its last key for work or for `/metrics` what was closed would
+                be open; the keys stay as they were.
         """
         settings = self._settings
         keys = [*keys_of(settings.api_keys, "interactive"), *keys_of(settings.admin_keys, "admin")]
         if settings.api_keys_file is not None:
             keys += read_keys_file(settings.api_keys_file)
-        self.keys = KeyRing([key for key in keys if key.key_class != "admin"])
-        self.admin_keys = KeyRing([key for key in keys if key.key_class == "admin"])
+        for_work = KeyRing([key for key in keys if key.key_class != "admin"])
+        for_admins = KeyRing([key for key in keys if key.key_class == "admin"])
+        for before, now, use in ((self.keys, for_work, "work"), (self.admin_keys, for_admins, "/metrics")):
+            if before and not now:
+                raise KeysError(
+                    f"{settings.api_keys_file}: holds no key for {use} any more, which would open it to all; "
+                    "replace the last one instead, or restart without"
+                )
+        self.keys, self.admin_keys = for_work, for_admins
         return len(keys)
 
     def admit(self, headers: Mapping[str, str], address: str, now: float) -> Key | None:
