@@ -30,11 +30,14 @@ _LINGER_S = 2.0
 # and not reset, and how long unread answers may hold the end of the process.
 _DRAIN_IDLE_S = 1.0
 _DRAIN_WRITE_S = 2.0
+_SLOW_READER_S = 1.0  # at the limit of connections, of which answers that nobody reads would otherwise hold every one
 _MAX_HEAD_BYTES = 64 * 1024
+_MAX_HEADERS = 128  # each is looked at several times: 16,000 empty ones take 50 ms
 # A callback each. Clients that stream send a chunk per write, which may be a few bytes.
 _MAX_BODY_CHUNKS = 65_536
 # Of a socket at a time, asyncio's default being 256 KiB: what is parsed in one go stops the loop.
 _READ_BYTES = 64 * 1024
+_MAX_PIPELINED_REQUESTS = 128  # 2 kB each; a read of 64 KiB can hold 3,600, which stop the loop for 0.15 s
 _MAX_PIPELINED = 1  # with more, reading pauses; it must not with the first, or nobody would see that its client left
 
 _RESERVED_DESCRIPTORS = 128  # for libraries, checkpoints, logs and what is accepted between two rounds of the loop
@@ -71,13 +74,13 @@ class Connections:
         metrics.open_connections_limit.set(limits.max_connections)
 
     def add(self, connection: "Connection") -> bool:
-        """Whether it may stay: at the limit the longest waiting goes, and if all have requests in work, the new one."""
+        """Whether it may stay: at the limit the longest waiting goes, then who reads least; else the new one."""
         if len(self._open) >= self.limits.max_connections:
-            if not self._waiting:
+            outgoing = next(iter(self._waiting), None) or self._slowest_reader()
+            if outgoing is None:
                 return False
-            oldest = next(iter(self._waiting))
-            self.discard(oldest)
-            oldest.transport.abort()
+            self.discard(outgoing)
+            outgoing.transport.abort()
         self._open.add(connection)
         self._waiting[connection] = None
         return True
@@ -93,6 +96,10 @@ class Connections:
             self._waiting.pop(connection, None)
         elif connection in self._open:
             self._waiting[connection] = None
+
+    def _slowest_reader(self) -> "Connection | None":
+        slowest = max(self._open, key=lambda connection: connection.unread_s)
+        return slowest if slowest.unread_s > _SLOW_READER_S else None
 
     async def watch(self) -> None:
         """Cut off whoever is over a time limit, for ever. One sweep instead of a timer for each state of each one."""
@@ -124,7 +131,7 @@ class Connection(HttpToolsProtocol):
         self._since = self.loop.time()
         self._num_head_bytes = 0
         self._num_chunks = 0
-        self._unread_s = 0.0
+        self.unread_s = 0.0
         self._refused_at: float | None = None
         self._refusal: Problem | None = None
 
@@ -163,10 +170,9 @@ class Connection(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(self._refusal or Problem(400, f"not an HTTP request: {error}; send HTTP/1.1"))
             return
-        if self._reading is _Reading.HEAD and self._num_head_bytes > _MAX_HEAD_BYTES:
-            self._refuse(
-                Problem(431, f"the headers have more than {_MAX_HEAD_BYTES} bytes; send fewer or shorter ones")
-            )
+        if self._reading is not _Reading.NOTHING and self._num_head_bytes > _MAX_HEAD_BYTES:
+            part = "headers" if self._reading is _Reading.HEAD else "trailers or a chunk's extensions"
+            self._refuse(Problem(431, f"the {part} have more than {_MAX_HEAD_BYTES} bytes; send fewer or shorter ones"))
 
     # The parser's callbacks
 
@@ -176,10 +182,23 @@ class Connection(HttpToolsProtocol):
         self._begin_reading(_Reading.HEAD)
         self._has_asked = True
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header; a trailer is left out, since nobody reads it and it must not pass for a header."""
+        if self._reading is _Reading.BODY:
+            return
+        super().on_header(name, value)
+        if len(self.headers) > _MAX_HEADERS:
+            self._refusal = Problem(431, f"there are more than {_MAX_HEADERS} headers; send fewer")
+            raise ValueError(self._refusal.detail)  # ends the parser's loop
+
     def on_headers_complete(self) -> None:
         """Start the request, or queue it behind the one in work."""
         if self.parser.should_upgrade():
             return  # it comes again
+        if len(self.pipeline) >= _MAX_PIPELINED_REQUESTS:
+            detail = f"more than {_MAX_PIPELINED_REQUESTS} requests wait on this connection; read answers in between"
+            self._refusal = Problem(429, detail, "overloaded", headers={"Retry-After": "1"})
+            raise ValueError(detail)  # ends the parser's loop
         super().on_headers_complete()
         self._begin_reading(_Reading.BODY)
         if self._connections.is_leaving:
@@ -189,6 +208,7 @@ class Connection(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of the body, one per chunk or read."""
+        self._num_head_bytes = 0  # what counts as head from here is what comes between chunks and behind the last
         self._num_chunks += 1
         if self._num_chunks > _MAX_BODY_CHUNKS:
             self._refusal = Problem(413, f"the body has more than {_MAX_BODY_CHUNKS} chunks; send longer ones")
@@ -228,26 +248,24 @@ class Connection(HttpToolsProtocol):
         """Close if a time limit has passed; `elapsed_s` is the time since the last check."""
         limits, is_draining = self._connections.limits, self._connections.is_draining
         if self.transport.get_write_buffer_size():
-            self._unread_s += elapsed_s
-            if self._unread_s > (
-                min(limits.write_timeout_s, _DRAIN_WRITE_S) if is_draining else limits.write_timeout_s
-            ):
+            self.unread_s += elapsed_s
+            if self.unread_s > (min(limits.write_timeout_s, _DRAIN_WRITE_S) if is_draining else limits.write_timeout_s):
                 self.transport.abort()
                 return
         elif self._is_waiting():
-            self._unread_s = 0.0
+            self.unread_s = 0.0
         waited_s = now - self._since
         if self._refused_at is not None:
             if now - self._refused_at > _LINGER_S:
                 self.transport.abort()
+        elif is_draining and self._is_waiting() and waited_s > _DRAIN_IDLE_S:
+            self.transport.close()
         elif self._reading is _Reading.BODY:
             # A request in work has its own time limit for the body and tells the client; this is for what nobody reads.
             if not self.pipeline and waited_s > limits.body_timeout_s + (0.0 if self._is_waiting() else _LINGER_S):
                 self.transport.abort()
         elif self._is_waiting():
-            if is_draining and waited_s > _DRAIN_IDLE_S:
-                self.transport.close()
-            elif self._reading is _Reading.HEAD:
+            if self._reading is _Reading.HEAD:
                 if waited_s > limits.header_timeout_s:
                     detail = f"the headers were not complete after {limits.header_timeout_s:g} s; send them faster"
                     self._refuse(Problem(408, detail))

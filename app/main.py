@@ -31,10 +31,11 @@ from model.tasks import Tasks
 _DESCRIPTION = "Summaries, emotions and topics of texts, from one encoder-decoder model."
 _LIMITS = """
 
-This server waits {header_timeout_s:g} s for headers (64 KiB), {body_timeout_s:g} s for a body ({max_body_bytes:,}
+This server waits {header_timeout_s:g} s for headers (128, 64 KiB), {body_timeout_s:g} s for a body ({max_body_bytes:,}
 bytes, 65,536 chunks, 10,000 JSON lists and objects), {write_timeout_s:g} s in all for an answer to be read, and
 {idle_timeout_s:g} s for the next request of a connection. It holds {max_buffered_bytes:,} bytes of all bodies together,
-and {max_connections} connections; beyond that the one that has been without a request for longest is closed.
+and {max_connections} connections; beyond that the one that has been without a request for longest is closed, or the one
+with answers unread for longest. On one connection 128 requests may wait behind the one in work.
 """
 _HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms")
 

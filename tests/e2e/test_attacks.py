@@ -334,3 +334,49 @@ def test_stream_that_nobody_reads_gives_its_place_back_and_is_cancelled(server: 
         assert metric(server, cancelled) == before + 1
     entry = json.loads(server.log.read_text().splitlines()[-1])
     assert (entry["route"], entry["status"]) == ("/summarize", 499)
+
+
+def test_headers_have_a_greatest_number(server: Any) -> None:
+    with connect(server, head("/topic", 0, *["a:"] * 10_000)) as client:
+        assert everything(client).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "filler", [b"0\r\n" + b"a:b\r\n" * 13_000, b"0\r\na: ", b"1;"], ids=["many", "long", "extension"]
+)
+def test_what_surrounds_a_body_is_bounded(server: Any, filler: bytes) -> None:
+    start = b"POST /topic HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with connect(server, start, filler) as client:
+        client.settimeout(2)
+        with contextlib.suppress(OSError):  # refused and closed
+            for _ in range(100):
+                client.sendall(b"a:b\r\n" * 13_000 if b":b" in filler else b"y" * 65_000)
+                time.sleep(0.002)
+        assert everything(client).startswith(b"HTTP/1.1 431 ")
+
+
+def test_thousands_of_requests_at_once_on_a_connection_are_refused(server: Any) -> None:
+    refused = 'requests_total{route="unmatched",status="429"}'
+    before = metric(server, refused)
+    with connect(server, whole({"text": NEWS}) + b"GET / HTTP/1.1\r\n\r\n" * 3_500) as client:
+        wait_for(lambda: not is_open(client))
+    assert metric(server, refused) == before + 1
+
+
+def test_answers_that_nobody_reads_keep_nobody_out(serve: Serve) -> None:
+    server = serve("--max-connections", "20")
+    with ExitStack() as strangers:
+        for _ in range(20):
+            requests = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100
+            strangers.enter_context(connect_narrowly(server, requests))
+        time.sleep(2.5)  # a second of it is what anyone may leave unread
+        for _ in range(5):
+            assert httpx.get(f"{server.url}/health/live", timeout=10).status_code == 200
+
+
+def test_unfinished_body_that_nobody_reads_holds_no_drain(serve: Serve) -> None:
+    server = serve()
+    with connect(server, b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx") as client:
+        assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(15) == 0
