@@ -1,6 +1,7 @@
 """The architecture as data: everything that decides the shape and arithmetic of a network, to and from JSON."""
 
 import dataclasses
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any, get_origin
 
@@ -59,9 +60,9 @@ class ModelConfig:
                 "the buckets must be a multiple of 4 and the distance more than half of them"
             )
         if not 0.0 <= self.dropout < 1.0:
-            raise ConfigError(f"dropout is {self.dropout}; it must lie in [0, 1)")
+            raise ConfigError(f"dropout is {reprlib.repr(self.dropout)}; it must lie in [0, 1)")
         if not 0.0 < self.layer_norm_epsilon < 1.0:
-            raise ConfigError(f"layer_norm_epsilon is {self.layer_norm_epsilon}; it must lie in (0, 1)")
+            raise ConfigError(f"layer_norm_epsilon is {reprlib.repr(self.layer_norm_epsilon)}; it must lie in (0, 1)")
         if (self.pad_id, self.eos_id, self.unk_id) != (0, 1, 2):
             raise ConfigError(
                 f"pad_id, eos_id and unk_id are {self.pad_id}, {self.eos_id}, {self.unk_id}; every T5 has 0, 1, 2"
@@ -92,15 +93,15 @@ class ModelConfig:
             ConfigError: a field that this version does not know, lacks, or cannot have.
         """
         if not isinstance(fields, dict):
-            raise ConfigError(f"the configuration is {fields!r}; it must be an object")
+            raise ConfigError(f"the configuration is {reprlib.repr(fields)}; it must be an object")
         types: dict[str, Any] = {one.name: get_origin(one.type) or one.type for one in dataclasses.fields(cls)}
         if unknown := sorted(fields.keys() - types.keys()):
-            raise ConfigError(f"unknown fields {unknown}; this version knows {sorted(types)}")
+            raise ConfigError(f"unknown fields {reprlib.repr(unknown)}; this version knows {sorted(types)}")
         if missing := sorted(_REQUIRED - fields.keys()):
             raise ConfigError(f"missing fields {missing}")
         for name, value in fields.items():
             if type(value) is not types[name] and not (types[name] is float and type(value) is int):
-                raise ConfigError(f"{name} is {value!r}; it must be of type {types[name].__name__}")
+                raise ConfigError(f"{name} is {reprlib.repr(value)}; it must be of type {types[name].__name__}")
         return cls(**fields)
 
 

@@ -1,6 +1,7 @@
 """What a checkpoint answers, as data: its prompt, its classification heads, its lengths. One source for all who ask."""
 
 import re
+import reprlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -69,12 +70,15 @@ class Head:
         if self.kind not in get_args(HeadKind) or BUILT_IN.get(self.name, self.kind) != self.kind:
             known = BUILT_IN.get(self.name) or " or ".join(get_args(HeadKind))
             raise CheckpointError(f"{where} is of kind {self.kind!r}; it must be {known}")
-        if not all(isinstance(label, str) for label in self.labels) or len(set(self.labels)) != len(self.labels):
-            raise CheckpointError(f"{where}: labels are {list(self.labels)}; they must be texts, each once")
+        shown = reprlib.repr(list(self.labels))
+        if not all(map(_is_text, self.labels)) or len(set(self.labels)) != len(self.labels):
+            raise CheckpointError(f"{where}: labels are {shown}; they must be texts, each once")
         if len(self.labels) < 2:
-            raise CheckpointError(f"{where}: labels are {list(self.labels)}; there must be 2 or more")
+            raise CheckpointError(f"{where}: labels are {shown}; there must be 2 or more")
         if not all(0.0 <= threshold <= 1.0 for threshold in self.thresholds):
-            raise CheckpointError(f"{where}: thresholds are {self.thresholds}; each lies in [0, 1]")
+            raise CheckpointError(f"{where}: thresholds are {reprlib.repr(self.thresholds)}; each lies in [0, 1]")
+        if not _is_text(self.prompt):
+            raise CheckpointError(f"{where}: the prompt is {self.prompt!r}; it must be a text")
         if len(self.thresholds) != (len(self.labels) if self.kind == "multi_label" else 0):
             raise CheckpointError(
                 f"{where}, {self.kind}: {len(self.thresholds)} thresholds for {len(self.labels)} labels; "
@@ -113,7 +117,9 @@ class Tasks:
     def __post_init__(self) -> None:
         names = [head.name for head in self.heads]
         if len(set(names)) != len(names):
-            raise CheckpointError(f"tasks.json: heads are named {names}; each name must be there once")
+            raise CheckpointError(f"tasks.json: heads are named {reprlib.repr(names)}; each name must be there once")
+        if not _is_text(self.prompt):
+            raise CheckpointError(f"tasks.json: the prompt is {self.prompt!r}; it must be a text")
         if not 8 <= self.max_source_tokens <= _MAX_SOURCE_TOKENS:
             raise CheckpointError(
                 f"tasks.json: max_source_tokens is {self.max_source_tokens}; it must lie in [8, {_MAX_SOURCE_TOKENS}]"
@@ -156,19 +162,24 @@ class Tasks:
 def _checked(value: Any, types: Mapping[str, type], required: Collection[str], place: str) -> dict[str, Any]:
     """`value` if its fields are known and of the right types; others than `required` may be missing."""
     if not isinstance(value, dict):
-        raise CheckpointError(f"{place} is {value!r}; it must be an object")
+        raise CheckpointError(f"{place} is {reprlib.repr(value)}; it must be an object")
     if not set(required) <= value.keys() <= types.keys():
         raise CheckpointError(
-            f"{place} has the fields {sorted(value)}; it must have {sorted(required)}, of {sorted(types)}"
+            f"{place} has the fields {reprlib.repr(sorted(value))}; it must have {sorted(required)}, of {sorted(types)}"
         )
     for name, one in value.items():
         if type(one) is not types[name] and not (types[name] is float and type(one) is int):
-            raise CheckpointError(f"{place} {name} is {one!r}; it must be of type {types[name].__name__}")
+            raise CheckpointError(f"{place} {name} is {reprlib.repr(one)}; it must be of type {types[name].__name__}")
     return dict(value)
 
 
 def _numbers(values: list[Any], place: str) -> tuple[float, ...]:
     try:
         return tuple(float(value) for value in values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{place}: thresholds cannot be read: {error!r}") from error
+
+
+def _is_text(value: object) -> bool:
+    """Whether it is a string that can be tokenized and sent: JSON has lone surrogates too, which are no characters."""
+    return isinstance(value, str) and value == value.encode("utf-8", "replace").decode()

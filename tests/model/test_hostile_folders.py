@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,42 @@ def test_absurd_source_length_is_refused(folder: Path) -> None:
     (folder / "tasks.json").write_text(json.dumps({**tasks, "max_source_tokens": 10**18}))
     sign(folder)
     refuse(folder, r"max_source_tokens is 1000000000000000000; it must lie in \[8, 32768\]")
+
+
+MANY = [str(number) for number in range(300_000)]
+EMOTIONS, TOPIC = 0, 1
+HOSTILE_TASKS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "many equal labels": lambda tasks: tasks["heads"][TOPIC].update(labels=["a"] * 300_000),
+    "unknown fields": lambda tasks: tasks.update(dict.fromkeys(MANY, 1)),
+    "unknown fields of a head": lambda tasks: tasks["heads"][TOPIC].update(dict.fromkeys(MANY, 1)),
+    "wrong type": lambda tasks: tasks["heads"][TOPIC].update(labels=dict.fromkeys(MANY, 1)),
+    "no object": lambda tasks: tasks["heads"].append(MANY),
+    "many heads": lambda tasks: tasks.update(heads=[tasks["heads"][TOPIC]] * 30_000),
+    "thresholds": lambda tasks: tasks["heads"][EMOTIONS].update(thresholds=[2.0] * 300_000),
+    "integer beyond floats": lambda tasks: tasks["heads"][EMOTIONS].update(thresholds=[10**400]),
+    "surrogate in a label": lambda tasks: tasks["heads"][TOPIC].update(labels=["\ud800", "b", "c", "d"]),
+    "surrogate in a prompt": lambda tasks: tasks.update(prompt="\ud800"),
+    "surrogate in the prompt of a head": lambda tasks: tasks["heads"][TOPIC].update(prompt="\ud800"),
+}
+
+
+@pytest.mark.parametrize("change", HOSTILE_TASKS.values(), ids=HOSTILE_TASKS)
+def test_hostile_tasks_are_refused_in_a_short_line(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    tasks = json.loads((folder / "tasks.json").read_text())
+    change(tasks)
+    (folder / "tasks.json").write_text(json.dumps(tasks))
+    sign(folder)
+    with pytest.raises(CheckpointError, match=r"^tasks\.json: [^\n\ud800]{1,300}$"):
+        load_packed(folder, torch.device("cpu"), "float32")
+
+
+@pytest.mark.parametrize("model", [dict.fromkeys(MANY, 1), MANY], ids=["unknown fields", "list"])
+def test_hostile_configuration_is_refused_in_a_short_line(folder: Path, model: Any) -> None:
+    (folder / "config.json").write_text(json.dumps({"model": model}))
+    sign(folder)
+    with pytest.raises(CheckpointError) as refused:
+        load_packed(folder, torch.device("cpu"), "float32")
+    assert len(str(refused.value)) < 1_500
 
 
 def write_names(path: Path, count: int) -> None:
