@@ -62,6 +62,8 @@ def read_keys_file(path: Path) -> list[Key]:
         KeysError: the file cannot be read or holds no key, or a line is wrong; the message has its number, never a key.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise KeysError(f"{path}: is no regular file, such as can be read again; check --api-keys-file")
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
         if len(content) > _MAX_FILE_BYTES:

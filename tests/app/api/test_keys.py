@@ -1,4 +1,5 @@
 import hashlib
+import os
 import re
 import time
 import timeit
@@ -221,6 +222,13 @@ def test_missing_and_huge_files_of_keys_are_refused(tmp_path: Path) -> None:
     (tmp_path / "huge").write_bytes(b"#" * (2**20 + 1))
     with pytest.raises(KeysError, match="more than 1048576 bytes"):
         Gate(Settings(api_keys_file=tmp_path / "huge"))
+
+
+@pytest.mark.timeout(20)
+def test_pipe_in_place_of_the_file_of_keys_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys")
+    with pytest.raises(KeysError, match="is no regular file"):
+        Gate(Settings(api_keys_file=tmp_path / "keys"))
 
 
 async def test_too_often_is_429_with_an_integer_retry_after(serving: Serving) -> None:
