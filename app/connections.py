@@ -27,8 +27,9 @@ _SWEEP_S = 0.25
 # for so long and thrown away.
 _LINGER_S = 2.0
 # While draining: how long a connection without a request stays open, so that a client that is about to send is told
-# and not reset, and how long unread answers may hold the end of the process.
+# and not reset, and how long unfinished bodies and unread answers may hold the end of the process.
 _DRAIN_IDLE_S = 1.0
+_DRAIN_BODY_S = 5.0
 _DRAIN_WRITE_S = 2.0
 _SLOW_READER_S = 1.0  # at the limit of connections, of which answers that nobody reads would otherwise hold every one
 _MAX_HEAD_BYTES = 64 * 1024
@@ -261,6 +262,10 @@ class Connection(HttpToolsProtocol):
         elif is_draining and self._is_waiting() and waited_s > _DRAIN_IDLE_S:
             self.transport.close()
         elif self._reading is _Reading.BODY:
+            if is_draining and not self.pipeline and waited_s > _DRAIN_BODY_S:
+                detail = "the service is draining, and the body was not complete; send it again in 5 s"
+                self._refuse(Problem(503, detail, "unavailable", headers={"Retry-After": "5"}))
+                return
             # A request in work has its own time limit for the body and tells the client; this is for what nobody reads.
             if not self.pipeline and waited_s > limits.body_timeout_s + (0.0 if self._is_waiting() else _LINGER_S):
                 self.transport.abort()

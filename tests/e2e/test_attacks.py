@@ -380,3 +380,12 @@ def test_unfinished_body_that_nobody_reads_holds_no_drain(serve: Serve) -> None:
         assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(15) == 0
+
+
+def test_unfinished_body_of_work_is_refused_in_a_drain(serve: Serve) -> None:
+    server = serve()
+    with connect(server, head(), b"{") as client:
+        wait_for(lambda: metric(server, "buffered_bytes") > 0)
+        server.process.send_signal(signal.SIGTERM)
+        assert everything(client).startswith(b"HTTP/1.1 503 ")
+    assert server.process.wait(15) == 0
