@@ -103,6 +103,10 @@ class Documents:
         finally:
             has_left.set()
 
+    def close(self) -> None:
+        """End the threads that tokenize; what they are at is finished."""
+        self._beside.shutdown(wait=False)
+
     async def answer(self, plans: Sequence[Plan]) -> list[Answer]:
         """The answers, in order; all plans are admitted together or none.
 

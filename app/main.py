@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api import compatibility, health, routes
+from app.api import admin, compatibility, health, routes
 from app.api.bodies import BodyBudget, BodyLimit
 from app.api.heads import served
 from app.api.keys import Gate
@@ -63,6 +63,8 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
     app.state.gate = gate = Gate(settings)
     for module in (routes, compatibility, health):
         app.include_router(module.router)
+    if gate.admin_keys and settings.reload_root is not None:
+        app.include_router(admin.router)
     _tell_errors(app)
     app.openapi = _document(app, service, gate)  # type: ignore[method-assign]
     schema = app.openapi()
@@ -162,6 +164,7 @@ def _surround(app: FastAPI, service: Service, paths: set[str]) -> None:
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
             allow_headers=_HEADERS,
-            expose_headers=("X-Request-Id", "Retry-After"),
+            expose_headers=("X-Request-Id", "X-LexiMind-Checkpoint", "X-LexiMind-Version", "Retry-After"),
         )
-    app.add_middleware(Observe, metrics=service.metrics, paths=paths)  # added last, hence outermost
+    # Added last, hence outermost.
+    app.add_middleware(Observe, metrics=service.metrics, paths=paths, checkpoint_id=lambda: service.checkpoint_id)

@@ -120,6 +120,10 @@ class Metrics:
         self.model_info = self._gauge(
             "model_info", "The model that answers; always 1.", "checkpoint", "dtype", "device"
         )
+        # outcome: done or failed
+        self.reloads_total = self._counter("reloads_total", "Checkpoints loaded while serving.", "outcome")
+        for outcome in ("done", "failed"):
+            self.reloads_total.labels(outcome)
         self.build_info = self._gauge("build_info", "What is running; always 1.", "version", "python")
         self.build_info.labels(version=VERSION, python=platform.python_version()).set(1)
         ProcessCollector(registry=self.registry)

@@ -24,7 +24,7 @@ from app.connections import (
 )
 from app.keys import KeysError
 from app.main import create_app
-from app.service import Service
+from app.service import NotReady, Reloading, Service
 from app.settings import Settings, unknown_variables
 from app.telemetry import configure_logging
 
@@ -117,19 +117,29 @@ class _Server(uvicorn.Server):
             self._is_hurried = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, watch the connections' time limits until the process ends, and read keys again when SIGHUP comes."""
+        """Listen, watch the connections' time limits until the process ends, and reload on SIGHUP."""
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(quiet_exception_handler())
         if hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(signal.SIGHUP, self._reload_keys)
+            loop.add_signal_handler(signal.SIGHUP, self._reload)
         self._watch = asyncio.create_task(self._connections.watch())
         await super().startup(sockets)
 
-    def _reload_keys(self) -> None:
+    def _reload(self) -> None:
         try:
             logger.info("SIGHUP: keys are read again", extra={"keys": self._gate.reload()})
         except KeysError as error:
             logger.error("SIGHUP: keys stay as they were: %s", error)
+        self._reloading = asyncio.create_task(self._reload_checkpoint())
+
+    async def _reload_checkpoint(self) -> None:
+        try:
+            loaded = await self._service.reload()
+            logger.info("SIGHUP: the checkpoint is loaded again", extra={"checkpoint": loaded.id})
+        except (Reloading, NotReady) as error:
+            logger.warning("SIGHUP: the checkpoint is not loaded again: %s", error)
+        except Exception:  # the service has logged it, and answers as before
+            return
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Say so to readiness probes; stop listening; wait; cut off what is left; then the app's own shutdown."""

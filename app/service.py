@@ -1,10 +1,17 @@
 """The life of what answers: load a checkpoint onto its device, start the engine, drain. Knows nothing of HTTP."""
 
 import asyncio
+import contextlib
+import gc
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
 
 import torch
 
@@ -22,6 +29,9 @@ from model.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
+_ID_DIGITS = 12
+_SPARE_S = 5.0  # beyond the deadline, for answers that are being written
+
 
 class DeviceError(Exception):
     """The device that was asked for is not there."""
@@ -31,13 +41,59 @@ class NotReady(Exception):
     """Nothing can be answered now; the message says why."""
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What is there once loading has succeeded."""
+class Reloading(Exception):
+    """Another checkpoint is being loaded, or the one before still has requests; the message says which."""
 
-    checkpoint: Checkpoint
-    engine: Engine
-    documents: Documents
+
+class Loaded:
+    """A checkpoint that answers, from its loading until the last of its requests has ended.
+
+    `id` is `NAME@HASH`, the first digits of a hash of its manifest.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, engine: Engine, documents: Documents) -> None:
+        self.checkpoint = checkpoint
+        self.engine = engine
+        self.documents = documents
+        manifest = json.dumps(checkpoint.manifest, sort_keys=True).encode()
+        self.id = f"{quote(checkpoint.name)}@{hashlib.sha256(manifest).hexdigest()[:_ID_DIGITS]}"
+        self.loaded_at = datetime.now(UTC)
+        self._num_users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._draining: asyncio.Task[None] | None = None
+
+    def acquire(self) -> "Loaded":
+        """A request begins, which keeps this checkpoint to its end; `release` follows."""
+        self._num_users += 1
+        self._unused.clear()
+        return self
+
+    def release(self) -> None:
+        """A request has ended."""
+        self._num_users -= 1
+        if not self._num_users:
+            self._unused.set()
+
+    async def retire(self, timeout_s: float) -> None:
+        """End once no request has it, or after `timeout_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._unused.wait()
+        await self.drain(0.0)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Finish what the engine has accepted within `timeout_s`, fail the rest, end its thread. Twice is once."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(timeout_s))
+        await asyncio.shield(self._draining)
+
+    async def _drain(self, timeout_s: float) -> None:
+        await self.engine.drain(timeout_s)
+        self.documents.close()
+
+
+_EXPECTED = (ModelError, DeviceError, EngineError, NotReady)
 
 
 class Service:
@@ -57,7 +113,9 @@ class Service:
         self.has_served = False
         self.is_leaving = False
         self._is_draining = False
+        self._is_reloading = False
         self._loaded: Loaded | None = None
+        self._retiring: Loaded | None = None  # the checkpoint before, as long as it has requests
 
     @property
     def state(self) -> State:
@@ -101,29 +159,85 @@ class Service:
         """What the checkpoint can do; None as long as it is not loaded."""
         return None if self._loaded is None else self._loaded.checkpoint.tasks
 
+    @property
+    def checkpoint_id(self) -> str | None:
+        """`NAME@HASH` of what answers now."""
+        return None if self._loaded is None else self._loaded.id
+
     async def load(self) -> None:
         """Load, start and warm up. Never raises: a failure is told by `state` and `failure`."""
-        started_at = time.monotonic()
         try:
-            checkpoint = await asyncio.to_thread(_load, self.settings)
-            engine = Engine(checkpoint, _engine_limits(self.settings), self.metrics, on_failure=self._end)
-            documents = Documents(checkpoint, engine, self.metrics, most_of(self.settings.max_queued_tokens))
-            await engine.start()
+            self._swap(await self._start(self.settings.checkpoint))
         except (ModelError, DeviceError, EngineError) as error:
             logger.error("cannot serve: %s", error)
             self._fail(str(error))
-            return
         except Exception:
             logger.critical("cannot serve %s", self.settings.checkpoint, exc_info=True)
             self._fail("loading failed in an unforeseen way; the log has the traceback")
-            return
-        self._loaded = Loaded(checkpoint, engine, documents)
-        self.has_served = True
+
+    async def reload(self, folder: Path | None = None) -> Loaded:
+        """Serve the checkpoint in `folder`, or anew that of the folder that is served now; what answers then.
+
+        It is loaded, verified and warmed up beside the old one, so both are in memory until the requests that the old
+        one has are answered. When anything fails, the old one stays.
+
+        Raises:
+            Reloading: another reload is not over, or the checkpoint before this one still has requests.
+            NotReady: the service is loading, draining or failed.
+            ModelError, DeviceError, EngineError: the new checkpoint cannot be served.
+        """
+        if self._is_reloading:
+            raise Reloading("another checkpoint is being loaded; ask again when that is over")
+        if self._retiring is not None:
+            raise Reloading(f"requests of {self._retiring.id} are still being answered; ask again when they are")
+        old = self.loaded
+        self._is_reloading = True
+        try:
+            new = await self._start(folder or old.checkpoint.folder)
+            if self.state != "ready":  # it is ending by now
+                await new.drain(0.0)
+                raise NotReady(f"the service is {self.state}")
+        except Exception as error:
+            self.metrics.reloads_total.labels("failed").inc()
+            logger.error("%s stays: %s", old.id, error, exc_info=not isinstance(error, _EXPECTED))
+            raise
+        finally:
+            self._is_reloading = False
+        self._swap(new)
+        self.metrics.reloads_total.labels("done").inc()
+        self._retiring = old
+        self._retirement = asyncio.create_task(self._retire())
+        return new
+
+    async def _retire(self) -> None:
+        assert self._retiring is not None
+        await self._retiring.retire(self.settings.deadline_s + _SPARE_S)
+        self._retiring = None
+        gc.collect()  # an engine, its thread and their callbacks know each other: without it the weights would stay
+
+    async def _start(self, folder: Path) -> Loaded:
+        started_at = time.monotonic()
+        checkpoint = await asyncio.to_thread(_load, self.settings, folder)
+        engine = Engine(checkpoint, _engine_limits(self.settings), self.metrics)
+        documents = Documents(checkpoint, engine, self.metrics, most_of(self.settings.max_queued_tokens))
+        loaded = Loaded(checkpoint, engine, documents)
+        engine.on_failure = partial(self._end, loaded)
+        await engine.start()
         facts = {"device": str(checkpoint.model.device), "dtype": checkpoint.model.precision}
         seconds = round(time.monotonic() - started_at, 2)
-        logger.info("ready", extra={"checkpoint": checkpoint.name, **facts, "seconds": seconds})
+        logger.info("ready", extra={"checkpoint": loaded.id, **facts, "seconds": seconds})
+        return loaded
 
-    def _end(self) -> None:
+    def _swap(self, new: Loaded) -> None:
+        model = new.checkpoint.model
+        self.metrics.model_info.clear()
+        self.metrics.model_info.labels(new.checkpoint.name, model.precision, str(model.device)).set(1)
+        self._loaded = new
+        self.has_served = True
+
+    def _end(self, loaded: Loaded) -> None:
+        if loaded is not self._loaded:  # one that retires, and has told its requests
+            return
         self._fail("the model failed, and the service must be restarted; the log has the traceback")
 
     def _fail(self, failure: str) -> None:
@@ -137,17 +251,17 @@ class Service:
     async def drain(self, timeout_s: float) -> None:
         """Finish what is accepted within `timeout_s`, fail the rest, stop the engine."""
         self.begin_drain()
-        if self._loaded is not None:
-            await self._loaded.engine.drain(timeout_s)
+        ending = [one for one in (self._loaded, self._retiring) if one is not None]
+        await asyncio.gather(*(one.drain(timeout_s) for one in ending))
 
 
-def _load(settings: Settings) -> Checkpoint:
+def _load(settings: Settings, folder: Path) -> Checkpoint:
     _limit_threads(settings.threads)
     device = _device(settings.device)
     # bfloat16 by torch on a CPU does not give the same tokens whatever they are batched with; the native kernels do.
     fitting: Precision = "bfloat16" if device.type == "cuda" or is_available("bfloat16") else "float32"
     precision = fitting if settings.dtype == "auto" else settings.dtype
-    return load_packed(settings.checkpoint, device, precision)
+    return load_packed(folder, device, precision)
 
 
 def _limit_threads(asked: int) -> None:

@@ -63,6 +63,11 @@ class Settings(BaseSettings):
         description="File of keys beside these, a line each: id, key or sha256:<hex>, and the class if it is batch or "
         "admin (for /metrics); read again on SIGHUP.",
     )
+    reload_root: Path | None = Field(
+        default=None,
+        description="Folder below which an admin key may have another checkpoint served (POST /admin/reload); "
+        "none by default.",
+    )
     requests_per_second: float = Field(
         default=0.0,
         ge=0,
@@ -178,12 +183,19 @@ class Settings(BaseSettings):
     def _hash_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(key_digest(key) for key in keys)
 
-    @field_validator("api_keys_file", mode="before")
+    @field_validator("api_keys_file", "reload_root", mode="before")
     @classmethod
-    def _refuse_no_file(cls, value: object) -> object:
+    def _refuse_no_path(cls, value: object) -> object:
         if value == "":
-            raise ValueError("it names no file; leave it out to have none")
+            raise ValueError("it names no path; leave it out to have none")
         return value
+
+    @field_validator("reload_root")
+    @classmethod
+    def _check_reload_root(cls, root: Path | None) -> Path | None:
+        if root is not None and not root.is_dir():
+            raise ValueError("there is no such folder; name the one that checkpoints are put in")
+        return root
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -38,7 +38,7 @@ class WorkRoute(APIRoute):
             key = gate.admit(request.headers, request.client.host if request.client else "", arrived_at)
             if key is not None:
                 request.state.key_id, request.state.priority = key.id, key.key_class
-            request.state.loaded = service.loaded
+            request.state.loaded = service.loaded.acquire()  # `Observe` releases it
             timeout_s = _timeout_s(request, service.settings.deadline_s)
             request.state.deadline = arrived_at + timeout_s
             _check_query(request, {field.alias for field in self.dependant.query_params})

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from datetime import datetime
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -46,6 +47,8 @@ class Info(BaseModel):
     model_dtype: str = Field(examples=["float32"])
     model_device_type: str = Field(examples=["cpu"])
     version: str = Field(examples=["0.1.0"])
+    checkpoint: str = Field(description="As in X-LexiMind-Checkpoint.", examples=["tiny@a1b2c3d4e5f6"])
+    loaded_at: datetime = Field(description="When it was loaded.")
     max_input_length: int = Field(description="Tokens read at once; a longer text is read in chunks.", examples=[512])
     max_client_batch_size: int = Field(description="Most texts in a request.", examples=[32])
     max_concurrent_requests: int = Field(examples=[512])
@@ -89,12 +92,15 @@ async def info(request: Request) -> Info:
     gate: Gate = request.app.state.gate
     gate.admit(request.headers, request.client.host if request.client else "", time.monotonic())
     service: Service = request.app.state.service
-    checkpoint, settings = service.loaded.checkpoint, service.settings
+    loaded, settings = service.loaded, service.settings
+    checkpoint = loaded.checkpoint
     return Info(
         model_id=checkpoint.name,
         model_dtype=checkpoint.model.precision,
         model_device_type=checkpoint.model.device.type,
         version=VERSION,
+        checkpoint=loaded.id,
+        loaded_at=loaded.loaded_at,
         max_input_length=checkpoint.tasks.max_source_tokens,
         max_client_batch_size=settings.max_items,
         max_concurrent_requests=settings.max_concurrent_requests,

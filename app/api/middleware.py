@@ -13,11 +13,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.problems import CLIENT_LEFT, Problem, failure_reason, outcome, overloaded
 from app.metrics import Metrics
 from app.telemetry import request_id_var
+from app.version import VERSION
 
 logger = logging.getLogger("leximind.access")
 
 # What probes and Prometheus ask every few seconds; in the log it would bury the rest.
 _ROUTINE = ("/health", "/health/live", "/health/ready", "/metrics")
+_ADMIN = "/admin/"  # no work, and needed most when there is too much
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # What the log has of a request beside route, status and time, by its name in the ASGI state: counts and names, no text.
 _LOGGED = ("key_id", "input_tokens", "output_tokens")
@@ -27,11 +29,15 @@ class Observe:
     """Outermost: gives the exchange its id, answers what nobody caught with 500, logs and counts.
 
     `paths` are those that may become a metric's label, with a `{name}` for any one part; what else a client asks for is
-    `unmatched`.
+    `unmatched`. Every answer names the version and the checkpoint: of work the one that answered it, else
+    `checkpoint_id()`, which answers now.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, paths: Collection[str], checkpoint_id: Callable[[], str | None]
+    ) -> None:
         self._app = app
+        self._checkpoint_id = checkpoint_id
         self._metrics = metrics
         self._paths = frozenset(paths)
         self._templates = [(path, compile_path(path)[0]) for path in paths if "{" in path]
@@ -52,7 +58,11 @@ class Observe:
             nonlocal status, is_complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"], headers["X-LexiMind-Version"] = request_id, VERSION
+                loaded = scope["state"].get("loaded")
+                if checkpoint_id := self._checkpoint_id() if loaded is None else loaded.id:
+                    headers["X-LexiMind-Checkpoint"] = checkpoint_id
             is_complete = not message.get("more_body", message["type"] == "http.response.start")
             await send(message)
 
@@ -70,6 +80,8 @@ class Observe:
                 await problem.response()(scope, receive, send_with_id)
         finally:
             self._account(scope, status, time.perf_counter() - started_at)
+            if (loaded := scope["state"].get("loaded")) is not None:
+                loaded.release()
             request_id_var.reset(token)
 
     def _account(self, scope: Scope, status: int, seconds: float) -> None:
@@ -111,7 +123,7 @@ class ConcurrencyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].startswith(_ADMIN):
             await self._app(scope, receive, send)
             return
         if self._active >= self._max_requests:  # before anything is read, since it costs least

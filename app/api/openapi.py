@@ -9,6 +9,7 @@ from app.api.problems import MEDIA_TYPE, ProblemSchema
 
 Responses = dict[int | str, dict[str, Any]]
 
+_ADMIN_PATHS = ("/metrics", "/admin/reload")
 _ERRORS = {
     400: "Not JSON.",
     401: "No key, or one that is not valid.",
@@ -55,7 +56,7 @@ def describe(schema: dict[str, Any], *, needs_key: bool, needs_admin_key: bool) 
     """`schema` with every error as `application/problem+json`, which a route cannot say together with a model, and
     with keys only where this service asks for one."""
     for path, item in schema["paths"].items():
-        needs = needs_admin_key if path == "/metrics" else needs_key
+        needs = needs_admin_key if path in _ADMIN_PATHS else needs_key
         for operation in item.values():
             if "security" in operation and not needs:
                 del operation["security"]

@@ -49,8 +49,8 @@ class Admission:
         """As many more wait."""
         self._num_requests += num_requests
         self._num_tokens += num_tokens
-        self._metrics.queue_requests.set(self._num_requests)
-        self._metrics.queue_tokens.set(self._num_tokens)
+        self._metrics.queue_requests.inc(num_requests)
+        self._metrics.queue_tokens.inc(num_tokens)
 
     def leave(self, num_tokens: int) -> None:
         """A source of `num_tokens` waits no more."""

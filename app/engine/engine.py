@@ -75,7 +75,7 @@ class Engine:
         on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self.state: State = "loading"
-        self._on_failure = on_failure
+        self.on_failure = on_failure
         self.clock = clock
         self._checkpoint = checkpoint
         self._limits = limits
@@ -250,13 +250,11 @@ class Engine:
             self._admission.leave(len(ticket.work.request.input_ids))
 
     def _publish_facts(self) -> None:
-        model = self._checkpoint.model
         metrics, max_rows = self._metrics, self._limits.max_decode_rows
         metrics.kv_slots_total.set(max_rows)
         metrics.num_requests_waiting.set_function(lambda: self._admission.num_requests)
         metrics.num_requests_running.set_function(lambda: len(self._live) - self._admission.num_requests)
         metrics.kv_cache_usage_perc.set_function(lambda: self._worker.num_rows / max_rows)
-        metrics.model_info.labels(self._checkpoint.name, model.precision, str(model.device)).set(1)
         for kind in ("allocated", "reserved", "total") if self._runner.on_gpu else ():
             metrics.gpu_memory_bytes.labels(kind).set_function(partial(self._runner.memory_bytes, kind))
 
@@ -274,7 +272,7 @@ class Engine:
         except Exception:
             logger.exception("the model thread ends")
             has_failed = True
-        self._metrics.kv_slots_used.set(0)
+        self._worker.show_rows(0)
         if has_failed:
             self._call(self._become_failed)
 
@@ -298,4 +296,4 @@ class Engine:
         self._fail_all(EngineStopped("the model failed and the engine stopped; the service must be restarted"))
         self._warm.set()
         if was_serving:
-            self._on_failure()
+            self.on_failure()

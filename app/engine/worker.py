@@ -70,12 +70,18 @@ class Worker:
         self._work: dict[int, Work] = {}
         self._first_token_at: dict[int, float] = {}
         self._heap = Heap(clock, _TRIM_EVERY_S)
+        self._shown_rows = 0
         self.busy_since: float | None = None  # when the model began what it is at; read by other threads
 
     @property
     def num_rows(self) -> int:
         """Decoder rows in flight."""
         return self._scheduler.num_rows
+
+    def show_rows(self, num_rows: int) -> None:
+        """Rows in flight, as far as they are this worker's: another checkpoint's may work beside it for a while."""
+        self._metrics.kv_slots_used.inc(num_rows - self._shown_rows)
+        self._shown_rows = num_rows
 
     def run(self) -> None:
         """Work until a `Stop` comes. A model that fails at one batch fails that batch's requests, no others.
@@ -132,7 +138,7 @@ class Worker:
         return not isinstance(decision, Idle)
 
     def _encode(self, keys: tuple[int, ...]) -> None:
-        self._metrics.kv_slots_used.set(self._scheduler.num_rows)
+        self.show_rows(self._scheduler.num_rows)
         self._tell([News(key) for key in keys])
         started_at = self._clock()
         for work in map(self._work.__getitem__, keys):
@@ -207,7 +213,7 @@ class Worker:
             self._scheduler.remove(key)
             self._work.pop(key, None)
             self._first_token_at.pop(key, None)
-        self._metrics.kv_slots_used.set(self._scheduler.num_rows)
+        self.show_rows(self._scheduler.num_rows)
 
 
 def _task(request: EngineRequest) -> str:

@@ -12,8 +12,8 @@ NAMES = set(
     decode_step_seconds time_to_first_token_seconds time_per_output_token_seconds input_tokens output_tokens
     encode_batch_tokens decode_batch_rows padding_ratio queue_requests queue_tokens active_requests kv_slots_used
     queue_requests_limit queue_tokens_limit active_requests_limit tokenizer_waiting_bytes tokenizer_waiting_bytes_limit
-    kv_slots_total gpu_memory_bytes model_info build_info open_connections open_connections_limit buffered_bytes
-    buffered_bytes_limit
+    kv_slots_total gpu_memory_bytes model_info build_info reloads_total open_connections open_connections_limit
+    buffered_bytes buffered_bytes_limit
     """.split()
 )
 

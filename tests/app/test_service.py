@@ -1,5 +1,6 @@
 import asyncio
 import math
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import torch
 
 from app.engine.request import EngineError
 from app.planning import Question
-from app.service import NotReady, Service
+from app.service import NotReady, Reloading, Service
 from app.settings import Settings
 from model.leximind import LexiMind
 from model.native.library import is_available
@@ -85,6 +86,27 @@ async def test_without_kernels_a_processor_computes_in_float32(
     await service.load()
     assert service.loaded.checkpoint.model.precision == "float32"
     await service.drain(0.0)
+
+
+async def test_reload_swaps_the_checkpoint_and_frees_the_old_one(checkpoint_folder: Path) -> None:
+    service = Service(Settings(checkpoint=checkpoint_folder, dtype="float32", device="cpu"))
+    await service.load()
+    old = service.loaded.acquire()  # a request that has begun
+    plans = await old.documents.plan(["rain"], Question(("topic",)), math.inf)
+    new = await service.reload()
+    assert service.loaded is new is not old
+    with pytest.raises(Reloading, match="still being answered"):
+        await service.reload()
+    assert (await old.documents.answer(plans))[0].scores["topic"]  # ends where it began
+    gone = weakref.ref(old.checkpoint.model)
+    old.release()
+    del old, plans
+    while gone() is not None:
+        await asyncio.sleep(0.01)
+    labels = {"checkpoint": checkpoint_folder.name, "dtype": "float32", "device": "cpu"}
+    assert service.metrics.registry.get_sample_value("leximind_model_info", labels) == 1
+    assert (await service.reload()).id == new.id
+    await service.drain(1.0)
 
 
 async def test_model_that_fails_for_good_ends_the_service(

@@ -381,4 +381,3 @@ async def test_metrics_tell_what_was_done(start: Any, source: Source) -> None:
     assert rig.value("padding_ratio_sum") == pytest.approx(10 / 120)
     assert rig.value("decode_batch_rows_sum") == rig.value("decode_step_seconds_count")
     assert rig.value("kv_slots_total") == 32
-    assert rig.value("model_info", checkpoint="tiny", dtype="float32", device="cpu") == 1

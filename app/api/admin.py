@@ -1,0 +1,93 @@
+"""What an operator may change while the service runs; with admin keys and `reload_root` only."""
+
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.keys import Gate
+from app.api.openapi import KEY, errors
+from app.api.problems import Problem, invalid_field
+from app.api.schemas import Request as Body
+from app.engine.request import EngineError
+from app.service import DeviceError, Reloading, Service
+from model.errors import ModelError
+
+
+class AdminRoute(APIRoute):
+    """A route for admin keys, which are looked at before the body is read."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The route's handler, with the check of the key before it."""
+        handle = super().get_route_handler()
+
+        async def with_admin_key(request: Request) -> Response:
+            gate: Gate = request.app.state.gate
+            gate.admit_admin(request.headers)
+            return await handle(request)
+
+        return with_admin_key
+
+
+router = APIRouter(prefix="/admin", route_class=AdminRoute, tags=["admin"], dependencies=KEY)
+
+
+class ReloadRequest(Body):
+    """Which checkpoint to serve from now on."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{}, {"checkpoint": "base-2"}]})
+
+    checkpoint: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4096,
+        description="A folder below reload_root, relative to it or absolute; the one that is served, read again, "
+        "by default.",
+    )
+
+
+class ReloadAnswer(BaseModel):
+    """What is served now."""
+
+    checkpoint: str = Field(description="As in X-LexiMind-Checkpoint.", examples=["base-2@0f9e8d7c6b5a"])
+    previous: str = Field(description="What was served before.", examples=["base@a1b2c3d4e5f6"])
+    seconds: float = Field(description="From the call to the swap.", examples=[1.9])
+
+
+@router.post("/reload", responses=errors(400, 401, 403, 409, 422, 500, 503))
+async def reload(body: ReloadRequest, request: Request) -> ReloadAnswer:
+    """Load a checkpoint beside the one that answers, and swap: requests that have begun end on the old one.
+
+    Answers once the new one does. When it cannot be loaded, the old one stays and the error says why.
+    """
+    service: Service = request.app.state.service
+    started_at, previous = time.monotonic(), service.loaded.id
+    folder = None if body.checkpoint is None else _folder(service, body.checkpoint)
+    try:
+        loaded = await service.reload(folder)
+    except Reloading as error:
+        raise Problem(409, str(error), "unsupported") from None
+    except (ModelError, DeviceError) as error:
+        raise invalid_field("checkpoint", f"{error}; {previous} is served as before") from None
+    except EngineError as error:
+        raise Problem(500, f"{error}; {previous} is served as before", "generation") from None
+    return ReloadAnswer(checkpoint=loaded.id, previous=previous, seconds=round(time.monotonic() - started_at, 3))
+
+
+def _folder(service: Service, name: str) -> Path:
+    root = service.settings.reload_root
+    assert root is not None  # without it there is no such route
+    root = root.resolve()
+    try:
+        folder = (root / name).resolve()
+    except (OSError, ValueError):  # a loop of links, a NUL
+        raise invalid_field("checkpoint", "is no path; send one below reload_root") from None
+    if root not in folder.parents:
+        raise invalid_field("checkpoint", "does not lie below reload_root; send a path that does")
+    return folder
