@@ -10,7 +10,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-_TARGET = "model/native/kernels.so"
+_TARGET = "model/kernels/kernels.so"
 _FLAGS = (
     "-O3 -std=c++20 -fopenmp -fPIC -shared -fno-math-errno -Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized "
     "-mfma -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx512bf16"

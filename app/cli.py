@@ -22,10 +22,10 @@ from app.service import Service
 from app.tables import AnyAnswer, print_answers
 from app.telemetry import configure_logging
 from app.version import VERSION
-from model.checkpoint import Checkpoint
-from model.decoding.options import DecodingOptions
 from model.errors import ModelError, OptionsError
-from model.flan_t5 import import_flan_t5
+from model.inference.decoding.options import DecodingOptions
+from model.storage.checkpoint import Checkpoint
+from model.storage.flan_t5 import import_flan_t5
 from model.tasks import BUILT_IN
 
 BAD_INPUT = 2

@@ -20,9 +20,9 @@ from app.engine.engine import Engine
 from app.engine.request import DeadlineExceeded, EngineAnswer, Overloaded
 from app.metrics import Metrics
 from app.planning import Plan, Planner, Question
-from model.checkpoint import Checkpoint
-from model.decoding.options import DecodingResult, FinishReason
+from model.inference.decoding.options import DecodingResult, FinishReason
 from model.probabilities import joined
+from model.storage.checkpoint import Checkpoint
 from model.tokenizer import IncrementalDecoder
 
 # What takes longer (see `work_of`) is tokenized beside the event loop, which the rest holds up for three milliseconds.

@@ -8,9 +8,9 @@ from typing import Literal
 
 from app.chunks import Encodes, cut_into_chunks, encode_in_blocks
 from app.engine.request import EngineRequest
-from model.checkpoint import Checkpoint
-from model.decoding.options import DecodingOptions
 from model.errors import CheckpointError
+from model.inference.decoding.options import DecodingOptions
+from model.storage.checkpoint import Checkpoint
 from model.tasks import SUMMARIZE
 from model.tokenizer import Tokenizer
 

@@ -21,10 +21,10 @@ from app.engine.engine import Engine, EngineLimits, State
 from app.engine.request import EngineError
 from app.metrics import Metrics
 from app.settings import Settings, most_of
-from model.checkpoint import Checkpoint, load_packed
 from model.errors import ModelError
-from model.native.library import is_available
+from model.kernels.library import is_available
 from model.precision import Precision
+from model.storage.checkpoint import Checkpoint, load_packed
 from model.tasks import Tasks
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.keys import key_digest
-from model.checkpoint import BUNDLED
+from model.storage.checkpoint import BUNDLED
 
 _PREFIX = "LEXIMIND_"
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]

@@ -19,8 +19,8 @@ import torch
 
 from benchmarks import ours, report
 from benchmarks.weights import BASE, CACHE, SMOKE, Weights, prepare
-from model.decoding.batch import DecodingBatch
-from model.decoding.graphs import StepGraphs
+from model.inference.decoding.batch import DecodingBatch
+from model.inference.graphs import StepGraphs
 
 NO_DEVICE = 3
 _BATCHES = (1, 8, 32, 128)

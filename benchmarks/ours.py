@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpoint import load_packed
-from model.decoding.batch import DecodingBatch, decode
-from model.decoding.options import DecodingOptions
-from model.leximind import LexiMind
+from model.inference.decoding.batch import DecodingBatch, decode
+from model.inference.decoding.options import DecodingOptions
+from model.network.leximind import LexiMind
 from model.precision import Precision
+from model.storage.checkpoint import load_packed
 
 
 def load(folder: Path, device: torch.device, dtype: Precision) -> LexiMind:

@@ -20,12 +20,12 @@ from benchmarks import ours, report
 from benchmarks.decoding import FULL, QUICK, Plan, sources
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.weights import CACHE, prepare
-from model.decoding.batch import DecodingBatch
-from model.decoding.rows import Rows
-from model.decoding.rules import Rules
-from model.kv_cache import KVCache, row_elements
-from model.leximind import LexiMind
-from model.native.library import stage_seconds
+from model.inference.decoding.batch import DecodingBatch
+from model.inference.decoding.rows import Rows
+from model.inference.decoding.rules import Rules
+from model.inference.kv_cache import KVCache, row_elements
+from model.kernels.library import stage_seconds
+from model.network.leximind import LexiMind
 from model.precision import PRECISIONS
 
 _WARM_UP_STEPS = 8

@@ -52,8 +52,8 @@ class OurTrainer(TrainingContender):
     def load(self, weights: Weights, threads: int) -> None:
         import torch
 
-        from model.checkpoint import load_checkpoint
-        from model.leximind import LexiMind
+        from model.network.leximind import LexiMind
+        from model.storage.checkpoint import load_checkpoint
         from training.allocator import keep_freed_memory
 
         keep_freed_memory()  # as `training.train` does

@@ -77,7 +77,7 @@ def prepare(shape: Shape, cache: Path = CACHE) -> Weights:
 
 
 def _write(weights: Weights) -> None:
-    from model.flan_t5 import import_flan_t5
+    from model.storage.flan_t5 import import_flan_t5
 
     weights.published.mkdir(parents=True)
     _write_vocabulary(weights)

@@ -2,7 +2,7 @@
 
 `float32` is exact: what `transformers` gives. `bfloat16` halves the bytes that a decode step reads. `int8` (CPU)
 quarters them: weights with one scale an output channel, activations with one scale a row, products summed in int32.
-With the native kernels (`model.native`) only matrices, cache and embedding are less precise (the latter two bfloat16 in
+With the native kernels only matrices, cache and embedding are less precise (the latter two bfloat16 in
 both, but for the source's keys and values in int8, one scale a head and position), all between them is float32, and a
 document's tokens are bit for bit the same alone, batched or joined mid-flight in each of the three; computed by torch
 on a CPU, that holds for float32 and int8.

@@ -9,9 +9,9 @@ import pytest
 import sentencepiece
 import torch
 
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.config import ModelConfig
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
+from model.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.tasks import EMOTIONS, TOPICS, Head, Tasks
 
 MAX_SOURCE_TOKENS = 64

@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model.checkpoint import Checkpoint, load_checkpoint, load_packed, save_checkpoint
-from model.decoding.options import DecodingOptions
 from model.errors import ModelError
-from model.leximind import LexiMind
-from model.native.library import is_available
+from model.inference.decoding.options import DecodingOptions
+from model.kernels.library import is_available
+from model.network.leximind import LexiMind
 from model.precision import Precision
-from model.stored_weights import StoredWeights
+from model.storage.checkpoint import Checkpoint, load_checkpoint, load_packed, save_checkpoint
+from model.storage.stored_weights import StoredWeights
 from model.tasks import Head, Tasks
 from training.data.batches import known_labels
 from training.data.examples import Example

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
-from model.checkpoint import Checkpoint
 from model.config import ModelConfig
+from model.storage.checkpoint import Checkpoint
 from model.tasks import BUILT_IN, BUILT_IN_LABELS, SUMMARIZE, Head
 from training.config import TrainConfig
 from training.data.examples import Example

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.native.gradients import cross_entropy_, have_kernel
+from model.kernels.gradients import cross_entropy_, have_kernel
 
 # At a time: 8 MB of float32 over 32 k pieces, which stays in a processor's cache; a GPU wants few large products.
 _ROWS = {"cpu": 64, "cuda": 2048}

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import Checkpoint, checkpoint_name, describe_checkpoint, load_checkpoint, load_packed
-from model.decoding.options import DecodingOptions
 from model.errors import ModelError
+from model.inference.decoding.options import DecodingOptions
 from model.precision import PRECISIONS
+from model.storage.checkpoint import Checkpoint, checkpoint_name, describe_checkpoint, load_checkpoint, load_packed
 from training.data.examples import HEAD_DATA
 from training.data.own import FOLDER
 from training.errors import TrainingError

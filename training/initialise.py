@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from model.attention import CrossAttention, SelfAttention
-from model.encoder import Encoder
-from model.layers import FeedForward
-from model.leximind import LexiMind
+from model.network.attention import CrossAttention, SelfAttention
+from model.network.encoder import Encoder
+from model.network.layers import FeedForward
+from model.network.leximind import LexiMind
 
 EMBEDDING_STD = 0.05
 # Of every projection back into the residual stream: small, so that at first the stream carries the tokens.

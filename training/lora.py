@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
 from training.errors import TrainingError
 
 

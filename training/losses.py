@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
 from model.tasks import SUMMARIZE, Head, HeadKind
 from training.cross_entropy import linear_cross_entropy
 from training.data.batches import IGNORED, Batch

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
 from training.errors import TrainingError
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from model.config import ModelConfig
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
 from training.config import TrainConfig
 from training.errors import TrainingError
 

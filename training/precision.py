@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from model.attention import avoid_cudnn_attention
-from model.leximind import LexiMind
+from model.network.attention import avoid_cudnn_attention
+from model.network.leximind import LexiMind
 from training.config import LoopConfig
 from training.errors import TrainingError
 from training.optim import Optimizers

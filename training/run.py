@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import Checkpoint, load_checkpoint
 from model.config import ModelConfig
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
+from model.storage.checkpoint import Checkpoint, load_checkpoint
 from model.tasks import Head, Tasks
 from model.tokenizer import Tokenizer
 from training.architecture import architecture_of, heads_of_run, learned_tasks

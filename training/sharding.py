@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
 from model.tasks import SUMMARIZE
 from training.config import TrainConfig
 from training.errors import TrainingError

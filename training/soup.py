@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import load_checkpoint, save_checkpoint
 from model.errors import ModelError
+from model.storage.checkpoint import load_checkpoint, save_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from model.checkpoint import save_checkpoint
-from model.decoding.options import DecodingOptions
-from model.leximind import LexiMind
+from model.inference.decoding.options import DecodingOptions
+from model.network.leximind import LexiMind
+from model.storage.checkpoint import save_checkpoint
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
 from training.config import suggestion

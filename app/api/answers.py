@@ -13,7 +13,7 @@ from app.api.schemas import (
     TopicAnswer,
 )
 from app.documents import Answer, Summary
-from model.checkpoint import Checkpoint
+from model.storage.checkpoint import Checkpoint
 from model.tasks import Head
 
 

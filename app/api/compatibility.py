@@ -21,7 +21,7 @@ from app.api.schemas import Request as Body
 from app.api.work import answer_texts, settings_of
 from app.documents import Answer
 from app.planning import OnLong, Question
-from model.checkpoint import Checkpoint
+from model.storage.checkpoint import Checkpoint
 from model.tasks import BUILT_IN, HeadKind
 
 router = APIRouter(route_class=WorkRoute, tags=["compatibility"], dependencies=[*KEY, SERVED])

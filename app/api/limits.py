@@ -7,8 +7,8 @@ from app.api.problems import FieldError, invalid, invalid_field
 from app.api.schemas import SummaryOptions
 from app.planning import Plan
 from app.settings import Settings, most_of
-from model.decoding.options import DecodingOptions
 from model.errors import OptionsError
+from model.inference.decoding.options import DecodingOptions
 
 
 def check_texts(settings: Settings, texts: Sequence[str], place: str, *, is_list: bool) -> None:

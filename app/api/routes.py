@@ -27,7 +27,7 @@ from app.api.streaming import EventStream, open_stream
 from app.api.work import answer_texts, loaded_of, mirror, plan_texts, settings_of
 from app.documents import Answer
 from app.planning import Question
-from model.checkpoint import Checkpoint
+from model.storage.checkpoint import Checkpoint
 
 router = APIRouter(route_class=WorkRoute, tags=["work"], dependencies=[*KEY, SERVED])
 

@@ -7,8 +7,8 @@ from pydantic_core import PydanticCustomError
 
 from app.api.heads import AtMostEveryTask, TaskName
 from app.planning import OnLong
-from model.decoding.options import MAX_BEAMS, MAX_NGRAM_SIZE, DecodingOptions, FinishReason
 from model.errors import OptionsError
+from model.inference.decoding.options import MAX_BEAMS, MAX_NGRAM_SIZE, DecodingOptions, FinishReason
 
 _DEFAULT = DecodingOptions()
 _MAX_FIELDS = 64

@@ -11,7 +11,7 @@ from app.documents import Answer
 from app.planning import Plan, Question, TextError
 from app.service import Loaded, Service
 from app.settings import Settings
-from model.checkpoint import Checkpoint
+from model.storage.checkpoint import Checkpoint
 
 T = TypeVar("T")
 

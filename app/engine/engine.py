@@ -20,7 +20,7 @@ from app.engine.runner import Runner
 from app.engine.scheduler import Scheduler
 from app.engine.worker import Cancel, Stop, Work, Worker
 from app.metrics import Metrics
-from model.checkpoint import Checkpoint
+from model.storage.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from model.decoding.options import DecodingOptions, DecodingResult
+from model.inference.decoding.options import DecodingOptions, DecodingResult
 
 
 @dataclass(frozen=True)

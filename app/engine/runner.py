@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from app.engine.request import EngineAnswer, EngineError, EngineRequest, News
-from model.decoding.batch import DecodingBatch
-from model.decoding.graphs import StepGraphs
-from model.decoding.options import DecodingOptions
-from model.decoding.rows import Step
-from model.leximind import LexiMind
+from model.inference.decoding.batch import DecodingBatch
+from model.inference.decoding.options import DecodingOptions
+from model.inference.decoding.rows import Step
+from model.inference.graphs import StepGraphs
+from model.network.leximind import LexiMind
 from model.probabilities import probabilities
 from model.tasks import Head
 from model.transfer import send

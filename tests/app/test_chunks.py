@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.chunks import cut_into_chunks, encode_in_blocks, work_of
-from model.checkpoint import Checkpoint
+from model.storage.checkpoint import Checkpoint
 from model.tokenizer import Tokenizer
 
 

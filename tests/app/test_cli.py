@@ -10,10 +10,10 @@ from typer.testing import CliRunner, Result
 from app.cli import app
 from app.settings import Settings
 from app.version import VERSION
-from model.checkpoint import Checkpoint, save_checkpoint
 from model.errors import CheckpointError
-from model.leximind import LexiMind
-from model.native.library import is_available
+from model.kernels.library import is_available
+from model.network.leximind import LexiMind
+from model.storage.checkpoint import Checkpoint, save_checkpoint
 from model.tasks import EMOTIONS, TOPICS, Tasks
 
 AUTO = "bfloat16" if is_available("bfloat16") else "float32"  # what dtype auto is on a CPU

@@ -11,8 +11,8 @@ from app.engine.engine import Engine, EngineLimits
 from app.engine.request import DeadlineExceeded, Overloaded
 from app.metrics import Metrics
 from app.planning import Plan, Question, TextError
-from model.checkpoint import Checkpoint
-from model.decoding.options import DecodingOptions
+from model.inference.decoding.options import DecodingOptions
+from model.storage.checkpoint import Checkpoint
 from model.tokenizer import Tokenizer
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."

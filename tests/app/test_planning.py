@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from app.planning import Planner, Question, TextError, UnsupportedTask
-from model.checkpoint import Checkpoint
-from model.decoding.options import DecodingOptions
 from model.errors import CheckpointError
+from model.inference.decoding.options import DecodingOptions
+from model.storage.checkpoint import Checkpoint
 from model.tasks import Tasks
 
 TASKS = ("summarize", "emotions", "topic")

@@ -12,8 +12,8 @@ from app.engine.request import EngineError
 from app.planning import Question
 from app.service import NotReady, Reloading, Service
 from app.settings import Settings
-from model.leximind import LexiMind
-from model.native.library import is_available
+from model.kernels.library import is_available
+from model.network.leximind import LexiMind
 
 
 async def test_service_loads_answers_and_drains(checkpoint_folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model.checkpoint import BUNDLED
+from model.storage.checkpoint import BUNDLED
 
 pytestmark = pytest.mark.slow
 TEXT = "The council voted on Tuesday to build a new bridge over the river. Engineers had asked for it for years. "

@@ -15,7 +15,7 @@ import httpx
 import pytest
 import torch
 
-from model.checkpoint import load_checkpoint, save_checkpoint
+from model.storage.checkpoint import load_checkpoint, save_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 

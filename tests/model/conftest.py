@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from model.checkpoint import load_checkpoint
 from model.config import ModelConfig
-from model.decoding.graphs import Work
 from model.errors import CheckpointError
-from model.flan_t5 import read_flan_t5
-from model.leximind import LexiMind
+from model.inference.graphs import Work
+from model.network.leximind import LexiMind
+from model.storage.checkpoint import load_checkpoint
+from model.storage.flan_t5 import read_flan_t5
 
 FILES = ["config.json", "model.safetensors", "spiece.model", "tasks.json", "MODEL_CARD.md"]
 VOCAB_SIZE = 96

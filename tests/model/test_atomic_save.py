@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.atomic_folder import atomic_folder
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.errors import CheckpointError, TokenizerError
+from model.storage.atomic_folder import atomic_folder
+from model.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 # Saves over a checkpoint again and again, each time in a child that kills itself one step later. A step is what Python
 # audits of files and foreign calls: every open, removal, chmod, dlsym. Prints what was found after each death.
@@ -22,7 +22,7 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from model.checkpoint import load_checkpoint, save_checkpoint
+from model.storage.checkpoint import load_checkpoint, save_checkpoint
 folder, target = map(Path, sys.argv[1:])
 base = load_checkpoint(folder, torch.device("cpu"))
 def save(lengths):
@@ -145,7 +145,7 @@ def test_behind_a_link_the_folder_is_replaced(save: Callable[[int], None], tmp_p
 
 
 def test_without_an_exchange_the_old_folder_steps_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.atomic_folder._exchange", lambda *_: False)  # as on NFS
+    monkeypatch.setattr("model.storage.atomic_folder._exchange", lambda *_: False)  # as on NFS
     for text in ("old", "new"):
         with atomic_folder(tmp_path / "a") as partial:
             (partial / "text").write_text(text)

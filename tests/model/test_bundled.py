@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
-from model.checkpoint import BUNDLED, Checkpoint, load_checkpoint
-from model.decoding.batch import decode
-from model.decoding.options import DecodingOptions
+from model.inference.decoding.batch import decode
+from model.inference.decoding.options import DecodingOptions
 from model.probabilities import probabilities
+from model.storage.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 
 NEWS = {
     "Sports": "Maria Lopez scored twice in the final ten minutes as Valencia came from behind to beat Sevilla 3-2 on "

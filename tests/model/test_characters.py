@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import load_checkpoint
 from model.config import ModelConfig
-from model.decoding.batch import decode
-from model.decoding.characters import Characters
-from model.decoding.options import DecodingOptions, DecodingResult
-from model.decoding.rules import Rules
-from model.leximind import LexiMind
+from model.inference.decoding.batch import decode
+from model.inference.decoding.characters import Characters
+from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.inference.decoding.rules import Rules
+from model.network.leximind import LexiMind
+from model.storage.checkpoint import load_checkpoint
 from tests.model.conftest import CONFIG, random_model
 
 FIRST = 10  # the piece of byte 0

@@ -11,7 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import (
+from model.errors import ModelError
+from model.inference.decoding.batch import decode
+from model.inference.decoding.options import DecodingOptions
+from model.inference.onednn import pack
+from model.precision import PRECISIONS, Precision, computing_dtype
+from model.storage.checkpoint import (
     BUNDLED,
     Checkpoint,
     checkpoint_name,
@@ -20,11 +25,6 @@ from model.checkpoint import (
     load_packed,
     save_checkpoint,
 )
-from model.decoding.batch import decode
-from model.decoding.options import DecodingOptions
-from model.errors import ModelError
-from model.packed import pack
-from model.precision import PRECISIONS, Precision, computing_dtype
 from tests.model.conftest import FILES, random_model, refuse, sign
 
 CPU = torch.device("cpu")
@@ -61,7 +61,7 @@ def test_read_part_by_part_it_is_what_packing_the_whole_gives(
     kernels: bool,
 ) -> None:
     if not kernels:
-        monkeypatch.setattr("model.packed.is_available", lambda _: False)
+        monkeypatch.setattr("model.inference.onednn.is_available", lambda _: False)
     model = random_model(replace(checkpoint.model.config, tie_lm_head=tied))
     folder, spiece = tmp_path / "saved", checkpoint.folder / "spiece.model"
     save_checkpoint(folder, model, spiece, checkpoint.tasks, card="", dtype=torch.bfloat16)

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.decoding.batch import DecodingBatch, decode
-from model.decoding.graphs import StepGraphs
-from model.decoding.options import DecodingOptions, DecodingResult
-from model.kv_cache import KVCache
-from model.leximind import LexiMind
-from model.native.library import is_available
-from model.packed import pack
+from model.inference.decoding.batch import DecodingBatch, decode
+from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.inference.graphs import StepGraphs
+from model.inference.kv_cache import KVCache
+from model.inference.onednn import pack
+from model.kernels.library import is_available
+from model.network.leximind import LexiMind
 from tests.model.conftest import CONFIG, random_model, replayed
 
 GREEDY = DecodingOptions(max_new_tokens=20, no_repeat_ngram_size=0)
@@ -211,7 +211,7 @@ def test_large_cache_is_given_up_when_its_last_document_leaves(
     batch = DecodingBatch(model)
     first = decoded_in(batch)
     assert caches[0]() is not None, "small: the next request has no need of a new one"
-    monkeypatch.setattr("model.decoding.batch._KEPT_BYTES", caches[0]().num_bytes - 1)  # type: ignore[union-attr]
+    monkeypatch.setattr("model.inference.decoding.batch._KEPT_BYTES", caches[0]().num_bytes - 1)  # type: ignore[union-attr]
     assert decoded_in(batch) == first
     gc.collect()
     assert caches[1]() is None

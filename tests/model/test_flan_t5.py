@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from model.checkpoint import load_checkpoint
 from model.errors import CheckpointError
-from model.flan_t5 import import_flan_t5, read_flan_t5
+from model.storage.checkpoint import load_checkpoint
+from model.storage.flan_t5 import import_flan_t5, read_flan_t5
 from tests.model.conftest import NUM_TOKENS, SHAPES, write_reference
 from tests.model.test_parity import TOLERANCE
 

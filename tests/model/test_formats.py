@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import describe_checkpoint, load_checkpoint, load_packed
 from model.config import ModelConfig
 from model.errors import ConfigError
-from model.heads import new_heads
+from model.network.heads import new_heads
+from model.storage.checkpoint import describe_checkpoint, load_checkpoint, load_packed
 from model.tasks import EMOTIONS, TOPICS
 from tests.model.conftest import refuse, sign
 

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.attention import attend, hide
-from model.layers import FeedForward, RMSNorm
-from model.native.gradients import have_kernel
+from model.kernels.gradients import have_kernel
+from model.network.attention import attend, hide
+from model.network.layers import FeedForward, RMSNorm
 
 # float32 sums in another order
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -16,8 +16,8 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 @pytest.fixture(params=["kernel", "torch"])
 def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "torch":
-        monkeypatch.setattr("model.layers.have_kernel", lambda *_: False)
-        monkeypatch.setattr("model.attention.have_kernel", lambda *_: False)
+        monkeypatch.setattr("model.network.layers.have_kernel", lambda *_: False)
+        monkeypatch.setattr("model.network.attention.have_kernel", lambda *_: False)
     elif not have_kernel(torch.float32):
         pytest.skip("no native kernels: no compiler, or a processor without AVX-512")
 

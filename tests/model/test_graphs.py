@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.decoding.batch import DecodingBatch, decode
-from model.decoding.graphs import Capture, StepGraphs, Work
-from model.decoding.options import DecodingOptions
-from model.decoding.rows import Outcome
-from model.kv_cache import KVCache
-from model.leximind import LexiMind
+from model.inference.decoding.batch import DecodingBatch, decode
+from model.inference.decoding.options import DecodingOptions
+from model.inference.decoding.rows import Outcome
+from model.inference.graphs import Capture, StepGraphs, Work
+from model.inference.kv_cache import KVCache
+from model.network.leximind import LexiMind
 from tests.model.conftest import CONFIG, random_model, replayed
 from tests.model.test_parity import TOLERANCE
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import Checkpoint, load_packed
 from model.errors import CheckpointError
-from model.flan_t5 import import_flan_t5
-from model.stored_weights import StoredWeights
+from model.storage.checkpoint import Checkpoint, load_packed
+from model.storage.flan_t5 import import_flan_t5
+from model.storage.stored_weights import StoredWeights
 from tests.model.conftest import refuse, sign
 
 ABSURD = {
@@ -166,10 +166,10 @@ def test_index_that_leads_elsewhere_is_refused(tmp_path: Path, spiece: Path, sha
 
 def test_bfloat16_without_the_instructions_is_refused_with_the_remedy(checkpoint: Checkpoint) -> None:
     script = (
-        "import sys, torch, model.native.library as library\n"
+        "import sys, torch, model.kernels.library as library\n"
         "from pathlib import Path\n"
         "library.LIBRARY = Path('none')\n"
-        "from model.checkpoint import load_packed\n"
+        "from model.storage.checkpoint import load_packed\n"
         "load_packed(Path(sys.argv[1]), torch.device('cpu'), 'bfloat16')\n"
     )
     ended = subprocess.run(

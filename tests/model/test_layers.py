@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers.models.t5.modeling_t5 import T5Attention, T5LayerNorm
 
-from model.heads import ClassificationHead, mean_over_tokens
-from model.layers import RMSNorm
-from model.relative_bias import RelativeBias
+from model.network.heads import ClassificationHead, mean_over_tokens
+from model.network.layers import RMSNorm
+from model.network.relative_bias import RelativeBias
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from model.checkpoint import Checkpoint, save_checkpoint
 from model.errors import CheckpointError
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
+from model.storage.checkpoint import Checkpoint, save_checkpoint
 from model.tasks import Tasks
 from tests.model.conftest import refuse, sign
 

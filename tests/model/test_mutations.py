@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.decoder import DecoderLayer
-from model.leximind import LexiMind
+from model.network.decoder import DecoderLayer
+from model.network.leximind import LexiMind
 from tests.model.conftest import NUM_TOKENS, Pair
 from tests.model.test_parity import TOLERANCE
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.decoding.batch import decode
-from model.decoding.options import DecodingOptions
-from model.leximind import LexiMind
-from model.native import library
-from model.packed import pack
+from model.inference.decoding.batch import decode
+from model.inference.decoding.options import DecodingOptions
+from model.inference.onednn import pack
+from model.kernels import library
+from model.network.leximind import LexiMind
 from model.precision import PRECISIONS, Precision, computing_dtype
 from tests.model.conftest import CONFIG, Pair, random_model
 from tests.model.test_parity import BEAM, GREEDY, TOLERANCE, generate

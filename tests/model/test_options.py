@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from model.decoding.batch import decode
-from model.decoding.options import DecodingOptions
 from model.errors import OptionsError
+from model.inference.decoding.batch import decode
+from model.inference.decoding.options import DecodingOptions
 from tests.model.conftest import CONFIG, random_model
 
 NAN, INFINITE = float("nan"), float("inf")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.decoding.batch import decode
-from model.decoding.options import DecodingOptions
+from model.inference.decoding.batch import decode
+from model.inference.decoding.options import DecodingOptions
 from tests.model.conftest import NUM_TOKENS, VOCAB_SIZE, Pair
 
 # float32 in another order of summation (fused projections, another softmax): a few units in the last place of

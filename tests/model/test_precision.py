@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.decoding.batch import decode
-from model.decoding.options import DecodingOptions
-from model.leximind import LexiMind
-from model.packed import Int8Linear, PackedLinear, pack
+from model.inference.decoding.batch import decode
+from model.inference.decoding.options import DecodingOptions
+from model.inference.onednn import Int8Linear, PackedLinear, pack
+from model.network.leximind import LexiMind
 from model.precision import Precision, computing_dtype
 from tests.model.conftest import CONFIG, random_model
 
 
 @pytest.fixture(autouse=True)
 def _no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.packed.is_available", lambda _: False)
+    monkeypatch.setattr("model.inference.onednn.is_available", lambda _: False)
 
 
 def packed(precision: Precision, *, tied: bool = False) -> LexiMind:

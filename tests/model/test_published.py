@@ -10,8 +10,8 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from model.errors import CheckpointError, TokenizerError
-from model.flan_t5 import _config, _converted, import_flan_t5, read_flan_t5
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
+from model.storage.flan_t5 import _config, _converted, import_flan_t5, read_flan_t5
 from tests.model.conftest import NUM_TOKENS, SHAPES, write_reference
 
 INDEX = "model.safetensors.index.json"

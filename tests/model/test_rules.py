@@ -17,11 +17,11 @@ from transformers.generation.logits_process import (
     SuppressTokensLogitsProcessor,
 )
 
-from model.decoding.batch import decode
-from model.decoding.options import DecodingOptions, DecodingResult
-from model.decoding.rules import Rules
-from model.decoding.sampling import Sampling, uniforms
-from model.leximind import LexiMind
+from model.inference.decoding.batch import decode
+from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.inference.decoding.rules import Rules
+from model.inference.decoding.sampling import Sampling, uniforms
+from model.network.leximind import LexiMind
 from tests.model.conftest import CONFIG, random_model
 
 FREE = DecodingOptions(max_new_tokens=60, no_repeat_ngram_size=0)

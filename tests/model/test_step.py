@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.kv_cache import KVCache
-from model.leximind import LexiMind
+from model.inference.kv_cache import KVCache
+from model.network.leximind import LexiMind
 from tests.model.conftest import CONFIG, random_model
 
 # float32 through three layers, other kernels for one row than for many: a few units in the last place.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_runs import composed, trainer, write_data
 
-from model.checkpoint import load_checkpoint
+from model.storage.checkpoint import load_checkpoint
 from training.config import parse_config
 from training.errors import DataError, TrainingError
 from training.evaluate import main

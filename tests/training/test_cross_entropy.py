@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from model.native.gradients import have_kernel
+from model.kernels.gradients import have_kernel
 from training.cross_entropy import linear_cross_entropy
 
 

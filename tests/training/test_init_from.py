@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_module
 from small_runs import SMALL, trainer
 
-from model.checkpoint import load_checkpoint
+from model.storage.checkpoint import load_checkpoint
 from training.architecture import architecture_of
 from training.config import parse_config
 from training.errors import TrainingError

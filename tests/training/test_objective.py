@@ -7,7 +7,7 @@ import torch
 from small_runs import trainer
 from torch.nn import functional as F
 
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
 from model.tasks import Head
 from training.data.batches import IGNORED
 from training.initialise import fold_queries

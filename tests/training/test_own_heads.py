@@ -14,10 +14,10 @@ from small_runs import trainer, write_data, write_jsonl
 
 from app.main import create_app
 from app.settings import Settings
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.errors import ModelError
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
 from model.probabilities import probabilities
+from model.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.tasks import Head
 from training.add_head import main as add_head
 from training.data.own import own_heads, read_own

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_runs import SMALL, equal, state, trainer
 
-from model.checkpoint import load_checkpoint
+from model.storage.checkpoint import load_checkpoint
 from training.config import flat
 from training.data.batches import Encoded, Stream
 from training.errors import TrainingError

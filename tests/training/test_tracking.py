@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from omegaconf import OmegaConf
 from small_runs import composed, trainer
 
-from model.checkpoint import load_checkpoint
+from model.storage.checkpoint import load_checkpoint
 from training.config import TrackingConfig
 from training.errors import TrainingError
 from training.run import finish_run

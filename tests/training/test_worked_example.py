@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from small_runs import write_jsonl
 
-from model.checkpoint import BUNDLED
+from model.storage.checkpoint import BUNDLED
 
 BBC = Path(__file__).parents[3] / "shared" / "data" / "summarization" / "bbc_extractive.jsonl.gz"
 

@@ -7,8 +7,8 @@ which, and so the kind of the head.
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from model.checkpoint import Checkpoint
-from model.heads import check_module_name
+from model.network.heads import check_module_name
+from model.storage.checkpoint import Checkpoint
 from model.tasks import BUILT_IN, Head, HeadKind, check_head_name
 from training.data.examples import Example, rows
 from training.data.readers import READERS

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
 from model.tasks import Head
 from training.data.terms import TERMS, terms_of
 from training.evaluation.report import sources, table, title, to_markdown

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.decoding.batch import decode
-from model.decoding.options import DecodingOptions
-from model.heads import mean_over_tokens
-from model.leximind import LexiMind
+from model.inference.decoding.batch import decode
+from model.inference.decoding.options import DecodingOptions
+from model.network.heads import mean_over_tokens
+from model.network.leximind import LexiMind
 from model.tasks import SUMMARIZE, Tasks
 from model.tokenizer import Tokenizer
 from training.evaluation.calibration import Logits

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from model.decoding.options import DecodingOptions
+from model.inference.decoding.options import DecodingOptions
 from model.tasks import SUMMARIZE, Head, Tasks
 from training.data.examples import HEAD_DATA, Example, read_headlines, read_summaries
 from training.data.extracts import sentences

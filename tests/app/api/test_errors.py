@@ -9,7 +9,7 @@ import pytest
 from app.main import create_app
 from app.metrics import FAILURES
 from app.settings import Settings
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 

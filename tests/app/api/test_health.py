@@ -6,7 +6,7 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from model.native.library import is_available
+from model.kernels.library import is_available
 from model.tasks import EMOTIONS, TOPICS
 
 AUTO = "bfloat16" if is_available("bfloat16") else "float32"  # what dtype auto is on a CPU

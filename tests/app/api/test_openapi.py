@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from app.api.schemas import SummaryOptions
-from model.decoding.options import DecodingOptions
+from model.inference.decoding.options import DecodingOptions
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 WORK = ["/summarize", "/emotions", "/topic", "/analyze", "/hf/summarize", "/hf/emotions", "/hf/topic", "/predict"]

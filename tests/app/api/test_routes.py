@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.config import ModelConfig
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
+from model.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from model.tasks import EMOTIONS, TOPICS, Tasks
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]

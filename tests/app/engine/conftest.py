@@ -17,7 +17,7 @@ from app.engine.request import EngineAnswer, EngineRequest
 from app.engine.runner import Runner
 from app.metrics import Metrics
 from model.config import ModelConfig
-from model.leximind import LexiMind
+from model.network.leximind import LexiMind
 from model.tasks import Head, Tasks
 
 TINY = ModelConfig(

@@ -17,8 +17,8 @@ from app.engine.request import (
     EngineStopped,
     Overloaded,
 )
-from model.decoding.options import DecodingOptions
-from model.leximind import LexiMind
+from model.inference.decoding.options import DecodingOptions
+from model.network.leximind import LexiMind
 
 Source = Callable[[int, int], tuple[int, ...]]
 Alone = Callable[[EngineRequest], EngineAnswer]

@@ -12,8 +12,8 @@ from torch import nn
 from app.engine.engine import Engine, EngineLimits
 from app.engine.request import EngineAnswer, EngineError, EngineRequest
 from app.metrics import Metrics
-from model.decoding.options import DecodingOptions
-from model.leximind import LexiMind
+from model.inference.decoding.options import DecodingOptions
+from model.network.leximind import LexiMind
 from model.tasks import Tasks
 from tests.app.engine.conftest import HEADS
 from tests.app.engine.test_engine import assert_same

@@ -13,7 +13,7 @@ from transformers import T5ForConditionalGeneration
 from app.engine.engine import Engine, EngineLimits
 from app.engine.request import EngineRequest
 from app.metrics import Metrics
-from model.flan_t5 import read_flan_t5
+from model.storage.flan_t5 import read_flan_t5
 from model.tasks import Tasks
 from tests.model.conftest import NUM_TOKENS, SHAPES, Pair, write_reference
 from tests.model.test_parity import BEAM, GREEDY, TOLERANCE, generate

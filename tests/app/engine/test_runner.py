@@ -8,8 +8,8 @@ import torch
 
 from app.engine.request import EngineAnswer, EngineRequest
 from app.engine.runner import Runner
-from model.decoding.options import DecodingOptions, DecodingResult
-from model.leximind import LexiMind
+from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.network.leximind import LexiMind
 from tests.app.engine.conftest import HEADS
 
 Source = Callable[[int, int], tuple[int, ...]]

@@ -9,9 +9,9 @@ import pytest
 import torch
 from small_encoder import save_encoder
 
-from model.checkpoint import Checkpoint, load_checkpoint
-from model.decoding.batch import decode
-from model.decoding.options import DecodingOptions
+from model.inference.decoding.batch import decode
+from model.inference.decoding.options import DecodingOptions
+from model.storage.checkpoint import Checkpoint, load_checkpoint
 from training.evaluate import main
 from training.evaluation.predict import Predictor
 

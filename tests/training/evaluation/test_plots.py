@@ -4,8 +4,8 @@ from pathlib import Path
 
 from small_runs import trainer
 
-from model.checkpoint import Checkpoint
-from model.decoding.options import DecodingOptions
+from model.inference.decoding.options import DecodingOptions
+from model.storage.checkpoint import Checkpoint
 from training.curves import draw_curves
 from training.evaluation.plots import draw
 from training.evaluation.predict import Predictor

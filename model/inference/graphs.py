@@ -12,8 +12,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
-from model.kv_cache import KVCache
-from model.leximind import LexiMind
+from model.inference.kv_cache import KVCache
+from model.network.leximind import LexiMind
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.native.library import KINDS, is_available, library
+from model.kernels.library import KINDS, is_available, library
 from model.precision import Precision
 
 _CHUNK = 64  # rows whose gradients of a norm's weight the kernel sums up

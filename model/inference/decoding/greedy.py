@@ -5,10 +5,10 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from model.decoding.options import DecodingOptions, DecodingResult
-from model.decoding.rows import Outcome, Rows, Step, empty_tokens
-from model.decoding.sampling import Sampling, uniforms
-from model.leximind import LexiMind
+from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.inference.decoding.rows import Outcome, Rows, Step, empty_tokens
+from model.inference.decoding.sampling import Sampling, uniforms
+from model.network.leximind import LexiMind
 from model.transfer import send
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.encoder import Encoder, EncoderLayer
-from model.native import library
-from model.native.packing import Packer, gates_and_values, padded_rows, shape_of, take_layers
+from model.kernels import library
+from model.kernels.packing import Packer, gates_and_values, padded_rows, shape_of, take_layers
+from model.network.encoder import Encoder, EncoderLayer
 from model.precision import Precision
 
 

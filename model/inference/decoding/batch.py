@@ -5,12 +5,12 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
-from model.decoding.beam import BeamRows
-from model.decoding.graphs import StepGraphs
-from model.decoding.greedy import GreedyRows
-from model.decoding.options import DecodingOptions, DecodingResult
-from model.decoding.rows import Outcome, Rows, Step
-from model.leximind import LexiMind
+from model.inference.decoding.beam import BeamRows
+from model.inference.decoding.greedy import GreedyRows
+from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.inference.decoding.rows import Outcome, Rows, Step
+from model.inference.graphs import StepGraphs
+from model.network.leximind import LexiMind
 from model.transfer import send
 
 # An empty cache that is no larger is kept, so that requests that come one by one need no new one each.

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.decoding.characters import Characters
-from model.decoding.options import DecodingOptions
+from model.inference.decoding.characters import Characters
+from model.inference.decoding.options import DecodingOptions
 from model.transfer import send
 
 

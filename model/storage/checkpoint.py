@@ -25,22 +25,22 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from model.atomic_folder import atomic_folder
-from model.attention import avoid_cudnn_attention
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError, ModelError, TokenizerError
-from model.format1 import upgrade_config, upgrade_tasks, weight_name
-from model.leximind import LexiMind
-from model.native.library import is_available
-from model.packed import can_be_native, can_pack_bfloat16, pack
+from model.inference.onednn import can_be_native, can_pack_bfloat16, pack
+from model.kernels.library import is_available
+from model.network.attention import avoid_cudnn_attention
+from model.network.leximind import LexiMind
 from model.precision import Precision, computing_dtype
-from model.stored_weights import StoredWeights
+from model.storage.atomic_folder import atomic_folder
+from model.storage.format1 import upgrade_config, upgrade_tasks, weight_name
+from model.storage.stored_weights import StoredWeights
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
 
 FORMAT_VERSION = 2
 _READABLE = (1, FORMAT_VERSION)
-BUNDLED = Path(__file__).parent / "pretrained" / "tiny"
+BUNDLED = Path(__file__).parents[1] / "pretrained" / "tiny"
 _FILES = ("config.json", "model.safetensors", "spiece.model", "tasks.json", "MODEL_CARD.md")
 _MANIFEST = "manifest.json"
 _MAX_JSON_BYTES = 16 * 2**20

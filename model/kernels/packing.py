@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ModelConfig
-from model.native.library import COLUMNS, KINDS, Linear, Shape
+from model.kernels.library import COLUMNS, KINDS, Linear, Shape
 from model.precision import Precision
 
 _LEVELS = 127

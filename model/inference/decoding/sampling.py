@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.decoding.options import DecodingOptions
+from model.inference.decoding.options import DecodingOptions
 from model.transfer import send
 
 

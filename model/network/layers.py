@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from model.native import gradients
-from model.native.gradients import have_kernel, trains_on_cpu
+from model.kernels import gradients
+from model.kernels.gradients import have_kernel, trains_on_cpu
 
 
 class RMSNorm(nn.Module):

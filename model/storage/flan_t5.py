@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import build_model, listed, read_json, save_checkpoint
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError
-from model.leximind import LexiMind
-from model.stored_weights import StoredWeights
+from model.network.leximind import LexiMind
+from model.storage.checkpoint import build_model, listed, read_json, save_checkpoint
+from model.storage.stored_weights import StoredWeights
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
 

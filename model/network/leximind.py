@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ModelConfig
-from model.decoder import Decoder
-from model.encoder import Encoder
-from model.heads import mean_over_tokens, new_heads
-from model.kv_cache import KVCache
-from model.native.decoder import NativeDecoder
-from model.native.encoder import NativeEncoder
+from model.inference.kv_cache import KVCache
+from model.kernels.decoder import NativeDecoder
+from model.kernels.encoder import NativeEncoder
+from model.network.decoder import Decoder
+from model.network.encoder import Encoder
+from model.network.heads import mean_over_tokens, new_heads
 
 
 class LexiMind(nn.Module):
@@ -34,7 +34,7 @@ class LexiMind(nn.Module):
             self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.heads = new_heads(config.d_model, config.heads, config.dropout)
         self.byte_pieces: tuple[int, ...] = ()  # of bytes 0 to 255, where the vocabulary spells characters in bytes
-        self.packed_lm_head: nn.Module | None = None  # these three by model.packed, after loading
+        self.packed_lm_head: nn.Module | None = None  # these three by model.inference.onednn, after loading
         self.native_encoder: NativeEncoder | None = None
         self.native_decoder: NativeDecoder | None = None
 

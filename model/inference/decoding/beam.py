@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.decoding.options import DecodingOptions, DecodingResult
-from model.decoding.rows import Outcome, Rows, Step, empty_tokens
-from model.leximind import LexiMind
+from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.inference.decoding.rows import Outcome, Rows, Step, empty_tokens
+from model.network.leximind import LexiMind
 from model.transfer import send
 
 # The score of a hypothesis that must not be chosen: finite, so that sums stay comparable, and below what the strictest

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.native import library
+from model.kernels import library
 
 _ROUND = 64  # capacities of the source and target axes are multiples of this, so that they seldom grow
 

@@ -2,10 +2,10 @@
 
 from torch import Tensor, nn
 
-from model.attention import SelfAttention, hide
 from model.config import ModelConfig
-from model.layers import FeedForward, RMSNorm
-from model.relative_bias import RelativeBias
+from model.network.attention import SelfAttention, hide
+from model.network.layers import FeedForward, RMSNorm
+from model.network.relative_bias import RelativeBias
 
 
 class EncoderLayer(nn.Module):

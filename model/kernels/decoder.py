@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.decoder import Decoder, DecoderLayer
-from model.kv_cache import KVCache, row_elements
-from model.native import library
-from model.native.packing import Packer, gates_and_values, padded, padded_rows, shape_of, take_layers
+from model.inference.kv_cache import KVCache, row_elements
+from model.kernels import library
+from model.kernels.packing import Packer, gates_and_values, padded, padded_rows, shape_of, take_layers
+from model.network.decoder import Decoder, DecoderLayer
 from model.precision import Precision
 
 

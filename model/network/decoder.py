@@ -6,11 +6,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from model.attention import CrossAttention, SelfAttention, hide
 from model.config import ModelConfig
-from model.kv_cache import KVCache
-from model.layers import FeedForward, RMSNorm
-from model.relative_bias import RelativeBias
+from model.inference.kv_cache import KVCache
+from model.network.attention import CrossAttention, SelfAttention, hide
+from model.network.layers import FeedForward, RMSNorm
+from model.network.relative_bias import RelativeBias
 
 
 class DecoderLayer(nn.Module):

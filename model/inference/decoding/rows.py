@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from model.decoding.characters import Characters
-from model.decoding.options import DecodingOptions, DecodingResult
-from model.decoding.rules import Rules
-from model.leximind import LexiMind
+from model.inference.decoding.characters import Characters
+from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.inference.decoding.rules import Rules
+from model.network.leximind import LexiMind
 from model.transfer import send
 
 

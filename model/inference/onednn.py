@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.leximind import LexiMind
-from model.native.decoder import NativeDecoder
-from model.native.encoder import NativeEncoder
-from model.native.library import MAX_HEAD_WIDTH, is_available
+from model.kernels.decoder import NativeDecoder
+from model.kernels.encoder import NativeEncoder
+from model.kernels.library import MAX_HEAD_WIDTH, is_available
+from model.network.leximind import LexiMind
 from model.precision import Precision
 
 _LEVELS = 127

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ModelConfig
-from model.kv_cache import KVCache
-from model.native import gradients
-from model.native.gradients import have_kernel, trains_on_cpu
+from model.inference.kv_cache import KVCache
+from model.kernels import gradients
+from model.kernels.gradients import have_kernel, trains_on_cpu
 
 
 class SelfAttention(nn.Module):

@@ -1,0 +1,1 @@
+"""The network in torch: what trains, and what is saved."""
