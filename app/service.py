@@ -24,7 +24,7 @@ from app.settings import Settings, most_of
 from model.errors import ModelError
 from model.kernels.library import is_available
 from model.precision import Precision
-from model.storage.checkpoint import Checkpoint, load_packed
+from model.storage.checkpoint import ServedCheckpoint, load_served
 from model.tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Loaded:
     `id` is `NAME@HASH`, the first digits of a hash of its manifest.
     """
 
-    def __init__(self, checkpoint: Checkpoint, engine: Engine, documents: Documents) -> None:
+    def __init__(self, checkpoint: ServedCheckpoint, engine: Engine, documents: Documents) -> None:
         self.checkpoint = checkpoint
         self.engine = engine
         self.documents = documents
@@ -223,15 +223,15 @@ class Service:
         loaded = Loaded(checkpoint, engine, documents)
         engine.on_failure = partial(self._end, loaded)
         await engine.start()
-        facts = {"device": str(checkpoint.model.device), "dtype": checkpoint.model.precision}
+        facts = {"device": str(checkpoint.backend.device), "dtype": checkpoint.backend.precision}
         seconds = round(time.monotonic() - started_at, 2)
         logger.info("ready", extra={"checkpoint": loaded.id, **facts, "seconds": seconds})
         return loaded
 
     def _swap(self, new: Loaded) -> None:
-        model = new.checkpoint.model
+        backend = new.checkpoint.backend
         self.metrics.model_info.clear()
-        self.metrics.model_info.labels(new.checkpoint.name, model.precision, str(model.device)).set(1)
+        self.metrics.model_info.labels(new.checkpoint.name, backend.precision, str(backend.device)).set(1)
         self._loaded = new
         self.has_served = True
 
@@ -255,13 +255,13 @@ class Service:
         await asyncio.gather(*(one.drain(timeout_s) for one in ending))
 
 
-def _load(settings: Settings, folder: Path) -> Checkpoint:
+def _load(settings: Settings, folder: Path) -> ServedCheckpoint:
     _limit_threads(settings.threads)
     device = _device(settings.device)
     # bfloat16 by torch on a CPU does not give the same tokens whatever they are batched with; the native kernels do.
     fitting: Precision = "bfloat16" if device.type == "cuda" or is_available("bfloat16") else "float32"
     precision = fitting if settings.dtype == "auto" else settings.dtype
-    return load_packed(folder, device, precision)
+    return load_served(folder, device, precision)
 
 
 def _limit_threads(asked: int) -> None:

@@ -69,14 +69,14 @@ def measure(
 ) -> None:
     """Every row, each told to `keep` as soon as it is known."""
     batches, new_tokens = (1, 2) if args.quick else _BATCHES, args.new_tokens
-    model = ours.load(weights.ours, device, args.dtype)
-    graphs = StepGraphs(model) if device.type == "cuda" else None
-    decoding = DecodingBatch(model, graphs)
+    backend = ours.load(weights.ours, device, args.dtype)
+    graphs = StepGraphs(backend) if device.type == "cuda" else None
+    decoding = DecodingBatch(backend, graphs)
     for beams in (1, _BEAMS):
         for batch in batches:
             texts = _sources(weights, batch, args.source_tokens)
             seconds = _seconds(
-                partial(ours.generate, model, texts, new_tokens, beams, decoding), device, args.repetitions
+                partial(ours.generate, backend, texts, new_tokens, beams, decoding), device, args.repetitions
             )
             line = "ours, greedy" if beams == 1 else f"ours, {beams} beams"
             keep("tokens_per_s", line, batch, batch * new_tokens / seconds)
@@ -84,9 +84,9 @@ def measure(
                 raise SystemExit("no CUDA graphs, so that this would be no measure of them; the log says why")
     for batch in batches:
         texts = _sources(weights, batch, args.source_tokens)
-        seconds = _seconds(partial(ours.encode, model, texts), device, args.repetitions)
+        seconds = _seconds(partial(ours.encode, backend, texts), device, args.repetitions)
         keep("documents_per_s", "ours, encoder", batch, batch / seconds)
-    del model, decoding
+    del backend, decoding
     theirs = _hugging_face(weights, device, args.dtype)
     texts = _sources(weights, 1, args.source_tokens)
     seconds = _seconds(partial(theirs, texts, new_tokens), device, args.repetitions)

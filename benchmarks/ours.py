@@ -9,31 +9,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch, decode
 from model.inference.decoding.options import DecodingOptions
-from model.network.leximind import LexiMind
 from model.precision import Precision
-from model.storage.checkpoint import load_packed
+from model.storage.checkpoint import load_served
 
 
-def load(folder: Path, device: torch.device, dtype: Precision) -> LexiMind:
+def load(folder: Path, device: torch.device, dtype: Precision) -> Backend:
     """The network of a checkpoint, ready to decode. `dtype` is one of `model.precision.PRECISIONS`."""
-    return load_packed(folder, device, dtype).model
+    return load_served(folder, device, dtype).backend
 
 
-def pad(model: LexiMind, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids (B, S) and mask (B, S) of `sources` on the model's device."""
+def pad(backend: Backend, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids (B, S) and mask (B, S) of `sources` on the backend's device."""
     longest = max(map(len, sources))
-    ids = torch.tensor([[*source, *[model.config.pad_id] * (longest - len(source))] for source in sources])
+    ids = torch.tensor([[*source, *[backend.config.pad_id] * (longest - len(source))] for source in sources])
     mask = torch.arange(longest) < torch.tensor([len(source) for source in sources])[:, None]
-    return ids.to(model.device), mask.to(model.device)
+    return ids.to(backend.device), mask.to(backend.device)
 
 
 @torch.inference_mode()
-def encode(model: LexiMind, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def encode(backend: Backend, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """States (B, S, D) and mask (B, S); the work is done when it returns."""
-    ids, mask = pad(model, sources)
-    hidden = model.encode(ids, mask)
+    ids, mask = pad(backend, sources)
+    hidden = backend.encode(ids, mask)
     if hidden.is_cuda:
         torch.cuda.synchronize(hidden.device)
     return hidden, mask
@@ -41,7 +41,7 @@ def encode(model: LexiMind, sources: Sequence[Sequence[int]]) -> tuple[Tensor, T
 
 @torch.inference_mode()
 def generate(
-    model: LexiMind,
+    backend: Backend,
     sources: Sequence[Sequence[int]],
     num_new_tokens: int,
     num_beams: int,
@@ -49,8 +49,8 @@ def generate(
 ) -> list[list[int]]:
     """Exactly `num_new_tokens` ids for each source, encoding included; in `batch` if one is kept from call to call."""
     options = fixed_length(num_new_tokens, num_beams)
-    hidden, mask = encode(model, sources)
-    return [list(result.token_ids) for result in decode(model, hidden, mask, [options] * len(sources), batch)]
+    hidden, mask = encode(backend, sources)
+    return [list(result.token_ids) for result in decode(backend, hidden, mask, [options] * len(sources), batch)]
 
 
 def fixed_length(num_new_tokens: int, num_beams: int = 1) -> DecodingOptions:

@@ -20,12 +20,15 @@ from benchmarks import ours, report
 from benchmarks.decoding import FULL, QUICK, Plan, sources
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.weights import CACHE, prepare
+from model.inference import torch_backend
+from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch
 from model.inference.decoding.rows import Rows
 from model.inference.decoding.rules import Rules
 from model.inference.kv_cache import KVCache, row_elements
+from model.inference.native_backend import NativeBackend
+from model.inference.torch_backend import TorchBackend
 from model.kernels.library import stage_seconds
-from model.network.leximind import LexiMind
 from model.precision import PRECISIONS
 
 _WARM_UP_STEPS = 8
@@ -43,11 +46,11 @@ _METHODS: tuple[tuple[str, type, str], ...] = (
     ("cache write", KVCache, "append"),
     ("beam reorder", KVCache, "reorder"),
     ("rules", Rules, "apply"),
-    ("LM head", LexiMind, "_logits"),
+    ("LM head", TorchBackend, "_logits"),
     ("choice and bookkeeping", Rows, "advance"),
-    ("rest of the network", LexiMind, "step"),
+    ("rest of the network", Backend, "step"),
 )
-_BY_ATTRIBUTE = (("self-attention core", "self_attention"), ("cross-attention core", "cross_attention"))
+_FUNCTIONS = (("self-attention core", "_self_attention"), ("cross-attention core", "_cross_attention"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     plan = QUICK if args.quick else FULL
-    model = ours.load(prepare(plan.shape, args.cache).ours, torch.device(args.device), args.dtype)
-    bandwidth = read_bandwidth(model.device)
+    backend = ours.load(prepare(plan.shape, args.cache).ours, torch.device(args.device), args.dtype)
+    bandwidth = read_bandwidth(backend.device)
     columns: dict[str, dict[str, float]] = {}
     for batch in args.rows or (1, 8, 32):
-        steps = _Steps(model, plan, batch, args.beams, args.steps)
+        steps = _Steps(backend, plan, batch, args.beams, args.steps)
         parts, whole_s = steps.by_part()
         limit_s = steps.num_bytes / bandwidth
         columns[f"{batch} × {args.beams}"] = {
@@ -113,22 +116,22 @@ def read_bandwidth(device: torch.device) -> float:
 class _Steps:
     """Documents half-way through their answers."""
 
-    def __init__(self, model: LexiMind, plan: Plan, batch: int, beams: int, num_steps: int) -> None:
-        self._model = model
+    def __init__(self, backend: Backend, plan: Plan, batch: int, beams: int, num_steps: int) -> None:
+        self._backend = backend
         self._num_steps = num_steps
         self._options = [ours.fixed_length(_WARM_UP_STEPS + num_steps + 1, beams)] * batch
-        self._hidden, self._mask = ours.encode(model, sources(plan, batch))
-        rows, config = batch * beams, model.config
+        self._hidden, self._mask = ours.encode(backend, sources(plan, batch))
+        rows, config = batch * beams, backend.config
         target_length = _WARM_UP_STEPS + num_steps // 2
-        cache = model.new_cache(1)
+        cache = backend.new_cache(1)
         own, source = (row_elements(config.d_kv, dtype) * dtype.itemsize for dtype in (cache.dtype, cache.source_dtype))
         keys = rows * target_length * own + batch * plan.source_length * source  # of a head
         keys *= config.num_decoder_layers * config.num_heads * 2
-        self.num_bytes = keys + _weight_bytes(model)
+        self.num_bytes = keys + _weight_bytes(backend)
 
     def by_part(self) -> tuple[dict[str, float], float]:
         """Seconds of a step by part, and of a step that is not taken apart: medians and means over the steps."""
-        plain = Stopwatch(self._model.device)
+        plain = Stopwatch(self._backend.device)
         batch = self._start()
         whole = []
         for _ in range(self._num_steps):
@@ -137,12 +140,12 @@ class _Steps:
                 batch.step()
             whole.append(plain.seconds["step"])
         batch = self._start()
-        watch = Stopwatch(self._model.device)
+        watch = Stopwatch(self._backend.device)
         before = stage_seconds()
-        with watch.watching(_targets(self._model)), watch.part("bookkeeping of the batch"):
+        with watch.watching(_targets(self._backend)), watch.part("bookkeeping of the batch"):
             for _ in range(self._num_steps):
                 batch.step()
-        if self._model.native_decoder is not None:  # one call to Python: the kernels know their own stages
+        if isinstance(self._backend, NativeBackend):  # one call to Python: the kernels know their own stages
             stages = {stage: seconds - before[stage] for stage, seconds in stage_seconds().items()}
             watch.seconds["rest of the network"] -= sum(stages.values())
             watch.seconds = {**stages, **watch.seconds}
@@ -157,32 +160,35 @@ class _Steps:
         return profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15)
 
     def _start(self) -> DecodingBatch:
-        batch = DecodingBatch(self._model)
+        batch = DecodingBatch(self._backend)
         batch.add(range(len(self._options)), self._hidden, self._mask, self._options)
         for _ in range(_WARM_UP_STEPS):
             batch.step()
         return batch
 
 
-def _targets(model: LexiMind) -> list[tuple[str, object, str]]:
+def _targets(backend: Backend) -> list[tuple[str, object, str]]:
     """(part, owner, method) of everything that is timed and is there."""
+    model = backend.model if isinstance(backend, TorchBackend) else torch.nn.Module()
     decoder = [(name, module) for name, module in model.named_modules() if not name.startswith("encoder.")]
     found: list[tuple[str, object, str]] = [
         (part, module, "forward") for part, pattern in _MODULES for name, module in decoder if re.search(pattern, name)
     ]
-    found += [(part, module, "step") for part, end in _BY_ATTRIBUTE for name, module in decoder if name.endswith(end)]
+    found += [(part, torch_backend, function) for part, function in _FUNCTIONS]
     classes = [(part, one, method) for part, owner, method in _METHODS for one in (owner, *owner.__subclasses__())]
     return found + [(part, owner, method) for part, owner, method in classes if method in vars(owner)]
 
 
-def _weight_bytes(model: LexiMind) -> int:
+def _weight_bytes(backend: Backend) -> int:
     """Of what every step reads: the decoder without the projections of the source, and the output matrix."""
-    if model.native_decoder is not None:
-        return model.native_decoder.step_bytes
-    is_read = re.compile(r"decoder\.(?!.*cross_attention\.kv)|(packed_)?lm_head")
+    if isinstance(backend, NativeBackend):
+        return backend.step_bytes
+    assert isinstance(backend, TorchBackend)
+    model = backend.model
+    is_read = re.compile(r"decoder\.(?!.*cross_attention\.kv)|lm_head")
     modules = [module for name, module in model.named_modules() if is_read.match(name)]
     if not any(name.endswith("lm_head") for name, _ in model.named_children()):
-        modules.append(model.embedding)  # tied
+        modules.append(getattr(backend, "lm_head", None) or model.embedding)  # tied
     tensors = {id(tensor): tensor for module in modules for tensor in _own_tensors(module)}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 

@@ -11,6 +11,7 @@ on a CPU, that holds for float32 and int8.
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -19,3 +20,11 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 def computing_dtype(precision: Precision) -> torch.dtype:
     """What a checkpoint is loaded in to compute in `precision`."""
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+INT8_LEVELS = 127  # on either side of zero
+
+
+def int8_scales(matrix: Tensor) -> Tensor:
+    """What the levels of each row of a float32 `matrix` (out, in) are multiplied by: (out,)."""
+    return matrix.abs().amax(1).clamp_(min=1e-12) / INT8_LEVELS

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from model.errors import ModelError
 from model.inference.decoding.options import DecodingOptions
+from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
 from model.network.leximind import LexiMind
 from model.precision import Precision
-from model.storage.checkpoint import Checkpoint, load_checkpoint, load_packed, save_checkpoint
+from model.storage.checkpoint import Checkpoint, load_checkpoint, load_served, save_checkpoint
 from model.storage.stored_weights import StoredWeights
 from model.tasks import Head, Tasks
 from training.data.batches import known_labels
@@ -94,7 +95,7 @@ def add_head(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     others = tuple(one for one in checkpoint.tasks.heads if one.name != head.name)
     tasks = replace(checkpoint.tasks, heads=(*others, head))
     model = _with_head(checkpoint.model, tasks, head.name, weight, bias)
-    predictor = _OfStates(model, checkpoint.tokenizer, tasks, (dev @ weight.T + bias).numpy())
+    predictor = _OfStates(TorchBackend(model), checkpoint.tokenizer, tasks, (dev @ weight.T + bias).numpy())
     result = evaluate(predictor, split, 1, DecodingOptions())
     facts = _facts(options, arguments, checkpoint, train, iterations)
     card = model_card(options.output.name, model, facts, result)
@@ -112,7 +113,7 @@ def _features(checkpoint: Checkpoint, head: Head, examples: Sequence[Example], f
         return load_file(path)["features"]
     # As the server has it by default: several times as fast as the modules that can be trained.
     precision: Precision = "bfloat16" if is_available("bfloat16") else "float32"
-    served = load_packed(checkpoint.folder, torch.device("cpu"), precision).model
+    served = load_served(checkpoint.folder, torch.device("cpu"), precision).backend
     tasks = replace(checkpoint.tasks, heads=(head,))
     features = Predictor(served, checkpoint.tokenizer, tasks).mean_states(head.name, texts)
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ def architecture_of(config: TrainConfig, source: Checkpoint | None) -> ModelConf
     told = {name: value for name, value in config.model.items() if value is not None}
     if source is None:
         return ModelConfig.from_json({**ModelConfig().to_json(), **told})
-    there = source.model.config.to_json()
+    there = source.config.to_json()
     different = [
         f"model.{name} is {value!r}, there {there[name]!r}"
         for name, value in told.items()

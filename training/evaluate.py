@@ -13,7 +13,13 @@ import torch
 from model.errors import ModelError
 from model.inference.decoding.options import DecodingOptions
 from model.precision import PRECISIONS
-from model.storage.checkpoint import Checkpoint, checkpoint_name, describe_checkpoint, load_checkpoint, load_packed
+from model.storage.checkpoint import (
+    LoadedCheckpoint,
+    checkpoint_name,
+    describe_checkpoint,
+    load_checkpoint,
+    load_served,
+)
 from training.data.examples import HEAD_DATA
 from training.data.own import FOLDER
 from training.errors import TrainingError
@@ -61,11 +67,13 @@ def _run(options: argparse.Namespace) -> None:
     print(f"written to {folder}" + (f", card of {checkpoint.folder}" if options.card else ""))  # noqa: T201
 
 
-def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | None) -> tuple[Checkpoint, Result]:
+def _evaluate(
+    folder: Path, options: argparse.Namespace, bertscore: BertScore | None
+) -> tuple[LoadedCheckpoint, Result]:
     checkpoint = load_checkpoint(folder, options.device)
-    # Loaded once more, since what is packed as the server packs it has no parameters left for the card to count.
-    served = load_packed(folder, options.device, options.dtype).model
-    predictor = Predictor(served, checkpoint.tokenizer, checkpoint.tasks)
+    # Loaded once more, since what answers as the server does has no parameters for the card to count.
+    served = load_served(folder, options.device, options.dtype)
+    predictor = Predictor(served.backend, checkpoint.tokenizer, checkpoint.tasks)
     decoding = DecodingOptions(num_beams=options.num_beams, max_new_tokens=options.max_new_tokens)
     split = read_split(options.data, options.split, checkpoint.tasks, tasks_of(options.data))
 
@@ -75,7 +83,7 @@ def _evaluate(folder: Path, options: argparse.Namespace, bertscore: BertScore | 
     return checkpoint, evaluate(predictor, split, options.rows, decoding, bertscore, say)
 
 
-def _describe(checkpoint: Checkpoint, result: Result, report: dict[str, Any]) -> None:
+def _describe(checkpoint: LoadedCheckpoint, result: Result, report: dict[str, Any]) -> None:
     tasks = fitted(checkpoint.tasks, result)
     name = report["checkpoint"]
     card = model_card(name, checkpoint.model, checkpoint.manifest, result)

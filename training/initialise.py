@@ -41,8 +41,8 @@ def initialise(model: LexiMind) -> None:
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=EMBEDDING_STD)
     for name in ("encoder_positions", "decoder_positions"):
-        if hasattr(model, name):
-            nn.init.normal_(getattr(model, name), std=EMBEDDING_STD / 10)
+        if (table := getattr(model, name)) is not None:
+            nn.init.normal_(table, std=EMBEDDING_STD / 10)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, SelfAttention):

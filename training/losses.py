@@ -74,7 +74,7 @@ class Objective(nn.Module):
         losses = {}
         if batch.has_summaries:
             # Padding is half of a batch of summaries or more: it has no part in the largest product of the network.
-            states = target_states(self.model, hidden, mask, batch.decoder_input_ids).flatten(0, 1)
+            states = self.model.target_states(hidden, mask, batch.decoder_input_ids).flatten(0, 1)
             smoothing = config.label_smoothing if self.training else 0.0
             losses[SUMMARIZE] = linear_cross_entropy(
                 states.index_select(0, batch.counted),
@@ -96,20 +96,10 @@ class Objective(nn.Module):
         model, parts = self.model, [hidden.sum()]
         if not batch.has_summaries:
             start = torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)
-            parts.append((target_states(model, hidden, mask, start) * model.lm_head_weight[:1]).sum())
+            parts.append((model.target_states(hidden, mask, start) * model.lm_head_weight[:1]).sum())
         others = [name for name in model.heads if name not in batch.heads]
         parts += [logits.sum() for logits in model.classify(hidden, mask, others).values()]
         return torch.stack([part.float() for part in parts]).sum()
-
-
-def target_states(model: LexiMind, hidden: Tensor, mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
-    """What `LexiMind.decode` multiplies with the output matrix: (B, S, D), (B, S), (B, T) to (B, T, D)."""
-    x = model.embedding(decoder_input_ids)
-    if model.config.num_positions:
-        table = model.decoder_positions[: x.shape[1]]
-        x = x + F.pad(table, (0, 0, 0, x.shape[1] - len(table)))
-    states: Tensor = model.decoder(x, hidden, mask)
-    return states * model.config.d_model**-0.5 if model.config.scale_lm_head else states
 
 
 def asymmetric_loss(logits: Tensor, truth: Tensor, positive_weights: Tensor, config: LossConfig) -> Tensor:

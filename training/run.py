@@ -13,7 +13,7 @@ import torch
 
 from model.config import ModelConfig
 from model.network.leximind import LexiMind
-from model.storage.checkpoint import Checkpoint, load_checkpoint
+from model.storage.checkpoint import LoadedCheckpoint, load_checkpoint
 from model.tasks import Head, Tasks
 from model.tokenizer import Tokenizer
 from training.architecture import architecture_of, heads_of_run, learned_tasks
@@ -78,7 +78,6 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
     learned = learned_tasks(row for rows in examples.values() for row in rows)
     heads = heads_of_run(learned, own, data.prompt, source)
     model = _model(replace(architecture, heads={one.name: len(one.labels) for one in heads}), tokenizer, source)
-    model.byte_pieces = tokenizer.byte_pieces
     config = replace(config, model={name: getattr(model.config, name) for name in config.model})  # of null: as it is
     tasks = Tasks(data.prompt, heads, data.max_source_tokens)
     split = read_split(Path(data.root), "dev", tasks, learned)
@@ -175,11 +174,11 @@ def _make_vocabulary(config: TrainConfig, folder: Path, examples: Examples, size
         train_vocabulary(texts, path, size)
 
 
-def _source(config: TrainConfig) -> Checkpoint | None:
+def _source(config: TrainConfig) -> LoadedCheckpoint | None:
     return load_checkpoint(Path(config.init_from), torch.device("cpu")) if config.init_from else None
 
 
-def _model(architecture: ModelConfig, tokenizer: Tokenizer, source: Checkpoint | None) -> LexiMind:
+def _model(architecture: ModelConfig, tokenizer: Tokenizer, source: LoadedCheckpoint | None) -> LexiMind:
     if tokenizer.num_pieces > architecture.num_tokens:
         raise TrainingError(
             f"the vocabulary has {tokenizer.num_pieces} pieces, model.num_tokens is {architecture.num_tokens}"
@@ -210,7 +209,9 @@ def _prepare(model: LexiMind, config: TrainConfig) -> None:
         compile_layers(model)
 
 
-def _facts(config: TrainConfig, command: list[str], examples: Examples, source: Checkpoint | None) -> dict[str, Any]:
+def _facts(
+    config: TrainConfig, command: list[str], examples: Examples, source: LoadedCheckpoint | None
+) -> dict[str, Any]:
     root = Path(config.data.root)
     origins = Counter(example.origin for rows in examples.values() for example in rows)
     files = {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from model.inference.decoding.options import DecodingOptions
+from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from model.storage.checkpoint import save_checkpoint
 from model.tasks import Tasks
@@ -44,7 +45,7 @@ class Validation:
     def __call__(self, model: LexiMind, step: int) -> Result:
         """Score `model` and write it to `last`; no random number is drawn."""
         served = fold_queries(model).eval().requires_grad_(False)
-        predictor = Predictor(served, self.tokenizer, self.tasks)
+        predictor = Predictor(TorchBackend(served, self.tokenizer.byte_pieces), self.tokenizer, self.tasks)
         result = evaluate(predictor, self.split, self.rows, DECODING)
         training = {**self.facts.get("training", {}), "step": step}
         facts = {**self.facts, "training": training, "dev": figures(result)}

@@ -96,8 +96,8 @@ async def info(request: Request) -> Info:
     checkpoint = loaded.checkpoint
     return Info(
         model_id=checkpoint.name,
-        model_dtype=checkpoint.model.precision,
-        model_device_type=checkpoint.model.device.type,
+        model_dtype=checkpoint.backend.precision,
+        model_device_type=checkpoint.backend.device.type,
         version=VERSION,
         checkpoint=loaded.id,
         loaded_at=loaded.loaded_at,

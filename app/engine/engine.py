@@ -20,7 +20,7 @@ from app.engine.runner import Runner
 from app.engine.scheduler import Scheduler
 from app.engine.worker import Cancel, Stop, Work, Worker
 from app.metrics import Metrics
-from model.storage.checkpoint import Checkpoint
+from model.storage.checkpoint import ServedCheckpoint
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Engine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: ServedCheckpoint,
         limits: EngineLimits,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
@@ -80,7 +80,7 @@ class Engine:
         self._checkpoint = checkpoint
         self._limits = limits
         self._metrics = metrics
-        self._runner = Runner(checkpoint.model, checkpoint.tasks.heads)
+        self._runner = Runner(checkpoint.backend, checkpoint.tasks.heads)
         scheduler = Scheduler(
             max_batch_tokens=limits.max_batch_tokens,
             max_decode_rows=limits.max_decode_rows,

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from app.engine.request import EngineAnswer, EngineError, EngineRequest, News
+from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch
 from model.inference.decoding.options import DecodingOptions
 from model.inference.decoding.rows import Step
 from model.inference.graphs import StepGraphs
-from model.network.leximind import LexiMind
 from model.probabilities import probabilities
 from model.tasks import Head
 from model.transfer import send
@@ -44,12 +44,12 @@ class Encoded:
 class Runner:
     """Encodes batches of requests, and decodes those that want a summary together, whenever they joined."""
 
-    def __init__(self, model: LexiMind, heads: Sequence[Head] = (), *, use_graphs: bool | None = None) -> None:
+    def __init__(self, backend: Backend, heads: Sequence[Head] = (), *, use_graphs: bool | None = None) -> None:
         """`heads`: those of the model that may be asked.
 
-        `use_graphs`: replay decode steps as CUDA graphs; None: where the model is on a GPU.
+        `use_graphs`: replay decode steps as CUDA graphs; None: where the backend computes on a GPU.
         """
-        self._model = model.eval()
+        self._backend = backend
         self._heads = {head.name: head for head in heads}
         self._use_graphs = self.on_gpu if use_graphs is None else use_graphs
         self._batch = self._new_batch()
@@ -63,7 +63,7 @@ class Runner:
 
     def padded_length(self, length: int) -> int:
         """Tokens that an encoder batch computes for each of its sources when the longest has `length`."""
-        multiple = _LENGTH_MULTIPLES.get(self._model.device.type, 1)
+        multiple = _LENGTH_MULTIPLES.get(self._backend.device.type, 1)
         return -(-length // multiple) * multiple
 
     @torch.inference_mode()
@@ -74,7 +74,7 @@ class Runner:
         """
         row_of = {ids: row for row, ids in enumerate(dict.fromkeys(one.input_ids for one in requests.values()))}
         input_ids, encoder_mask = self._pad(list(row_of))
-        hidden = self._model.encode(input_ids, encoder_mask)  # (B, S, D)
+        hidden = self._backend.encode(input_ids, encoder_mask)  # (B, S, D)
         rows = {key: row_of[one.input_ids] for key, one in requests.items()}
         scores = self._classify(hidden, encoder_mask, [(rows[key], one.heads) for key, one in requests.items()])
         if hidden.is_cuda:  # otherwise the caller would measure the launches, not the work
@@ -99,7 +99,7 @@ class Runner:
         When it raises, what decodes is lost: `reset` follows.
         """
         if keys := list(encoded.options):
-            rows = send(torch.tensor([encoded.rows[key] for key in keys]), self._model.device)
+            rows = send(torch.tensor([encoded.rows[key] for key in keys]), self._backend.device)
             hidden, encoder_mask = encoded.hidden[rows], encoded.encoder_mask[rows]  # (C, S, D), (C, S)
             self._batch.add(keys, hidden, encoder_mask, [encoded.options[key] for key in keys])
             self._partial |= {key: encoded.answers[key] for key in keys}
@@ -139,8 +139,8 @@ class Runner:
             DecodingOptions(max_new_tokens=2, num_beams=2),
             DecodingOptions(max_new_tokens=2, do_sample=True),
         )
-        source = (self._model.config.eos_id,) * _CHECK_TOKENS
-        probe = Runner(self._model, tuple(self._heads.values()), use_graphs=False)
+        source = (self._backend.config.eos_id,) * _CHECK_TOKENS
+        probe = Runner(self._backend, tuple(self._heads.values()), use_graphs=False)
         requests = [EngineRequest(source, 0.0, tuple(self._heads), options) for options in kinds]
         encoded = probe.encode(dict(enumerate(requests)))
         scores = [one for answer in encoded.answers.values() for values in answer.scores.values() for one in values]
@@ -151,8 +151,8 @@ class Runner:
             probe.step()
 
     def memory_bytes(self, kind: str) -> int:
-        """GPU memory that is `allocated`, `reserved` or in `total`; only where the model is on a GPU."""
-        device = self._model.device
+        """GPU memory that is `allocated`, `reserved` or in `total`; only where the backend computes on a GPU."""
+        device = self._backend.device
         if kind == "total":
             return torch.cuda.mem_get_info(device)[1]
         return torch.cuda.memory_allocated(device) if kind == "allocated" else torch.cuda.memory_reserved(device)
@@ -160,10 +160,10 @@ class Runner:
     @property
     def on_gpu(self) -> bool:
         """Whether the model is on a CUDA device."""
-        return self._model.device.type == "cuda"
+        return self._backend.device.type == "cuda"
 
     def _new_batch(self) -> DecodingBatch:
-        return DecodingBatch(self._model, StepGraphs(self._model) if self._use_graphs else None)
+        return DecodingBatch(self._backend, StepGraphs(self._backend) if self._use_graphs else None)
 
     def _news_of(self, step: Step) -> News:
         if step.result is None:
@@ -175,12 +175,12 @@ class Runner:
         return News(step.key, step.result.token_ids[num_sent:], answer)
 
     def _pad(self, sources: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
-        pad_id, longest = self._model.config.pad_id, max(map(len, sources))
+        pad_id, longest = self._backend.config.pad_id, max(map(len, sources))
         longest = self.padded_length(longest)
         padded = torch.tensor([ids + (pad_id,) * (longest - len(ids)) for ids in sources])
         lengths = torch.tensor([len(ids) for ids in sources])
         encoder_mask = torch.arange(longest) < lengths[:, None]  # (B, S)
-        return send(padded, self._model.device), send(encoder_mask, self._model.device)
+        return send(padded, self._backend.device), send(encoder_mask, self._backend.device)
 
     def _classify(
         self, hidden: Tensor, encoder_mask: Tensor, asked: Sequence[tuple[int, tuple[str, ...]]]
@@ -197,7 +197,7 @@ class Runner:
             if not wanted:
                 continue
             index = send(torch.tensor(rows), hidden.device)
-            logits = self._model.classify(hidden[index], encoder_mask[index], wanted)
+            logits = self._backend.classify(hidden[index], encoder_mask[index], wanted)
             for name, values in logits.items():
                 head = self._heads[name]
                 found = probabilities(values, head.kind, head.temperature).tolist()

@@ -12,8 +12,8 @@ from weakref import WeakSet
 import torch
 from torch import Tensor
 
+from model.inference.backend import Backend
 from model.inference.kv_cache import KVCache
-from model.network.leximind import LexiMind
 
 logger = logging.getLogger(__name__)
 
@@ -33,15 +33,15 @@ class _Recorded:
 
 
 class StepGraphs:
-    """The model's step on one cache at a time, recorded when a bucket is first met, or before by `prepare`.
+    """The backend's step on one cache at a time, recorded when a bucket is first met, or before by `prepare`.
 
     `capture(work, rehearse)` turns work on the device into its replay; `rehearse` does the same and leaves no trace.
     Where it fails, the step runs eagerly from then on, and `works` is False.
     """
 
-    def __init__(self, model: LexiMind, capture: Capture | None = None) -> None:
-        self._model = model
-        self._capture = capture or _CudaCapture(model.device)
+    def __init__(self, backend: Backend, capture: Capture | None = None) -> None:
+        self._backend = backend
+        self._capture = capture or _CudaCapture(backend.device)
         self._recorded: dict[tuple[int, ...], _Recorded] = {}
         self.works = True
 
@@ -51,16 +51,16 @@ class StepGraphs:
         return len(self._recorded)
 
     def step(self, token_ids: Tensor, cache: KVCache) -> Tensor:
-        """As `LexiMind.step` on `cache` alone: (R,) to (R, V)."""
+        """As `Backend.step` on `cache` alone: (R,) to (R, V)."""
         if not self.works:
-            return self._model.step(token_ids, [cache])
+            return self._backend.step(token_ids, [cache])
         num_rows = cache.num_rows
         cache.window = _window(cache)
         try:
             recorded = self._find(cache)
             if recorded is None:
                 cache.window = None
-                return self._model.step(token_ids, [cache])
+                return self._backend.step(token_ids, [cache])
             recorded.token_ids[:num_rows] = token_ids
             recorded.replay()
             cache.count_step()
@@ -99,11 +99,11 @@ class StepGraphs:
         return self._recorded[key]
 
     def _record(self, cache: KVCache) -> _Recorded:
-        token_ids = torch.zeros(cache.num_rows, dtype=torch.int64, device=self._model.device)
-        logits = torch.empty(cache.num_rows, self._model.config.vocab_size, device=self._model.device)
+        token_ids = torch.zeros(cache.num_rows, dtype=torch.int64, device=self._backend.device)
+        logits = torch.empty(cache.num_rows, self._backend.config.vocab_size, device=self._backend.device)
 
         def step() -> None:
-            logits.copy_(self._model.compute_step(token_ids, [cache]))
+            logits.copy_(self._backend.compute_step(token_ids, [cache]))
 
         # Trying a step writes keys at each row's place, which the step itself will overwrite, and moves the places.
         positions = cache.positions.clone()
@@ -136,7 +136,7 @@ class _CudaCapture:
                         rehearse()
                 torch.cuda.synchronize(device)
                 pool = next((other.pool() for other in self._graphs), None)  # a pool ends with its last graph
-                # Other threads may ask the driver something meanwhile, as the one that tells the metrics does.
+                # Other threads may ask the driver something meanwhile, as the one that publishes the metrics does.
                 with torch.cuda.graph(graph, pool, self._stream, capture_error_mode="thread_local"):
                     work()
         finally:  # a capture that fails leaves its stream behind as the current one

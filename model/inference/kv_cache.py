@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
-from model.kernels import library
 
 _ROUND = 64  # capacities of the source and target axes are multiples of this, so that they seldom grow
 
@@ -43,12 +42,12 @@ class KVCache:
         self._shape = (config.num_decoder_layers, config.num_heads, config.d_kv)
         self.dtype, self.source_dtype = dtype, source_dtype or dtype
         self._device = device
-        self._self_k = self._self_v = self._array(self.dtype, 0, 0)
-        self._cross_k = self._cross_v = self._array(self.source_dtype, 0, 0)
-        self._source_bias = torch.empty(0, 0, device=device)  # (documents, source), float32, -inf at padding
+        self.self_keys = self.self_values = self._array(self.dtype, 0, 0)
+        self.cross_keys = self.cross_values = self._array(self.source_dtype, 0, 0)
+        self.additive_mask = torch.empty(0, 0, device=device)  # (documents, source), float32, -inf at padding
         self.positions = torch.empty(0, dtype=torch.int64, device=device)  # (documents·N,) of the token to come
-        self._lineage = torch.empty(0, 0, dtype=torch.int32, device=device)  # (documents·N, target), beam numbers
-        self._source_ends = self.positions  # (documents,), one past each source's last token
+        self.lineage = torch.empty(0, 0, dtype=torch.int32, device=device)  # (documents·N, target), beam numbers
+        self.source_ends = self.positions  # (documents,), one past each source's last token
         self._places = self.positions  # (R·H,) of the coming token in one layer's keys, by `begin_step`
         self._held: Tensor | None = None  # (R, H, T) of what each row reads in them, with beams, by `begin_step`
         self._source_lengths: list[int] = []
@@ -72,12 +71,12 @@ class KVCache:
     @property
     def capacity(self) -> tuple[int, int, int]:
         """Documents, source tokens and target tokens that there is room for."""
-        return self._cross_k.shape[1], self._cross_k.shape[3], self._self_k.shape[3]
+        return self.cross_keys.shape[1], self.cross_keys.shape[3], self.self_keys.shape[3]
 
     @property
     def num_bytes(self) -> int:
         """Memory of the keys and values."""
-        return sum(array.nbytes for array in (self._self_k, self._self_v, self._cross_k, self._cross_v))
+        return sum(array.nbytes for array in (self.self_keys, self.self_values, self.cross_keys, self.cross_values))
 
     def age(self, document: int) -> int:
         """Tokens that a document has decoded, known without asking the device."""
@@ -95,37 +94,35 @@ class KVCache:
         first, last = self.num_documents, self.num_documents + batch
         self.reserve(last, length, max(target_lengths))
         for layer, (k, v) in enumerate(cross):
-            self._cross_k[layer, first:last, :, :length] = k
-            self._cross_v[layer, first:last, :, :length] = v
-        self._source_bias[first:last] = float("-inf")
-        self._source_bias[first:last, :length].masked_fill_(source_mask, 0.0)
+            self.cross_keys[layer, first:last, :, :length] = k
+            self.cross_values[layer, first:last, :, :length] = v
+        self.additive_mask[first:last] = float("-inf")
+        self.additive_mask[first:last, :length].masked_fill_(source_mask, 0.0)
         places = torch.arange(1, length + 1, device=self._device)
-        self._source_ends[first:last] = (source_mask * places).amax(1)
+        self.source_ends[first:last] = (source_mask * places).amax(1)
         rows = slice(first * self.num_beams, last * self.num_beams)
         self.positions[rows] = 0
-        self._lineage[rows] = torch.arange(self.num_beams, dtype=torch.int32, device=self._device).repeat(batch)[
-            :, None
-        ]
+        self.lineage[rows] = torch.arange(self.num_beams, dtype=torch.int32, device=self._device).repeat(batch)[:, None]
         self._source_lengths += [length] * batch
         self._ages += [0] * batch
         self.num_documents = last
 
     def begin_step(self) -> None:
         """To be called once before the coming token's `append`s: finds where each row writes, once for all layers."""
-        _, _, heads, capacity, _ = self._self_k.shape
+        _, _, heads, capacity, _ = self.self_keys.shape
         firsts = torch.arange(self.num_rows * heads, device=self._device) * capacity
         # Rows that no document has grow older without end where a window holds them.
         self._places = firsts + self.positions[: self.num_rows].clamp(max=capacity - 1).repeat_interleave(heads)
         if self.num_beams > 1:
             length = self.target_length
             families = torch.arange(self.num_rows, device=self._device) // self.num_beams * self.num_beams
-            holders = families[:, None, None] + self._lineage[: self.num_rows, None, :length]  # (R, 1, T)
+            holders = families[:, None, None] + self.lineage[: self.num_rows, None, :length]  # (R, 1, T)
             head, place = torch.arange(heads, device=self._device)[:, None], torch.arange(length, device=self._device)
             self._held = (holders * heads + head) * capacity + place
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write the coming token's (R, H, K) and return what each row holds with it: two of (R, H, T, K)."""
-        return self._append(self._self_k[layer], k), self._append(self._self_v[layer], v)
+        return self._append(self.self_keys[layer], k), self._append(self.self_values[layer], v)
 
     def _append(self, array: Tensor, new: Tensor) -> Tensor:
         array.flatten(0, 2).index_copy_(0, self._places, new.flatten(0, 1))
@@ -138,8 +135,8 @@ class KVCache:
         """Cross keys and values, two of (C, H, S, K), and the additive padding mask (C, 1, 1, S)."""
         documents, longest = self.num_rows // self.num_beams, self.source_length
         used = slice(documents), slice(None), slice(longest)
-        bias = self._source_bias[:documents, None, None, :longest]
-        return self._cross_k[layer][used], self._cross_v[layer][used], bias
+        bias = self.additive_mask[:documents, None, None, :longest]
+        return self.cross_keys[layer][used], self.cross_values[layer][used], bias
 
     def advance(self) -> None:
         """On the device: the token that every row wrote is now part of the past. `count_step` is to follow."""
@@ -151,7 +148,7 @@ class KVCache:
 
     def reorder(self, parents: Tensor) -> None:
         """Give each row the past of another of its document: `parents` (R,) are row numbers (beam search)."""
-        held = self._lineage[: self.num_rows, : max(self._ages)]
+        held = self.lineage[: self.num_rows, : max(self._ages)]
         is_past = torch.arange(held.shape[1], device=self._device) < self.positions[: self.num_rows, None]
         held.copy_(torch.where(is_past, held[parents], held))  # what is to come, a row writes itself
 
@@ -160,13 +157,13 @@ class KVCache:
         n = self.num_beams
         rows = slice(source * n, (source + 1) * n), slice(target * n, (target + 1) * n)
         length, age = self._source_lengths[source], self._ages[source]
-        for array in (self._self_k, self._self_v):
+        for array in (self.self_keys, self.self_values):
             array[:, rows[1], :, :age] = array[:, rows[0], :, :age]
-        self._lineage[rows[1]] = self._lineage[rows[0]]
-        for array in (self._cross_k, self._cross_v):
+        self.lineage[rows[1]] = self.lineage[rows[0]]
+        for array in (self.cross_keys, self.cross_values):
             array[:, target, :, :length] = array[:, source, :, :length]
-        self._source_bias[target] = self._source_bias[source]
-        self._source_ends[target] = self._source_ends[source]
+        self.additive_mask[target] = self.additive_mask[source]
+        self.source_ends[target] = self.source_ends[source]
         self.positions[rows[1]] = self.positions[rows[0]]
         self._source_lengths[target], self._ages[target] = length, age
 
@@ -175,27 +172,6 @@ class KVCache:
         self.num_documents = num_documents
         del self._source_lengths[num_documents:], self._ages[num_documents:]
 
-    def as_struct(self) -> library.Cache:
-        """What is in use, as the native step takes it; void once documents join."""
-        return library.Cache(
-            self.num_documents,
-            self.num_beams,
-            self._self_k.data_ptr(),
-            self._self_v.data_ptr(),
-            self._self_k.stride(0),
-            self._self_k.shape[3],
-            self._lineage.data_ptr(),
-            self._lineage.shape[1],
-            self._cross_k.data_ptr(),
-            self._cross_v.data_ptr(),
-            self._cross_k.stride(0),
-            self._cross_k.shape[3],
-            self._source_bias.data_ptr(),
-            self._source_bias.shape[1],
-            self.positions.data_ptr(),
-            self._source_ends.data_ptr(),
-        )
-
     def reserve(self, documents: int, source: int, target: int) -> None:
         """Have room for so many documents, and for so many source and target tokens of each."""
         before = self.capacity
@@ -203,23 +179,23 @@ class KVCache:
         if documents > capacity:
             documents = max(documents, capacity + capacity // 2)
         documents = max(documents, capacity)
-        source = max(_round_up(source), self._cross_k.shape[3])
-        target = max(_round_up(target), self._self_k.shape[3])
+        source = max(_round_up(source), self.cross_keys.shape[3])
+        target = max(_round_up(target), self.self_keys.shape[3])
         if (documents, source, target) == before:  # as nearly always: new arrays cost more than a step
             return
         rows = documents * self.num_beams
-        self._self_k = _enlarge(self._self_k, self._array(self.dtype, rows, target))
-        self._self_v = _enlarge(self._self_v, self._array(self.dtype, rows, target))
-        self._cross_k = _enlarge(self._cross_k, self._array(self.source_dtype, documents, source))
-        self._cross_v = _enlarge(self._cross_v, self._array(self.source_dtype, documents, source))
+        self.self_keys = _enlarge(self.self_keys, self._array(self.dtype, rows, target))
+        self.self_values = _enlarge(self.self_values, self._array(self.dtype, rows, target))
+        self.cross_keys = _enlarge(self.cross_keys, self._array(self.source_dtype, documents, source))
+        self.cross_values = _enlarge(self.cross_values, self._array(self.source_dtype, documents, source))
         bias = torch.full((documents, source), float("-inf"), device=self._device)
         bias[:, :1] = 0.0  # or the softmax of rows that no document has would be no number, and stay in their keys
-        self._source_bias = _enlarge(self._source_bias, bias)
+        self.additive_mask = _enlarge(self.additive_mask, bias)
         self.positions = _enlarge(self.positions, torch.zeros(rows, dtype=torch.int64, device=self._device))
         lineage = torch.zeros(rows, target, dtype=torch.int32, device=self._device)
         lineage += torch.arange(rows, dtype=torch.int32, device=self._device)[:, None] % self.num_beams
-        self._lineage = _enlarge(self._lineage, lineage)
-        self._source_ends = _enlarge(self._source_ends, torch.zeros(documents, dtype=torch.int64, device=self._device))
+        self.lineage = _enlarge(self.lineage, lineage)
+        self.source_ends = _enlarge(self.source_ends, torch.zeros(documents, dtype=torch.int64, device=self._device))
         self.generation += 1
 
     def _array(self, dtype: torch.dtype, rows: int, length: int) -> Tensor:

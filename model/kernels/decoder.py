@@ -1,18 +1,16 @@
-"""A decoder's weights packed for the kernels, and what runs on them: the same functions as those of `Decoder`."""
+"""A decoder's weights packed for the kernels, and what runs on them: a step, and the source's keys and values."""
 
 import ctypes
-from collections.abc import Callable, Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import ModelConfig
-from model.inference.kv_cache import KVCache, row_elements
-from model.kernels import library
-from model.kernels.packing import Packer, gates_and_values, padded, padded_rows, shape_of, take_layers
-from model.network.decoder import Decoder, DecoderLayer
-from model.precision import Precision
+from model.kernels import structs
+from model.kernels.library import loaded_library
+from model.kernels.packing import Packer, gates_and_values, num_bytes, padded, padded_rows, shape_of
+from model.precision import Precision, computing_dtype
 
 
 class NativeDecoder:
@@ -22,59 +20,46 @@ class NativeDecoder:
     gives is bit for bit what it gives alone.
     """
 
-    def __init__(
-        self,
-        decoder: Decoder,
-        lm_head: Tensor,
-        config: ModelConfig,
-        precision: Precision,
-        fill: Callable[[nn.Module], None],
-    ) -> None:
-        """Takes `decoder` apart; `fill` is called with each layer first. `lm_head` is the output matrix (V, D)."""
-        self.cache_dtype = torch.float32 if precision == "float32" else torch.bfloat16
-        self.source_dtype = torch.int8 if precision == "int8" else self.cache_dtype  # of cross-attention
-        self.precision = precision
-        loaded = library.library()
-        assert loaded is not None, "the caller asks is_available first"
-        self._library = loaded
-        self._packer, self._source_packer = Packer(precision), Packer(precision)
-        pairs = [self._layer(cast("DecoderLayer", layer)) for layer in take_layers(decoder.layers, fill)]
-        self._layers = (library.DecoderLayer * len(pairs))(*(layer for layer, _ in pairs))
-        self._sources = (library.Linear * len(pairs))(*(source for _, source in pairs))
-        distances = torch.arange(decoder.relative_bias.max_distance + 1)
-        bias = decoder.relative_bias.by_offset(-distances)  # (H, max_distance + 1)
-        self._vocab_size = len(lm_head)
+    def __init__(self, weights: Mapping[str, Tensor], config: ModelConfig, precision: Precision, bias: Tensor) -> None:
+        """`weights` are the network's by name; `bias` (H, distances) is that of a key so many tokens before its query,
+        the last one that of all that are farther."""
+        self._library = loaded_library()
+        self._vocab_size = config.vocab_size
         self._shape = shape_of(config, precision)
-        self._decoder = library.Decoder(
-            self._shape,
-            len(pairs),
-            self._layers,
-            self._packer.vector(decoder.norm.weight * (config.d_model**-0.5 if config.scale_lm_head else 1.0)),
-            self._packer.matrix(lm_head),
-            self._packer.vector(bias),
-            bias.shape[1],
+        packer, source_packer = Packer(weights, precision), Packer(weights, precision)
+        names = [f"decoder.layers.{number}" for number in range(config.num_decoder_layers)]
+        self._layers = (structs.DecoderLayer * len(names))(*(_layer(packer, name, config.d_ff) for name in names))
+        self._sources = (structs.Linear * len(names))(
+            *(source_packer.matrix(f"{name}.cross_attention.kv.weight") for name in names)
         )
+        norm = weights["decoder.norm.weight"].to(computing_dtype(precision))
+        self._decoder = structs.Decoder(
+            shape=self._shape,
+            num_layers=len(names),
+            layers=self._layers,
+            norm=packer.vector(norm * (config.d_model**-0.5 if config.scale_lm_head else 1.0)),
+            lm_head=packer.matrix("embedding.weight" if config.tie_lm_head else "lm_head.weight"),
+            bias=packer.vector(bias),
+            num_distances=bias.shape[1],
+        )
+        self._kept, self._kept_sources = packer.kept, source_packer.kept
 
     @property
     def step_bytes(self) -> int:
         """Bytes of weights that a step reads."""
-        return self._packer.num_bytes
+        return num_bytes(self._kept)
 
-    def project_source(self, hidden: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For each layer the cross-attention keys and values of `hidden` (B, S, D): two of (B, H, S, K).
+    def project_source(self, hidden: Tensor, mask: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write the cross-attention keys and values of `hidden` (B, S, D), two of (L, B, H, S, numbers of a key).
 
-        Zeros where `mask` (B, S) is False; in int8 with their scales, as `KVCache` holds them.
+        Where `mask` (B, S) is False they stay as they are; int8 rows end with their scales.
         """
-        batch, length, _ = hidden.shape
         places = mask.nonzero().T.contiguous()  # documents, then their tokens
         rows = padded_rows(hidden[mask])
-        elements = row_elements(self._shape.d_kv, self.source_dtype)
-        sizes = (len(self._layers), batch, self._shape.num_heads, length, elements)
-        keys, values = torch.zeros(2, *sizes, dtype=self.source_dtype).unbind()
         self._library.leximind_project(
             ctypes.byref(self._shape),
             self._sources,
-            len(self._layers),
+            len(self._sources),
             rows.data_ptr(),
             len(rows),
             places[0].data_ptr(),
@@ -82,19 +67,17 @@ class NativeDecoder:
             keys.data_ptr(),
             values.data_ptr(),
             keys.stride(0),
-            length,
+            keys.shape[3],
             torch.get_num_threads(),
         )
-        return list(zip(keys, values, strict=True))
 
-    def step(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
+    def step(self, x: Tensor, caches: Sequence[structs.Cache]) -> Tensor:
         """One new token a row: embedded tokens (R, D) of all `caches` in order to logits (R, V) float32."""
         stream = padded_rows(x)
         logits = torch.empty(len(x), padded(self._vocab_size))
-        structs = (library.Cache * len(caches))(*(cache.as_struct() for cache in caches))
         self._library.leximind_decoder_step(
             ctypes.byref(self._decoder),
-            structs,
+            (structs.Cache * len(caches))(*caches),
             len(caches),
             stream.data_ptr(),
             logits.data_ptr(),
@@ -102,14 +85,16 @@ class NativeDecoder:
         )
         return logits[:, : self._vocab_size]
 
-    def _layer(self, layer: DecoderLayer) -> tuple[library.DecoderLayer, library.Linear]:
-        own, cross, feed_forward = layer.self_attention, layer.cross_attention, layer.feed_forward
-        norms = (layer.self_norm, layer.cross_norm, layer.feed_forward_norm)
-        matrices = (own.qkv, own.out, cross.q, cross.out)
-        packed = library.DecoderLayer(
-            *(self._packer.vector(norm.weight) for norm in norms),
-            *(self._packer.matrix(matrix.weight) for matrix in matrices),
-            self._packer.matrix(feed_forward.wi.weight, gates_and_values(feed_forward.wo.in_features)),
-            self._packer.matrix(feed_forward.wo.weight),
-        )
-        return packed, self._source_packer.matrix(cross.kv.weight)
+
+def _layer(packer: Packer, name: str, d_ff: int) -> structs.DecoderLayer:
+    return structs.DecoderLayer(
+        self_norm=packer.vector(f"{name}.self_norm.weight"),
+        cross_norm=packer.vector(f"{name}.cross_norm.weight"),
+        feed_forward_norm=packer.vector(f"{name}.feed_forward_norm.weight"),
+        qkv=packer.matrix(f"{name}.self_attention.qkv.weight"),
+        self_out=packer.matrix(f"{name}.self_attention.out.weight"),
+        q=packer.matrix(f"{name}.cross_attention.q.weight"),
+        cross_out=packer.matrix(f"{name}.cross_attention.out.weight"),
+        wi=packer.matrix(f"{name}.feed_forward.wi.weight", gates_and_values(d_ff)),
+        wo=packer.matrix(f"{name}.feed_forward.wo.weight"),
+    )

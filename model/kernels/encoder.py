@@ -1,17 +1,16 @@
-"""An encoder's weights packed for the kernels, and the function of `Encoder` on them."""
+"""An encoder's weights packed for the kernels, and the function of `network.encoder.Encoder` on them."""
 
 import ctypes
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from model.config import ModelConfig
-from model.kernels import library
-from model.kernels.packing import Packer, gates_and_values, padded_rows, shape_of, take_layers
-from model.network.encoder import Encoder, EncoderLayer
-from model.precision import Precision
+from model.kernels import structs
+from model.kernels.library import loaded_library
+from model.kernels.packing import Packer, gates_and_values, padded_rows, shape_of
+from model.precision import Precision, computing_dtype
 
 
 class NativeEncoder:
@@ -21,58 +20,54 @@ class NativeEncoder:
     caches; a document's states are bit for bit those that it has alone.
     """
 
-    def __init__(
-        self, encoder: Encoder, config: ModelConfig, precision: Precision, fill: Callable[[nn.Module], None]
-    ) -> None:
-        """Takes `encoder` apart; `fill` is called with each layer first."""
-        loaded = library.library()
-        assert loaded is not None, "the caller asks is_available first"
-        self._library = loaded
-        self._packer = Packer(precision)
-        layers = [self._layer(cast("EncoderLayer", layer)) for layer in take_layers(encoder.layers, fill)]
-        self._layers = (library.EncoderLayer * len(layers))(*layers)
-        self._table = encoder.relative_bias
-        norm = self._packer.vector(encoder.norm.weight)
-        self._encoder = library.Encoder(shape_of(config, precision), len(layers), self._layers, norm)
-        self._bias = torch.empty(0, 0)  # (H, 2 · reach - 1) by key minus query, for the longest document so far
+    def __init__(self, weights: Mapping[str, Tensor], config: ModelConfig, precision: Precision) -> None:
+        """`weights` are the network's by name; each is read once."""
+        self._library = loaded_library()
+        packer = Packer(weights, precision)
+        layers = [_layer(packer, f"encoder.layers.{n}", config.d_ff) for n in range(config.num_encoder_layers)]
+        self._layers = (structs.EncoderLayer * len(layers))(*layers)
+        self._encoder = structs.Encoder(
+            shape=shape_of(config, precision),
+            num_layers=len(layers),
+            layers=self._layers,
+            norm=packer.vector(weights["encoder.norm.weight"].to(computing_dtype(precision))),
+        )
+        self._kept = packer.kept
 
-    def encode(self, x: Tensor, mask: Tensor) -> Tensor:
-        """`x` (B, S, D), `mask` (B, S) bool, True at real tokens. Returns (B, S, D) float32, 0 past the ends."""
+    def encode(self, x: Tensor, mask: Tensor, bias: Tensor) -> Tensor:
+        """States (B, S, D) float32, 0 past the ends.
+
+        Args:
+            x: (B, S, D) embedded tokens.
+            mask: (B, S) bool, True at real tokens.
+            bias: (H, 2·reach - 1) float32 by key minus query, where no document is longer than `reach`.
+        """
         ends = (mask * torch.arange(1, mask.shape[1] + 1)).amax(1)  # (B,), one past the last token
         is_row = torch.arange(mask.shape[1]) < ends[:, None]
         rows = padded_rows(x[is_row])
         starts = torch.cat([torch.zeros(1, dtype=torch.int64), ends.cumsum(0)])
-        hidden = torch.zeros(len(rows)).masked_fill_(~mask[is_row], float("-inf"))
-        reach = self._reach(int(ends.max()))
+        additive_mask = torch.zeros(len(rows)).masked_fill_(~mask[is_row], float("-inf"))
         self._library.leximind_encode(
             ctypes.byref(self._encoder),
             starts.data_ptr(),
             len(ends),
             rows.data_ptr(),
-            hidden.data_ptr(),
-            self._bias.data_ptr(),
-            reach,
+            additive_mask.data_ptr(),
+            bias.data_ptr(),
+            (bias.shape[1] + 1) // 2,
             torch.get_num_threads(),
         )
         states = torch.zeros(x.shape)
         states[is_row] = rows[:, : x.shape[2]]
         return states
 
-    def _reach(self, length: int) -> int:
-        reach = (self._bias.shape[1] + 1) // 2
-        if length > reach:
-            offsets = torch.arange(1 - length, length)
-            self._bias = self._table.by_offset(offsets).detach().float().contiguous()
-            reach = length
-        return reach
 
-    def _layer(self, layer: EncoderLayer) -> library.EncoderLayer:
-        attention, feed_forward = layer.attention, layer.feed_forward
-        return library.EncoderLayer(
-            self._packer.vector(layer.attention_norm.weight),
-            self._packer.vector(layer.feed_forward_norm.weight),
-            self._packer.matrix(attention.qkv.weight),
-            self._packer.matrix(attention.out.weight),
-            self._packer.matrix(feed_forward.wi.weight, gates_and_values(feed_forward.wo.in_features)),
-            self._packer.matrix(feed_forward.wo.weight),
-        )
+def _layer(packer: Packer, name: str, d_ff: int) -> structs.EncoderLayer:
+    return structs.EncoderLayer(
+        attention_norm=packer.vector(f"{name}.attention_norm.weight"),
+        feed_forward_norm=packer.vector(f"{name}.feed_forward_norm.weight"),
+        qkv=packer.matrix(f"{name}.attention.qkv.weight"),
+        out=packer.matrix(f"{name}.attention.out.weight"),
+        wi=packer.matrix(f"{name}.feed_forward.wi.weight", gates_and_values(d_ff)),
+        wo=packer.matrix(f"{name}.feed_forward.wo.weight"),
+    )

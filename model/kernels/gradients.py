@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.kernels.library import KINDS, is_available, library
+from model.kernels.formats import FORMATS
+from model.kernels.library import is_available, loaded_library
 from model.precision import Precision
 
 _CHUNK = 64  # rows whose gradients of a norm's weight the kernel sums up
@@ -76,9 +77,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tenso
     sizes = batch, heads, queries, keys, width = _sizes(q, k)
     views = _side_by_side(q, k, v, bias.expand(batch, heads, queries, keys))
     weights, out = q.new_empty(batch, heads, queries, keys), q.new_empty(batch, queries, heads, width)
-    loaded = library()
-    assert loaded is not None, "the caller asks have_kernel first"
-    loaded.leximind_attend(*_described(views), weights.data_ptr(), out.data_ptr(), *sizes, torch.get_num_threads())
+    loaded_library().leximind_attend(
+        *_described(views), weights.data_ptr(), out.data_ptr(), *sizes, torch.get_num_threads()
+    )
     return out.transpose(1, 2), weights
 
 
@@ -90,9 +91,7 @@ def attend_gradient(
     views = _side_by_side(q, k, v, grad)
     into = [q.new_empty(batch, length, heads, width) for length in (queries, keys, keys)]
     into_bias = torch.empty(batch, heads, queries, keys) if of_bias else None
-    loaded = library()
-    assert loaded is not None, "the caller asks have_kernel first"
-    loaded.leximind_attend_gradient(
+    loaded_library().leximind_attend_gradient(
         *_described(views),
         weights.data_ptr(),
         *(one.data_ptr() for one in into),
@@ -120,4 +119,4 @@ def _described(views: list[Tensor]) -> list[Any]:
 
 def _call(name: str, dtype: torch.dtype, *arguments: Tensor | float) -> None:
     pointers = [one.data_ptr() if isinstance(one, Tensor) else one for one in arguments]
-    getattr(library(), f"leximind_{name}")(KINDS[_DTYPES[dtype]], *pointers, torch.get_num_threads())
+    getattr(loaded_library(), f"leximind_{name}")(FORMATS[_DTYPES[dtype]].kind, *pointers, torch.get_num_threads())

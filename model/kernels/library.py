@@ -1,112 +1,31 @@
-"""The compiled kernels: where they are, whether this processor runs them, and their structs (see `kernels.cpp`)."""
+"""The compiled kernels: where they are, whether this processor runs them, and what their functions take."""
 
 import ctypes
 import logging
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
 import torch
 
+from model.kernels.formats import FORMATS
+from model.kernels.structs import Cache, Decoder, Encoder, Linear, Shape
 from model.precision import Precision
 
 logger = logging.getLogger(__name__)
 
 LIBRARY = Path(__file__).with_name("kernels.so")  # compiled by hatch_build.py when the package is installed
-KINDS: dict[Precision, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
 STAGES = ("conversions", "attention matrices", "self-attention", "cross-attention", "feed-forward", "output matrix")
 COLUMNS = 32  # outputs of a weight block; every row of numbers is padded to a multiple of it
 MAX_HEAD_WIDTH = 128
 
-_FEATURES: dict[Precision, str] = {"float32": "avx512_f", "bfloat16": "avx512_bf16", "int8": "avx512_vnni"}
 _COMMON = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")  # caches are bfloat16 but in float32
-
-
-class Linear(Structure):
-    """A packed matrix."""
-
-    _fields_ = (("weight", c_void_p), ("scales", c_void_p), ("sums", c_void_p), ("inputs", c_int64), ("out", c_int64))
-
-
-class DecoderLayer(Structure):
-    """Norm weights and matrices of a layer."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("self_norm", "cross_norm", "feed_forward_norm")),
-        *((name, Linear) for name in ("qkv", "self_out", "q", "cross_out", "wi", "wo")),
-    )
-
-
-class Shape(Structure):
-    """Sizes of the network; `kind` is one of `KINDS`."""
-
-    _fields_ = (
-        *((name, c_int64) for name in ("kind", "d_model", "num_heads", "d_kv", "d_ff")),
-        ("epsilon", c_float),
-    )
-
-
-class EncoderLayer(Structure):
-    """Norm weights and matrices of a layer."""
-
-    _fields_ = (
-        *((name, c_void_p) for name in ("attention_norm", "feed_forward_norm")),
-        *((name, Linear) for name in ("qkv", "out", "wi", "wo")),
-    )
-
-
-class Encoder(Structure):
-    """All that encoding reads of the network, but the relative bias."""
-
-    _fields_ = (
-        ("shape", Shape),
-        ("num_layers", c_int64),
-        ("layers", POINTER(EncoderLayer)),
-        ("norm", c_void_p),
-    )
-
-
-class Decoder(Structure):
-    """All that a step reads of the network."""
-
-    _fields_ = (
-        ("shape", Shape),
-        ("num_layers", c_int64),
-        ("layers", POINTER(DecoderLayer)),
-        ("norm", c_void_p),
-        ("lm_head", Linear),
-        ("bias", c_void_p),
-        ("num_distances", c_int64),
-    )
-
-
-class Cache(Structure):
-    """What a step reads and writes of a `KVCache`; strides in elements."""
-
-    _fields_ = (
-        ("num_documents", c_int64),
-        ("num_beams", c_int64),
-        ("self_k", c_void_p),
-        ("self_v", c_void_p),
-        ("self_stride", c_int64),
-        ("target_capacity", c_int64),
-        ("lineage", c_void_p),
-        ("lineage_stride", c_int64),
-        ("cross_k", c_void_p),
-        ("cross_v", c_void_p),
-        ("cross_stride", c_int64),
-        ("source_capacity", c_int64),
-        ("source_bias", c_void_p),
-        ("bias_stride", c_int64),
-        ("positions", c_void_p),
-        ("source_lengths", c_void_p),
-    )
 
 
 def is_available(precision: Precision) -> bool:
     """Whether the kernels are compiled and this processor has the instructions for `precision`."""
     found = torch.cpu.get_capabilities()
-    can_run = all(found.get(name, False) for name in (*_COMMON, _FEATURES[precision]))
+    can_run = all(found.get(name, False) for name in (*_COMMON, FORMATS[precision].feature))
     return can_run and library() is not None
 
 
@@ -124,6 +43,13 @@ def library() -> ctypes.CDLL | None:
     except (OSError, AttributeError) as error:  # of another machine, or of another version
         logger.warning("the native kernels cannot be used, all will be slower; install again: %s", error)
         return None
+
+
+def loaded_library() -> ctypes.CDLL:
+    """The kernels, of which the caller knows that they are there (`is_available`)."""
+    loaded = library()
+    assert loaded is not None, "the caller asks is_available first"
+    return loaded
 
 
 def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:

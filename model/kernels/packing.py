@@ -2,28 +2,24 @@
 
 import math
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from model.config import ModelConfig
-from model.kernels.library import COLUMNS, KINDS, Linear, Shape
-from model.precision import Precision
+from model.kernels.formats import FORMATS
+from model.kernels.library import COLUMNS
+from model.kernels.structs import Linear, Shape
+from model.precision import Precision, int8_scales
 
-_LEVELS = 127
-_ZERO = 128
+_ZERO = 128  # added to activations, which the processor multiplies unsigned
 _NUMBERS_AT_ONCE = 2**18  # small, so that the heap finds room for them anew each time
 _MAPPED_AT_ONCE = 2**25
 _CACHE_LINE = 64
-_LAYOUTS: dict[Precision, tuple[int, torch.dtype]] = {  # inputs that lie side by side, and what they are
-    "float32": (1, torch.float32),
-    "bfloat16": (2, torch.bfloat16),
-    "int8": (4, torch.int8),
-}
 
 
 @dataclass(frozen=True)
@@ -38,18 +34,24 @@ class PackedMatrix:
 
     def as_struct(self) -> Linear:
         """The matrix as the kernels take it."""
-        pointers = (self.blocks.data_ptr(), self.scales.data_ptr(), self.sums.data_ptr())
-        return Linear(*pointers, self.in_features, self.out_features)
+        return Linear(
+            weight=self.blocks.data_ptr(),
+            scales=self.scales.data_ptr(),
+            sums=self.sums.data_ptr(),
+            inputs=self.in_features,
+            out=self.out_features,
+        )
 
 
 def pack_matrix(weight: Tensor, order: Tensor, precision: Precision, memory: "Memory") -> PackedMatrix:
     """The rows `order` of `weight` (out, in) in blocks, -1 for zeros; in int8 of 255 levels, one scale an output."""
-    group, dtype = _LAYOUTS[precision]
+    layout = FORMATS[precision]
+    group = layout.group
     out_features, in_features = len(order), weight.shape[1]
     num_blocks, num_groups = -(-out_features // COLUMNS), -(-in_features // group)
     num_scales = num_blocks * COLUMNS if precision == "int8" else 0
-    blocks = memory.take(dtype, num_blocks, num_groups, COLUMNS, group)
-    scales, sums = memory.take(torch.float32, num_scales), memory.take(torch.int32, num_scales)
+    blocks = memory.allocate(layout.dtype, num_blocks, num_groups, COLUMNS, group)
+    scales, sums = memory.allocate(torch.float32, num_scales), memory.allocate(torch.int32, num_scales)
     order = F.pad(order, (0, -out_features % COLUMNS), value=-1).unflatten(0, (-1, COLUMNS))
     at_once = max(1, _NUMBERS_AT_ONCE // (COLUMNS * in_features))
     for start in range(0, num_blocks, at_once):
@@ -58,7 +60,7 @@ def pack_matrix(weight: Tensor, order: Tensor, precision: Precision, memory: "Me
         rows = F.pad(rows, (0, -in_features % group))
         if precision == "int8":
             rows, place = rows.float(), slice(start * COLUMNS, start * COLUMNS + len(outs))
-            scales[place] = rows.abs().amax(1).clamp_(min=1e-12) / _LEVELS
+            scales[place] = int8_scales(rows)
             rows = (rows / scales[place, None]).round_()
             sums[place] = rows.sum(1).int() * _ZERO
         blocks[start : start + at_once] = rows.view(-1, COLUMNS, num_groups, group).transpose(1, 2)
@@ -81,7 +83,7 @@ class Memory:
     def __init__(self) -> None:
         self._free = torch.empty(0, dtype=torch.uint8)
 
-    def take(self, dtype: torch.dtype, *shape: int) -> Tensor:
+    def allocate(self, dtype: torch.dtype, *shape: int) -> Tensor:
         """An uninitialised tensor that begins at a cache line."""
         num_bytes = math.prod(shape) * dtype.itemsize
         if not num_bytes:
@@ -96,47 +98,45 @@ class Memory:
 
 
 class Packer:
-    """Weights as the kernels' structs point to them; it must live as long as the structs."""
+    """Packs tensors that are known by name, one at a time; `kept` must live as long as the structs made of them."""
 
-    def __init__(self, precision: Precision) -> None:
-        self._precision = precision
+    def __init__(self, weights: Mapping[str, Tensor], precision: Precision) -> None:
+        self._weights, self._precision = weights, precision
         self._memory = Memory()
-        self._kept: list[Tensor | PackedMatrix] = []
+        self.kept: list[Tensor | PackedMatrix] = []
 
-    @property
-    def num_bytes(self) -> int:
-        """Of all matrices and vectors held."""
-        matrices = [kept.blocks if isinstance(kept, PackedMatrix) else kept for kept in self._kept]
-        return sum(tensor.nbytes for tensor in matrices)
-
-    def vector(self, values: Tensor) -> int:
+    def vector(self, values: str | Tensor) -> int:
         """Address of a float32 copy."""
-        kept = self._memory.take(torch.float32, *values.shape)
+        values = self._weights[values] if isinstance(values, str) else values
+        kept = self._memory.allocate(torch.float32, *values.shape)
         kept.copy_(values.detach())
-        self._kept.append(kept)
+        self.kept.append(kept)
         return kept.data_ptr()
 
-    def matrix(self, weight: Tensor, order: Tensor | None = None) -> Linear:
-        """A packed copy of `weight` (out, in), of its rows in `order`."""
+    def matrix(self, name: str, order: Tensor | None = None) -> Linear:
+        """A packed copy of the matrix (out, in), of its rows in `order`."""
+        weight = self._weights[name]
         order = torch.arange(len(weight)) if order is None else order
         kept = pack_matrix(weight, order, self._precision, self._memory)
-        self._kept.append(kept)
+        self.kept.append(kept)
         return kept.as_struct()
 
 
-def take_layers(layers: nn.ModuleList, fill: Callable[[nn.Module], None]) -> Iterator[nn.Module]:
-    """The layers in order, filled; the list gives them up, so that one that is packed frees its memory first."""
-    while layers:
-        layer = layers.pop(0)
-        fill(layer)
-        yield layer
-        del layer
+def num_bytes(kept: list[Tensor | PackedMatrix]) -> int:
+    """Of all matrices and vectors."""
+    return sum((one.blocks if isinstance(one, PackedMatrix) else one).nbytes for one in kept)
 
 
 def shape_of(config: ModelConfig, precision: Precision) -> Shape:
     """Sizes as the kernels take them."""
-    sizes = (config.d_model, config.num_heads, config.d_kv, config.d_ff)
-    return Shape(KINDS[precision], *sizes, config.layer_norm_epsilon)
+    return Shape(
+        kind=FORMATS[precision].kind,
+        d_model=config.d_model,
+        num_heads=config.num_heads,
+        d_kv=config.d_kv,
+        d_ff=config.d_ff,
+        epsilon=config.layer_norm_epsilon,
+    )
 
 
 def padded(width: int) -> int:

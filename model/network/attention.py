@@ -1,4 +1,4 @@
-"""Multi-head attention without bias and without 1/√K: whole sequences by SDPA, one new token by matmul on a cache."""
+"""Multi-head attention over whole sequences, without bias and without 1/√K."""
 
 from typing import Any
 
@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from model.config import ModelConfig
-from model.inference.kv_cache import KVCache
 from model.kernels import gradients
 from model.kernels.gradients import have_kernel, trains_on_cpu
 
@@ -25,16 +24,6 @@ class SelfAttention(nn.Module):
         """`x` (B, S, D); `bias` broadcasts to (B, H, S, S), -inf where a key is hidden. Returns (B, S, D)."""
         q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
         out: Tensor = self.out(merge_heads(attend(q, k, v, bias)))
-        return out
-
-    def step(self, x: Tensor, caches: list[KVCache], biases: list[Tensor], layer: int) -> Tensor:
-        """One new token a row: `x` (R, D), the rows of all `caches` in order; writes the cache. Returns (R, D)."""
-        outputs = []
-        for rows, cache, bias in zip(self.qkv(x).split([c.num_rows for c in caches]), caches, biases, strict=True):
-            q, k, v = rows.view(cache.num_rows, 3, self.num_heads, -1).unbind(1)  # (R, H, K)
-            keys, values = cache.append(layer, k, v)  # (R, H, T, K)
-            outputs.append(_attend_by_matmul(q[:, :, None], keys, values, bias).flatten(1))
-        out: Tensor = self.out(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
         return out
 
 
@@ -59,24 +48,13 @@ class CrossAttention(nn.Module):
         out: Tensor = self.out(merge_heads(attend(q, *self.project(hidden), bias)))
         return out
 
-    def step(self, x: Tensor, caches: list[KVCache], layer: int) -> Tensor:
-        """One new token a row, `x` (R, D); the beams of a document read its one copy of keys and values."""
-        outputs = []
-        for rows, cache in zip(self.q(x).split([c.num_rows for c in caches]), caches, strict=True):
-            q = split_heads(rows.unflatten(0, (-1, cache.num_beams)), self.num_heads)  # (C, H, N, K)
-            keys, values, bias = cache.source(layer)
-            context = _attend_by_matmul(q, keys, values, bias)  # (C, H, N, K)
-            outputs.append(context.transpose(1, 2).reshape(cache.num_rows, -1))
-        out: Tensor = self.out(torch.cat(outputs) if len(outputs) > 1 else outputs[0])
-        return out
-
 
 def avoid_cudnn_attention() -> None:
     """Of SDPA's kernels for a GPU, use the others: cuDNN's makes a plan, of up to a second, for every new shape."""
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
-def hide(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Additive form of a boolean mask: 0 where True, -inf where False."""
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, float("-inf"))
 
@@ -129,9 +107,3 @@ class _Attend(torch.autograd.Function):
         scores = torch._softmax_backward_data(grad @ v.transpose(-1, -2), weights, -1, weights.dtype)
         bias = scores.to(ctx.bias_dtype).sum_to_size(ctx.bias_shape) if ctx.needs_input_grad[3] else None
         return scores @ k, scores.transpose(-1, -2) @ q, weights.transpose(-1, -2) @ grad, bias
-
-
-def _attend_by_matmul(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    # With a single query SDPA on CPU takes 4.2 ms a layer where this takes 0.6 (bf16, 32 rows, 256 keys).
-    scores = (q @ k.transpose(-1, -2)).float() + bias
-    return torch.softmax(scores, dim=-1).to(v.dtype) @ v

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from model.config import ModelConfig
-from model.network.attention import SelfAttention, hide
+from model.network.attention import SelfAttention, additive_mask
 from model.network.layers import FeedForward, RMSNorm
 from model.network.relative_bias import RelativeBias
 
@@ -31,12 +31,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.relative_bias = RelativeBias(
-            config.relative_attention_num_buckets,
-            config.relative_attention_max_distance,
-            config.num_heads,
-            bidirectional=True,
-        )
+        self.relative_bias = RelativeBias.of(config, bidirectional=True)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
@@ -44,7 +39,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`x` (B, S, D), `mask` (B, S) bool, True at real tokens. Returns (B, S, D)."""
         bias = self.relative_bias.square(x.shape[1])  # (H, S, S)
-        bias = bias + hide(mask, bias.dtype)[:, None, None, :]  # (B, H, S, S), once for all layers
+        bias = bias + additive_mask(mask, bias.dtype)[:, None, None, :]  # (B, H, S, S), once for all layers
         x = self.dropout(x)
         for layer in self.layers:
             x = layer(x, bias)

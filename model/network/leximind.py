@@ -1,18 +1,18 @@
 """The network: one embedding, one encoder, one decoder, any number of heads."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from model.config import ModelConfig
-from model.inference.kv_cache import KVCache
-from model.kernels.decoder import NativeDecoder
-from model.kernels.encoder import NativeEncoder
 from model.network.decoder import Decoder
 from model.network.encoder import Encoder
 from model.network.heads import mean_over_tokens, new_heads
+from model.network.positions import add_positions
 
 
 class LexiMind(nn.Module):
@@ -21,22 +21,21 @@ class LexiMind(nn.Module):
     With the position tables at zero, as imported, encoder states and logits are FLAN-T5's.
     """
 
+    encoder_positions: nn.Parameter | None
+    decoder_positions: nn.Parameter | None
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        if config.num_positions:
-            self.encoder_positions = nn.Parameter(torch.zeros(config.num_positions, config.d_model))
-            self.decoder_positions = nn.Parameter(torch.zeros(config.num_positions, config.d_model))
+        for name in ("encoder_positions", "decoder_positions"):
+            table = nn.Parameter(torch.zeros(config.num_positions, config.d_model)) if config.num_positions else None
+            self.register_parameter(name, table)
         if not config.tie_lm_head:
             self.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
         self.heads = new_heads(config.d_model, config.heads, config.dropout)
-        self.byte_pieces: tuple[int, ...] = ()  # of bytes 0 to 255, where the vocabulary spells characters in bytes
-        self.packed_lm_head: nn.Module | None = None  # these three by model.inference.onednn, after loading
-        self.native_encoder: NativeEncoder | None = None
-        self.native_decoder: NativeDecoder | None = None
 
     @property
     def device(self) -> torch.device:
@@ -45,31 +44,13 @@ class LexiMind(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What embeddings, activations and caches are."""
+        """What embeddings and activations are."""
         return self.embedding.weight.dtype
-
-    @property
-    def precision(self) -> str:
-        """`float32`, `bfloat16` or `int8`: the numbers that the matrices are in."""
-        if self.native_decoder is not None:
-            return self.native_decoder.precision
-        return "int8" if self.packed_lm_head is not None else str(self.dtype).removeprefix("torch.")
-
-    def new_cache(self, num_beams: int) -> KVCache:
-        """An empty cache for documents with `num_beams` rows each."""
-        native = self.native_decoder
-        dtypes = (self.dtype,) if native is None else (native.cache_dtype, native.source_dtype)
-        return KVCache(self.config, num_beams, self.device, *dtypes)
 
     @property
     def lm_head_weight(self) -> Tensor:
         """The output matrix (V, D), the embedding itself when tied."""
         return self.embedding.weight if self.config.tie_lm_head else self.lm_head.weight
-
-    @property
-    def large_parts(self) -> list[nn.Module]:
-        """The layers of both stacks and the output matrix where it is not the embedding: nearly all of the weights."""
-        return [*self.encoder.layers, *self.decoder.layers, *([] if self.config.tie_lm_head else [self.lm_head])]
 
     def forward(self, input_ids: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Teacher-forced logits: (B, S), (B, S), (B, T) to (B, T, V)."""
@@ -77,67 +58,53 @@ class LexiMind(nn.Module):
 
     def encode(self, input_ids: Tensor, encoder_mask: Tensor) -> Tensor:
         """`input_ids` (B, S) int64, `encoder_mask` (B, S) bool, True at real tokens. Returns states (B, S, D)."""
-        x = self.embedding(input_ids)
-        if self.config.num_positions:
-            x = _add_positions(x, self.encoder_positions)
-        if self.native_encoder is not None:
-            return self.native_encoder.encode(x, encoder_mask)
+        x = add_positions(self.embedding(input_ids), self.encoder_positions)
         hidden: Tensor = self.encoder(x, encoder_mask)
         return hidden
 
-    def project_source(self, hidden: Tensor, encoder_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For each decoder layer the cross-attention keys and values of `hidden` (B, S, D): two of (B, H, S, K)."""
-        if self.native_decoder is not None:
-            return self.native_decoder.project_source(hidden, encoder_mask)
-        return self.decoder.project_source(hidden)
-
     def decode(self, hidden: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Teacher-forced logits on given states: (B, S, D), (B, S), (B, T) to (B, T, V)."""
-        x = self.embedding(decoder_input_ids)
-        if self.config.num_positions:
-            x = _add_positions(x, self.decoder_positions)
-        return self._logits(self.decoder(x, hidden, encoder_mask))
+        return F.linear(self.target_states(hidden, encoder_mask, decoder_input_ids), self.lm_head_weight)
 
-    def step(self, token_ids: Tensor, caches: list[KVCache]) -> Tensor:
-        """Logits of the next token of every row of `caches`, in order: (R,) to (R, V) float32.
+    def target_states(self, hidden: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """What `decode` multiplies with the output matrix: (B, S, D), (B, S), (B, T) to (B, T, D)."""
+        x = add_positions(self.embedding(decoder_input_ids), self.decoder_positions)
+        return self.scaled(self.decoder(x, hidden, encoder_mask))
 
-        Writes the tokens' keys and values; every document is a token older afterwards.
-        """
-        logits = self.compute_step(token_ids, caches)
-        for cache in caches:
-            cache.count_step()
-        return logits
-
-    def compute_step(self, token_ids: Tensor, caches: list[KVCache]) -> Tensor:
-        """What `step` has the device do; what the host knows of the caches stays as it is."""
-        x = self.embedding(token_ids)
-        if self.config.num_positions:
-            positions = torch.cat([cache.positions[: cache.num_rows] for cache in caches])
-            known = (positions < self.config.num_positions)[:, None]
-            x = x + F.embedding(positions.clamp(max=self.config.num_positions - 1), self.decoder_positions) * known
-        if self.native_decoder is not None:
-            logits = self.native_decoder.step(x, caches)
-        else:
-            logits = self._logits(self.decoder.step(x, caches))
-        for cache in caches:
-            cache.advance()
-        return logits.float()
+    def scaled(self, states: Tensor) -> Tensor:
+        """The decoder's states (…, D) as the output matrix takes them."""
+        return states * self.config.d_model**-0.5 if self.config.scale_lm_head else states
 
     def classify(self, hidden: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
         """Logits of each of `heads`: (B, S, D), (B, S) to (B, labels of the head)."""
         pooled = mean_over_tokens(hidden, encoder_mask)
         return {name: self.heads[name](pooled) for name in heads}
 
-    def _logits(self, states: Tensor) -> Tensor:
-        if self.config.scale_lm_head:
-            states = states * self.config.d_model**-0.5
-        if self.packed_lm_head is not None:
-            logits: Tensor = self.packed_lm_head(states)
-            return logits
-        return F.linear(states, self.lm_head_weight)
+
+def tensor_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that a network of `config` consists of."""
+    return {name: tuple(tensor.shape) for name, tensor in _without_numbers(config).state_dict().items()}
 
 
-def _add_positions(x: Tensor, table: Tensor) -> Tensor:
-    # Positions past the table get no embedding; the relative bias still tells them apart.
-    length = min(x.shape[1], table.shape[0])
-    return x + F.pad(table[:length], (0, 0, 0, x.shape[1] - length))
+def from_tensors(config: ModelConfig, tensors: Mapping[str, Tensor]) -> LexiMind:
+    """The network that `tensors`, which have `tensor_shapes`, make up, in evaluation mode; they are not copied."""
+    model = _without_numbers(config)
+    model.load_state_dict(tensors, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _without_numbers(config: ModelConfig) -> LexiMind:
+    with _Uninitialised(), torch.device("meta"):
+        return LexiMind(config)
+
+
+class _Uninitialised(TorchFunctionMode):
+    """Nothing of `torch.nn.init` is done: on the meta device that costs a second and 70 MB, since it imports sympy."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)

@@ -22,15 +22,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError, ModelError, TokenizerError
-from model.inference.onednn import can_be_native, can_pack_bfloat16, pack
+from model.inference.backend import Backend
+from model.inference.native_backend import NativeBackend, can_be_native
+from model.inference.onednn_backend import OneDnnBackend, can_pack_bfloat16
+from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
 from model.network.attention import avoid_cudnn_attention
-from model.network.leximind import LexiMind
+from model.network.leximind import LexiMind, from_tensors, tensor_shapes
 from model.precision import Precision, computing_dtype
 from model.storage.atomic_folder import atomic_folder
 from model.storage.format1 import upgrade_config, upgrade_tasks, weight_name
@@ -50,19 +51,33 @@ _OWN_FACTS = ("format_version", "package_version", "files")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded folder: the network in evaluation mode, its tokenizer, its tasks, its manifest."""
+    """A folder that was verified: the architecture, its tokenizer, its tasks, its manifest."""
 
-    model: LexiMind
+    config: ModelConfig
     tokenizer: Tokenizer
     tasks: Tasks
     manifest: dict[str, Any]
     folder: Path
-    num_parameters: int  # in the file; a packed model has hardly any of its own
+    num_parameters: int
 
     @property
     def name(self) -> str:
         """What reports and answers call it."""
         return checkpoint_name(self.folder)
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint(Checkpoint):
+    """With the network, in evaluation mode: to be trained on, changed, saved."""
+
+    model: LexiMind
+
+
+@dataclass(frozen=True)
+class ServedCheckpoint(Checkpoint):
+    """With what answers for it."""
+
+    backend: Backend
 
 
 def checkpoint_name(folder: Path) -> str:
@@ -128,21 +143,21 @@ def describe_checkpoint(folder: Path, tasks: Tasks, *, card: str, facts: Mapping
         _write_manifest(partial, {**known, **facts})
 
 
-def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> Checkpoint:
+def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> LoadedCheckpoint:
     """Read and verify a checkpoint folder.
 
     Raises:
         CheckpointError: names the file that is missing, altered, foreign or does not fit the others.
     """
-    checkpoint, weights = _hollow_checkpoint(folder, device, dtype)
-    _fill(checkpoint.model, weights)
-    return checkpoint
+    checkpoint, weights = _verified(folder)
+    model = from_tensors(checkpoint.config, {name: weights.read(name, dtype, device) for name in weights})
+    return LoadedCheckpoint(**vars(checkpoint), model=model)
 
 
-def load_packed(folder: Path, device: torch.device, precision: Precision) -> Checkpoint:
-    """Like `load_checkpoint`, for serving alone: the network as `pack` leaves it for `precision`.
+def load_served(folder: Path, device: torch.device, precision: Precision) -> ServedCheckpoint:
+    """Read and verify a checkpoint folder for answering alone, by the fastest backend that the processor has.
 
-    What is large is read one part at a time, so that memory never holds the weights twice.
+    What is large is read one tensor at a time, so that memory never holds the weights twice.
 
     Raises:
         CheckpointError: as `load_checkpoint`.
@@ -154,34 +169,40 @@ def load_packed(folder: Path, device: torch.device, precision: Precision) -> Che
         avoid_cudnn_attention()
     elif precision == "bfloat16" and not is_available("bfloat16") and not can_pack_bfloat16():
         raise ModelError("dtype is bfloat16, for which this processor has no instructions; use auto or float32")
-    checkpoint, weights = _hollow_checkpoint(folder, device, computing_dtype(precision))
-    model = checkpoint.model
-    parts = model.large_parts if device.type == "cpu" and can_be_native(model.config, precision) else []
-    late = {part: f"{name}." for name, part in model.named_modules() if part in parts}
-    early = [name for name in weights if not name.startswith(tuple(late.values()))]
-    del parts
-    _fill(model, {name: weights[name] for name in early}, strict=not late)
-    pack(model, precision, fill=lambda part: _fill(part, weights.mapped(late.pop(part))))
-    return checkpoint
+    checkpoint, weights = _verified(folder)
+    config, dtype, byte_pieces = checkpoint.config, computing_dtype(precision), checkpoint.tokenizer.byte_pieces
+    backend: Backend
+    if device.type == "cpu" and can_be_native(config, precision):
+        backend = NativeBackend(weights, config, precision, byte_pieces)
+    else:
+        model = from_tensors(config, {name: weights.read(name, dtype, device) for name in weights})
+        if device.type == "cpu" and precision != "float32":
+            backend = OneDnnBackend(model, precision, byte_pieces)
+        else:
+            backend = TorchBackend(model, byte_pieces)
+    return ServedCheckpoint(**vars(checkpoint), backend=backend)
 
 
-def build_model(
-    config: ModelConfig,
-    tensors: Mapping[str, torch.Tensor],
-    source: str,
-    dtype: torch.dtype,
-) -> LexiMind:
-    """The network of `config` on the CPU with exactly `tensors` in it, in evaluation mode.
+def check_tensors(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], source: str, config: str
+) -> None:
+    """Refuse tensors, by name and shape, that are not those that `config` asks for; `source` is where they are.
 
     Raises:
         CheckpointError: names every missing, unexpected and misshapen tensor; a part is never loaded.
     """
-    model = _hollow(config, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, source)
-    _fill(model, {name: tensor.to(dtype) for name, tensor in tensors.items()})
-    return model
+    problems = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
+    problems += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"{name} has shape {found[name]}, not {expected[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    if problems:
+        raise CheckpointError(f"{source}: the weights do not fit {config}: {listed(problems)}")
 
 
-def _hollow_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype) -> tuple[Checkpoint, StoredWeights]:
+def _verified(folder: Path) -> tuple[Checkpoint, StoredWeights]:
     manifest = _verified_manifest(folder)
     is_old = manifest["format_version"] != FORMAT_VERSION
     config, fields = _read_config(folder, manifest), read_json(folder / "tasks.json")
@@ -191,12 +212,10 @@ def _hollow_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype) -
     except TokenizerError as error:
         raise CheckpointError(str(error)) from error
     _check_fit(folder, config, tokenizer, tasks)
-    rename = weight_name if is_old else str
-    weights = StoredWeights([folder / "model.safetensors"], dtype, device, rename)
-    model = _hollow(config, weights.shapes, str(folder))
-    model.byte_pieces = tokenizer.byte_pieces
+    weights = StoredWeights([folder / "model.safetensors"], weight_name if is_old else str)
+    check_tensors(tensor_shapes(config), weights.shapes, str(folder), "the configuration")
     num_parameters = sum(math.prod(shape) for shape in weights.shapes.values())
-    return Checkpoint(model, tokenizer, tasks, manifest, folder, num_parameters), weights
+    return Checkpoint(config, tokenizer, tasks, manifest, folder, num_parameters), weights
 
 
 def _read_config(folder: Path, manifest: Mapping[str, Any]) -> ModelConfig:
@@ -208,39 +227,6 @@ def _read_config(folder: Path, manifest: Mapping[str, Any]) -> ModelConfig:
         raise CheckpointError(f"{path}: lacks {error}") from error
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from error
-
-
-def _hollow(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], source: str) -> LexiMind:
-    """The network of `config` in evaluation mode with its tensors still to come; `shapes` are those that will."""
-    with _Uninitialised(), torch.device("meta"):
-        model = LexiMind(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = [f"missing {name}" for name in sorted(expected.keys() - shapes.keys())]
-    problems += [f"unexpected {name}" for name in sorted(shapes.keys() - expected.keys())]
-    problems += [
-        f"{name} has shape {shapes[name]}, not {expected[name]}"
-        for name in sorted(expected.keys() & shapes.keys())
-        if shapes[name] != expected[name]
-    ]
-    if problems:
-        raise CheckpointError(f"{source}: the weights do not fit the configuration: {listed(problems)}")
-    return model.eval().requires_grad_(False)
-
-
-class _Uninitialised(TorchFunctionMode):
-    """Nothing of `torch.nn.init` is done: on the meta device that costs a second and 70 MB, since it imports sympy."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-def _fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], *, strict: bool = True) -> None:
-    module.load_state_dict(tensors, strict=strict, assign=True)
 
 
 def listed(problems: Sequence[str]) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError
-from model.network.leximind import LexiMind
-from model.storage.checkpoint import build_model, listed, read_json, save_checkpoint
+from model.network.leximind import LexiMind, from_tensors, tensor_shapes
+from model.storage.checkpoint import check_tensors, listed, read_json, save_checkpoint
 from model.storage.stored_weights import StoredWeights
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
@@ -50,12 +50,13 @@ def read_flan_t5(folder: Path, num_tokens: int) -> LexiMind:
         CheckpointError: as `import_flan_t5`; names every missing, unexpected and misshapen tensor.
     """
     fields = read_json(folder / "config.json")
-    tensors = dict(StoredWeights(_weight_files(folder)))
+    stored = StoredWeights(_weight_files(folder))
+    tensors = {name: stored.read(name) for name in stored}
     _join_embeddings(tensors, folder)
     config = _config(fields, num_tokens, has_lm_head="lm_head.weight" in tensors, path=folder / "config.json")
     dtypes = {tensor.dtype for tensor in tensors.values()}
     dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-    return build_model(config, _converted(tensors, config, folder), str(folder), dtype)
+    return from_tensors(config, {name: one.to(dtype) for name, one in _converted(tensors, config, folder).items()})
 
 
 def _local(source: str) -> Path:
@@ -148,28 +149,18 @@ def _join_embeddings(tensors: dict[str, Tensor], folder: Path) -> None:
 
 def _converted(tensors: dict[str, Tensor], config: ModelConfig, folder: Path) -> dict[str, Tensor]:
     # Empties `tensors` on its way: two copies of an xxl would be 90 GB.
-    with torch.device("meta"):
-        ours = LexiMind(config).state_dict()
+    ours = tensor_shapes(config)
     sources = _sources(config)
     # What is fused here has equal parts there.
     shapes = {
-        name: (ours[target].shape[0] // len(names), *ours[target].shape[1:])
-        for target, names in sources.items()
-        for name in names
+        name: (ours[target][0] // len(names), *ours[target][1:]) for target, names in sources.items() for name in names
     }
-    problems = [f"missing {name}" for name in sorted(shapes.keys() - tensors.keys())]
-    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - shapes.keys())]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)}, not {shapes[name]}"
-        for name in sorted(shapes.keys() & tensors.keys())
-        if tensors[name].shape != shapes[name]
-    ]
-    if problems:
-        raise CheckpointError(f"{folder}: the weights do not fit config.json: {listed(problems)}")
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check_tensors(shapes, found, str(folder), "config.json")
     out = {target: torch.cat([tensors.pop(name) for name in names]) for target, names in sources.items()}
     for stack in _LAYER:
         positions = f"{stack}_positions"
-        out[positions] = torch.zeros(ours[positions].shape, dtype=out["embedding.weight"].dtype)
+        out[positions] = torch.zeros(ours[positions], dtype=out["embedding.weight"].dtype)
     return out
 
 

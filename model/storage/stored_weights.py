@@ -19,23 +19,17 @@ _DTYPES = ("F64", "F32", "F16", "BF16")
 class StoredWeights(Mapping[str, Tensor]):
     """Every tensor of some safetensors files by its name.
 
-    Asking for one reads it onto `device`, in `dtype` if one is given, into memory of its own; nothing is kept.
-    `rename` gives the name that a tensor of the files is known by.
+    Asking for one gives a view of its file in its dtype; the file must not be written to as long as that is kept. What
+    `read` gives has memory of its own. Nothing is kept here. `rename` gives the name that a tensor of the files is
+    known by.
 
     Raises:
         CheckpointError: a file that is missing, damaged, not safetensors (a pickle, say) or quantised, or has more
             names than any model; when a tensor is read, one that holds NaN or infinity.
     """
 
-    def __init__(
-        self,
-        paths: list[Path],
-        dtype: torch.dtype | None = None,
-        device: torch.device | None = None,
-        rename: Callable[[str], str] = str,
-    ) -> None:
+    def __init__(self, paths: list[Path], rename: Callable[[str], str] = str) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._dtype, self._device = dtype, device
         self._places: dict[str, tuple[Path, str]] = {}  # the file, and what it calls the tensor
         for path in paths:
             _check_header(path)
@@ -53,24 +47,11 @@ class StoredWeights(Mapping[str, Tensor]):
         # Opened anew each time: the pages of a mapping count as this process's memory until it is closed.
         path, stored = self._places[name]
         with _opened(path) as file:
-            tensor = _finite(path, name, file.get_tensor(stored))
-            return tensor.to(device=self._device, dtype=self._dtype, copy=True)
+            return _finite(path, name, file.get_tensor(stored))
 
-    def mapped(self, prefix: str) -> dict[str, Tensor]:
-        """Those whose names start with `prefix`, which is left away, as views of their file in its dtype.
-
-        The file must not be written to as long as they are kept.
-        """
-        places = {name.removeprefix(prefix): place for name, place in self._places.items() if name.startswith(prefix)}
-        tensors: dict[str, Tensor] = {}
-        for path in {path for path, _ in places.values()}:
-            with _opened(path) as file:
-                tensors |= {
-                    name: _finite(path, stored, file.get_tensor(stored))
-                    for name, (its, stored) in places.items()
-                    if its == path
-                }
-        return tensors
+    def read(self, name: str, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+        """A copy on `device`, in `dtype` if one is given."""
+        return self[name].to(device=device, dtype=dtype, copy=True)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

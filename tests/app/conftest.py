@@ -12,7 +12,9 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from model.network.leximind import LexiMind
+from model.inference.backend import Backend
+from model.inference.native_backend import NativeBackend
+from model.inference.torch_backend import TorchBackend
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -87,14 +89,17 @@ class Hold:
 def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
     """`with hold:` the model answers nothing."""
     hold = Hold()
-    encode = LexiMind.encode
 
-    def held_encode(self: LexiMind, *args: Any) -> Any:
-        hold.reached.set()
-        assert hold.released.wait(30)
-        return encode(self, *args)
+    def held(encode: Any) -> Any:
+        def held_encode(*args: Any) -> Any:
+            hold.reached.set()
+            assert hold.released.wait(30)
+            return encode(*args)
 
-    monkeypatch.setattr(LexiMind, "encode", held_encode)
+        return held_encode
+
+    for backend in (TorchBackend, NativeBackend):
+        monkeypatch.setattr(backend, "encode", held(backend.encode))
     yield hold
     hold.released.set()
 
@@ -103,11 +108,14 @@ def hold(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hold]:
 def num_encodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The number of sources of every encoder pass, as they happen."""
     passes: list[int] = []
-    encode = LexiMind.encode
 
-    def counted(self: LexiMind, input_ids: Any, encoder_mask: Any) -> Any:
-        passes.append(input_ids.shape[0])
-        return encode(self, input_ids, encoder_mask)
+    def counted(encode: Any) -> Any:
+        def counted_encode(self: Backend, input_ids: Any, encoder_mask: Any) -> Any:
+            passes.append(input_ids.shape[0])
+            return encode(self, input_ids, encoder_mask)
 
-    monkeypatch.setattr(LexiMind, "encode", counted)
+        return counted_encode
+
+    for backend in (TorchBackend, NativeBackend):
+        monkeypatch.setattr(backend, "encode", counted(backend.encode))
     return passes

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+import torch
 
 from app.documents import Answer, Documents
 from app.engine.engine import Engine, EngineLimits
@@ -12,7 +13,7 @@ from app.engine.request import DeadlineExceeded, Overloaded
 from app.metrics import Metrics
 from app.planning import Plan, Question, TextError
 from model.inference.decoding.options import DecodingOptions
-from model.storage.checkpoint import Checkpoint
+from model.storage.checkpoint import Checkpoint, load_served
 from model.tokenizer import Tokenizer
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
@@ -23,7 +24,8 @@ SHORT = DecodingOptions(max_new_tokens=6)
 @pytest.fixture
 async def documents(checkpoint: Checkpoint) -> AsyncIterator[Documents]:
     metrics = Metrics()
-    engine = Engine(checkpoint, EngineLimits(), metrics)
+    served = load_served(checkpoint.folder, torch.device("cpu"), "float32")
+    engine = Engine(served, EngineLimits(), metrics)
     await engine.start()
     yield Documents(checkpoint, engine, metrics, max_tokens=1_000_000)
     await engine.drain(1.0)

@@ -12,8 +12,9 @@ from app.engine.request import EngineError
 from app.planning import Question
 from app.service import NotReady, Reloading, Service
 from app.settings import Settings
+from model.inference.native_backend import NativeBackend
+from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
-from model.network.leximind import LexiMind
 
 
 async def test_service_loads_answers_and_drains(checkpoint_folder: Path) -> None:
@@ -24,7 +25,7 @@ async def test_service_loads_answers_and_drains(checkpoint_folder: Path) -> None
     await service.load()
     assert service.state == "ready"
     precision = "bfloat16" if is_available("bfloat16") else "float32"
-    assert service.loaded.checkpoint.model.precision == precision
+    assert service.loaded.checkpoint.backend.precision == precision
     await service.drain(1.0)
     assert service.state == "draining"
     with pytest.raises(NotReady, match="draining"):
@@ -48,7 +49,7 @@ async def test_dtype_and_threads_are_those_of_the_settings(
     try:
         service = Service(Settings(checkpoint=checkpoint_folder, device="cpu", dtype=dtype, threads=1))
         await service.load()  # answers a minimal request of each kind
-        assert service.loaded.checkpoint.model.precision == dtype
+        assert service.loaded.checkpoint.backend.precision == dtype
         with ThreadPoolExecutor(1) as fresh:  # the count is a thread's own: the model's thread is one that comes later
             assert fresh.submit(torch.get_num_threads).result() == 1
         await service.drain(1.0)
@@ -84,7 +85,7 @@ async def test_without_kernels_a_processor_computes_in_float32(
     monkeypatch.setattr("app.service.is_available", lambda _: False)
     service = Service(Settings(checkpoint=checkpoint_folder))
     await service.load()
-    assert service.loaded.checkpoint.model.precision == "float32"
+    assert service.loaded.checkpoint.backend.precision == "float32"
     await service.drain(0.0)
 
 
@@ -98,7 +99,7 @@ async def test_reload_swaps_the_checkpoint_and_frees_the_old_one(checkpoint_fold
     with pytest.raises(Reloading, match="still being answered"):
         await service.reload()
     assert (await old.documents.answer(plans))[0].scores["topic"]  # ends where it began
-    gone = weakref.ref(old.checkpoint.model)
+    gone = weakref.ref(old.checkpoint.backend)
     old.release()
     del old, plans
     while gone() is not None:
@@ -121,7 +122,8 @@ async def test_model_that_fails_for_good_ends_the_service(
     def broken(*_: object) -> None:
         raise RuntimeError("secret internals")
 
-    monkeypatch.setattr(LexiMind, "encode", broken)
+    for backend in (TorchBackend, NativeBackend):
+        monkeypatch.setattr(backend, "encode", broken)
     with pytest.raises(EngineError):
         await documents.answer(plans)
     while not ended:
@@ -150,7 +152,8 @@ async def test_model_that_cannot_answer_is_a_failed_load(
     def broken(*_: object) -> None:
         raise RuntimeError("secret internals")
 
-    monkeypatch.setattr(LexiMind, "encode", broken)
+    for backend in (TorchBackend, NativeBackend):
+        monkeypatch.setattr(backend, "encode", broken)
     service = Service(Settings(checkpoint=checkpoint_folder))
     await service.load()
     assert service.state == "failed"
@@ -163,7 +166,7 @@ async def test_unforeseen_failure_is_told_without_internals(
     def broken(*_: object) -> None:
         raise RuntimeError("secret internals")
 
-    monkeypatch.setattr("app.service.load_packed", broken)
+    monkeypatch.setattr("app.service.load_served", broken)
     service = Service(Settings(checkpoint=checkpoint_folder))
     await service.load()
     assert service.failure == "loading failed in an unforeseen way; the log has the traceback"

@@ -7,6 +7,7 @@ import torch
 
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
+from model.inference.torch_backend import TorchBackend
 from model.probabilities import probabilities
 from model.storage.checkpoint import BUNDLED, Checkpoint, load_checkpoint
 
@@ -51,7 +52,7 @@ def encode(bundled: Checkpoint, text: str) -> tuple[torch.Tensor, torch.Tensor]:
 def summary(bundled: Checkpoint, text: str) -> str:
     hidden, mask = encode(bundled, text)
     return bundled.tokenizer.decode(
-        decode(bundled.model, hidden, mask, [DecodingOptions(max_new_tokens=64)])[0].token_ids
+        decode(TorchBackend(bundled.model), hidden, mask, [DecodingOptions(max_new_tokens=64)])[0].token_ids
     )
 
 

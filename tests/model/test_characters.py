@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.inference.backend import Backend
 from model.inference.decoding.batch import decode
 from model.inference.decoding.characters import Characters
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rules import Rules
-from model.network.leximind import LexiMind
-from model.storage.checkpoint import load_checkpoint
+from model.inference.torch_backend import TorchBackend
+from model.storage.checkpoint import load_served
 from tests.model.conftest import CONFIG, random_model
 
 FIRST = 10  # the piece of byte 0
@@ -34,21 +35,20 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def model() -> LexiMind:
+def backend() -> Backend:
     """Random, fond of bytes, and fonder of its end token where a character is begun."""
     model = random_model(SPELLED)
-    model.byte_pieces = BYTES
     model.lm_head.weight[list(BYTES)] *= 2.0
     model.lm_head.weight[1] *= 1.5
-    return model
+    return TorchBackend(model, BYTES)
 
 
-def decoded(model: LexiMind, numbers: list[int], options: list[DecodingOptions]) -> list[DecodingResult]:
+def decoded(backend: Backend, numbers: list[int], options: list[DecodingOptions]) -> list[DecodingResult]:
     ids = torch.stack(
         [torch.randint(270, 300, (12,), generator=torch.Generator().manual_seed(number)) for number in numbers]
     )
     mask = torch.ones_like(ids, dtype=torch.bool)
-    return decode(model, model.encode(ids, mask), mask, options)
+    return decode(backend, backend.encode(ids, mask), mask, options)
 
 
 def text_of(result: DecodingResult) -> str:
@@ -61,18 +61,18 @@ def text_of(result: DecodingResult) -> str:
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-def test_characters_are_whole(model: LexiMind, options: DecodingOptions) -> None:
-    results = decoded(model, list(range(12)), [replace(options, seed=seed) for seed in range(12)])
+def test_characters_are_whole(backend: Backend, options: DecodingOptions) -> None:
+    results = decoded(backend, list(range(12)), [replace(options, seed=seed) for seed in range(12)])
     texts = [text_of(result) for result in results]
     assert sum(not character.isascii() for text in texts for character in text) > 20, "hardly any was spelled"
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-def test_batched_equal_alone(model: LexiMind, options: DecodingOptions) -> None:
+def test_batched_equal_alone(backend: Backend, options: DecodingOptions) -> None:
     kinds = [replace(options, seed=seed) for seed in range(8)]
-    together = decoded(model, list(range(8)), kinds)
+    together = decoded(backend, list(range(8)), kinds)
     for number, (result, kind) in enumerate(zip(together, kinds, strict=True)):
-        assert decoded(model, [number], [kind])[0].token_ids == result.token_ids
+        assert decoded(backend, [number], [kind])[0].token_ids == result.token_ids
 
 
 def allowed(tokens: list[int], size: int = 0, penalty: float = 1.0) -> Tensor:
@@ -132,6 +132,6 @@ def test_bytes_are_not_penalised() -> None:
 
 
 def test_vocabulary_of_a_checkpoint_reaches_its_model(checkpoint_folder: Path) -> None:
-    checkpoint = load_checkpoint(checkpoint_folder, torch.device("cpu"))
-    assert len(checkpoint.model.byte_pieces) == 256
-    assert checkpoint.model.byte_pieces == checkpoint.tokenizer.byte_pieces
+    checkpoint = load_served(checkpoint_folder, torch.device("cpu"), "float32")
+    assert len(checkpoint.backend.byte_pieces) == 256
+    assert checkpoint.backend.byte_pieces == checkpoint.tokenizer.byte_pieces

@@ -12,9 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from model.errors import ModelError
+from model.inference.backend import Backend
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
-from model.inference.onednn import pack
+from model.inference.native_backend import NativeBackend, can_be_native
+from model.inference.onednn_backend import OneDnnBackend
+from model.inference.torch_backend import TorchBackend
 from model.precision import PRECISIONS, Precision, computing_dtype
 from model.storage.checkpoint import (
     BUNDLED,
@@ -22,7 +25,7 @@ from model.storage.checkpoint import (
     checkpoint_name,
     describe_checkpoint,
     load_checkpoint,
-    load_packed,
+    load_served,
     save_checkpoint,
 )
 from tests.model.conftest import FILES, random_model, refuse, sign
@@ -61,15 +64,21 @@ def test_read_part_by_part_it_is_what_packing_the_whole_gives(
     kernels: bool,
 ) -> None:
     if not kernels:
-        monkeypatch.setattr("model.inference.onednn.is_available", lambda _: False)
-    model = random_model(replace(checkpoint.model.config, tie_lm_head=tied))
+        monkeypatch.setattr("model.inference.native_backend.is_available", lambda _: False)
+    model = random_model(replace(checkpoint.config, tie_lm_head=tied))
     folder, spiece = tmp_path / "saved", checkpoint.folder / "spiece.model"
     save_checkpoint(folder, model, spiece, checkpoint.tasks, card="", dtype=torch.bfloat16)
-    whole = load_checkpoint(folder, CPU, computing_dtype(precision)).model
-    pack(whole, precision)
-    parts = load_packed(folder, CPU, precision).model
-    assert (parts.precision, parts.dtype) == (whole.precision, whole.dtype)
-    assert not any(parameter.is_meta for parameter in parts.parameters())
+    loaded = load_checkpoint(folder, CPU, computing_dtype(precision)).model
+    pieces = checkpoint.tokenizer.byte_pieces
+    whole: Backend
+    if can_be_native(loaded.config, precision):
+        whole = NativeBackend(loaded.state_dict(), loaded.config, precision, pieces)
+    elif precision == "float32":
+        whole = TorchBackend(loaded, pieces)
+    else:
+        whole = OneDnnBackend(loaded, precision, pieces)
+    parts = load_served(folder, CPU, precision).backend
+    assert (type(parts), parts.precision) == (type(whole), whole.precision)
     ids = torch.randint(3, 90, (2, 12), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids, dtype=torch.bool)
     hidden = [one.encode(ids, mask) for one in (whole, parts)]
@@ -80,7 +89,7 @@ def test_read_part_by_part_it_is_what_packing_the_whole_gives(
 
 def test_int8_on_a_gpu_is_refused_before_anything_is_read() -> None:
     with pytest.raises(ModelError, match="dtype is int8 and device cuda:1; int8 is for the CPU: use bfloat16"):
-        load_packed(Path("/no/such/folder"), torch.device("cuda:1"), "int8")
+        load_served(Path("/no/such/folder"), torch.device("cuda:1"), "int8")
 
 
 @pytest.mark.parametrize(
@@ -102,7 +111,7 @@ def test_bundled_checkpoint_answers() -> None:
     ids = torch.tensor([bundled.tokenizer.encode_source("The council voted to build a new bridge over the river.")])
     mask = torch.ones_like(ids, dtype=torch.bool)
     hidden = bundled.model.encode(ids, mask)
-    [summary] = decode(bundled.model, hidden, mask, [DecodingOptions(max_new_tokens=16)])
+    [summary] = decode(TorchBackend(bundled.model), hidden, mask, [DecodingOptions(max_new_tokens=16)])
     assert bundled.tokenizer.decode(summary.token_ids)
     for name, logits in bundled.model.classify(hidden, mask, ["emotions", "topic"]).items():
         assert logits.shape == (1, len(bundled.tasks.head(name).labels))

@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch, decode
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.graphs import StepGraphs
 from model.inference.kv_cache import KVCache
-from model.inference.onednn import pack
+from model.inference.native_backend import NativeBackend
+from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
-from model.network.leximind import LexiMind
 from tests.model.conftest import CONFIG, random_model, replayed
 
 GREEDY = DecodingOptions(max_new_tokens=20, no_repeat_ngram_size=0)
@@ -35,15 +36,15 @@ KINDS = {
 
 
 @pytest.fixture(scope="module", params=["torch", "native"])
-def model(request: pytest.FixtureRequest) -> LexiMind:
+def backend(request: pytest.FixtureRequest) -> Backend:
     """Random, and fond enough of its end token that documents end at different times."""
     model = random_model(CONFIG)
     model.lm_head.weight[1] *= 1.5
     if request.param == "native":
         if not is_available("float32"):
             pytest.skip("no native kernels: no compiler, or a processor without AVX-512")
-        pack(model, "float32")
-    return model
+        return NativeBackend(model.state_dict(), CONFIG, "float32")
+    return TorchBackend(model)
 
 
 def source(number: int) -> Tensor:
@@ -59,9 +60,9 @@ def padded(numbers: list[int], width: int = 0) -> tuple[Tensor, Tensor]:
     return ids, torch.arange(width) < lengths[:, None]
 
 
-def alone(model: LexiMind, number: int, options: DecodingOptions) -> DecodingResult:
+def alone(backend: Backend, number: int, options: DecodingOptions) -> DecodingResult:
     ids, mask = padded([number])
-    return decode(model, model.encode(ids, mask), mask, [options])[0]
+    return decode(backend, backend.encode(ids, mask), mask, [options])[0]
 
 
 def assert_equal(result: DecodingResult, expected: DecodingResult) -> None:
@@ -73,39 +74,39 @@ def assert_equal(result: DecodingResult, expected: DecodingResult) -> None:
 
 
 @pytest.mark.parametrize("options", KINDS.values(), ids=KINDS)
-def test_batched_and_padded_equal_alone(model: LexiMind, options: DecodingOptions) -> None:
+def test_batched_and_padded_equal_alone(backend: Backend, options: DecodingOptions) -> None:
     numbers = list(range(1, 9))
     ids, mask = padded(numbers, width=50)
-    for number, result in zip(numbers, decode(model, model.encode(ids, mask), mask, [options] * 8), strict=True):
-        assert_equal(result, alone(model, number, options))
+    for number, result in zip(numbers, decode(backend, backend.encode(ids, mask), mask, [options] * 8), strict=True):
+        assert_equal(result, alone(backend, number, options))
 
 
-def test_documents_end_both_ways_and_at_different_times(model: LexiMind) -> None:
-    results = [alone(model, number, KINDS["greedy"]) for number in range(1, 13)]
+def test_documents_end_both_ways_and_at_different_times(backend: Backend) -> None:
+    results = [alone(backend, number, KINDS["greedy"]) for number in range(1, 13)]
     assert {result.finish_reason for result in results} == {"stop", "length"}
     assert len({len(result.token_ids) for result in results}) > 3
 
 
-def test_mixed_kinds_in_one_batch_equal_alone(model: LexiMind) -> None:
+def test_mixed_kinds_in_one_batch_equal_alone(backend: Backend) -> None:
     numbers = list(range(1, 2 * len(KINDS) + 1))
     options = [*KINDS.values(), *reversed(KINDS.values())]
     ids, mask = padded(numbers)
     for number, option, result in zip(
-        numbers, options, decode(model, model.encode(ids, mask), mask, options), strict=True
+        numbers, options, decode(backend, backend.encode(ids, mask), mask, options), strict=True
     ):
-        assert_equal(result, alone(model, number, option))
+        assert_equal(result, alone(backend, number, option))
 
 
-def plain(model: LexiMind) -> DecodingBatch:
-    return DecodingBatch(model)
+def plain(backend: Backend) -> DecodingBatch:
+    return DecodingBatch(backend)
 
 
-def lagging(model: LexiMind) -> DecodingBatch:
-    return DecodingBatch(model, lags=True)
+def lagging(backend: Backend) -> DecodingBatch:
+    return DecodingBatch(backend, lags=True)
 
 
-def graphed(model: LexiMind) -> DecodingBatch:
-    batch = DecodingBatch(model, StepGraphs(model, replayed), lags=True)
+def graphed(backend: Backend) -> DecodingBatch:
+    batch = DecodingBatch(backend, StepGraphs(backend, replayed), lags=True)
     batch.prepare(6, 40, 10)  # too little for all: it grows, and records anew
     return batch
 
@@ -116,19 +117,19 @@ BATCHES = [plain, lagging, graphed]
 @pytest.mark.parametrize("make_batch", BATCHES)
 @pytest.mark.parametrize("seed", range(6))
 def test_joining_mid_flight_and_others_leaving_change_nothing(
-    model: LexiMind, seed: int, make_batch: Callable[[LexiMind], DecodingBatch]
+    backend: Backend, seed: int, make_batch: Callable[[Backend], DecodingBatch]
 ) -> None:
-    if make_batch is graphed and model.native_decoder is not None:
+    if make_batch is graphed and isinstance(backend, NativeBackend):
         pytest.skip("graphs are for GPUs, the kernels for processors")
     choose = random.Random(seed)
     waiting = {number: choose.choice(list(KINDS.values())) for number in range(1, 25)}
-    expected = {number: alone(model, number, options) for number, options in waiting.items()}
-    batch, joined, gone, finished = make_batch(model), set(), set(), {}
+    expected = {number: alone(backend, number, options) for number, options in waiting.items()}
+    batch, joined, gone, finished = make_batch(backend), set(), set(), {}
     while len(finished) + len(gone) < len(expected):
         numbers = choose.sample(sorted(waiting), k=min(len(waiting), choose.randint(0, 3)))
         if numbers:
             ids, mask = padded(numbers, width=choose.randint(0, 60))
-            batch.add(numbers, model.encode(ids, mask), mask, [waiting.pop(number) for number in numbers])
+            batch.add(numbers, backend.encode(ids, mask), mask, [waiting.pop(number) for number in numbers])
             joined |= set(numbers)
         for _ in range(choose.randint(1, 6)):
             finished |= {step.key: step.result for step in batch.step() if step.result is not None}
@@ -147,11 +148,11 @@ def test_joining_mid_flight_and_others_leaving_change_nothing(
 @pytest.mark.parametrize("make_batch", [plain, lagging])
 @pytest.mark.parametrize("name", ["greedy", "sampled", "long"])
 def test_streamed_tokens_are_the_result(
-    model: LexiMind, name: str, make_batch: Callable[[LexiMind], DecodingBatch]
+    backend: Backend, name: str, make_batch: Callable[[Backend], DecodingBatch]
 ) -> None:
     ids, mask = padded([5, 6])
-    batch = make_batch(model)
-    batch.add([5, 6], model.encode(ids, mask), mask, [KINDS[name]] * 2)
+    batch = make_batch(backend)
+    batch.add([5, 6], backend.encode(ids, mask), mask, [KINDS[name]] * 2)
     streamed: dict[int, list[int]] = {5: [], 6: []}
     results = {}
     while batch.num_rows:
@@ -162,10 +163,10 @@ def test_streamed_tokens_are_the_result(
     assert streamed == results
 
 
-def test_finished_documents_cost_no_rows(model: LexiMind) -> None:
+def test_finished_documents_cost_no_rows(backend: Backend) -> None:
     ids, mask = padded([1, 2, 3])
-    batch = DecodingBatch(model)
-    batch.add([1, 2, 3], model.encode(ids, mask), mask, [KINDS["one"], KINDS["beams"], KINDS["greedy"]])
+    batch = DecodingBatch(backend)
+    batch.add([1, 2, 3], backend.encode(ids, mask), mask, [KINDS["one"], KINDS["beams"], KINDS["greedy"]])
     assert batch.num_rows == 1 + 3 + 1
     batch.step()
     assert batch.num_rows <= 3 + 1
@@ -175,7 +176,7 @@ def test_finished_documents_cost_no_rows(model: LexiMind) -> None:
 
 @pytest.mark.parametrize("graphs", [False, True])
 def test_caches_of_beam_widths_that_nobody_uses_are_given_up(graphs: bool) -> None:
-    model = random_model(CONFIG)
+    backend = TorchBackend(random_model(CONFIG))
     made: list[weakref.ref[KVCache]] = []
 
     class Recording(KVCache):
@@ -183,14 +184,14 @@ def test_caches_of_beam_widths_that_nobody_uses_are_given_up(graphs: bool) -> No
             super().__init__(*arguments)
             made.append(weakref.ref(self))
 
-    model.new_cache = lambda num_beams: Recording(model.config, num_beams, model.device, model.dtype)  # type: ignore[method-assign]
-    batch = DecodingBatch(model, StepGraphs(model, replayed) if graphs else None)
+    backend.new_cache = lambda num_beams: Recording(backend.config, num_beams, backend.device, torch.float32)  # type: ignore[method-assign]
+    batch = DecodingBatch(backend, StepGraphs(backend, replayed) if graphs else None)
     ids, mask = padded([3])
-    hidden = model.encode(ids, mask)
+    hidden = backend.encode(ids, mask)
     for num_beams in (1, 2, 3, 4, 2):
         options = replace(GREEDY, num_beams=num_beams)
-        [result] = decode(model, hidden, mask, [options], batch)
-        assert result.token_ids == alone(random_model(CONFIG), 3, options).token_ids
+        [result] = decode(backend, hidden, mask, [options], batch)
+        assert result.token_ids == alone(TorchBackend(random_model(CONFIG)), 3, options).token_ids
     gc.collect()
     assert len(made) == 5
     # Recorded steps hold the last width's cache, since recording takes longer than a request.
@@ -198,17 +199,17 @@ def test_caches_of_beam_widths_that_nobody_uses_are_given_up(graphs: bool) -> No
 
 
 def test_large_cache_is_given_up_when_its_last_document_leaves(
-    model: LexiMind, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids, mask = padded([1, 2, 3])
     caches: list[weakref.ref[KVCache]] = []
 
     def decoded_in(batch: DecodingBatch) -> list[DecodingResult]:
-        batch.add([1, 2, 3], model.encode(ids, mask), mask, [GREEDY] * 3)
+        batch.add([1, 2, 3], backend.encode(ids, mask), mask, [GREEDY] * 3)
         caches.append(weakref.ref(batch._group(1).cache))
         return [news.result for _ in range(20) for news in batch.step() if news.result]
 
-    batch = DecodingBatch(model)
+    batch = DecodingBatch(backend)
     first = decoded_in(batch)
     assert caches[0]() is not None, "small: the next request has no need of a new one"
     monkeypatch.setattr("model.inference.decoding.batch._KEPT_BYTES", caches[0]().num_bytes - 1)  # type: ignore[union-attr]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from model.config import ModelConfig
 from model.errors import ConfigError
 from model.network.heads import new_heads
-from model.storage.checkpoint import describe_checkpoint, load_checkpoint, load_packed
+from model.storage.checkpoint import describe_checkpoint, load_checkpoint, load_served
 from model.tasks import EMOTIONS, TOPICS
 from tests.model.conftest import refuse, sign
 
@@ -38,7 +38,7 @@ def test_format_1_is_two_heads_by_name(old: Path) -> None:
     assert {head.temperature for head in checkpoint.tasks.heads} == {1.0}
     stored = load_file(old / "model.safetensors")
     assert torch.equal(checkpoint.model.heads["topic"].linear.weight, stored["topic_head.linear.weight"].float())
-    assert load_packed(old, CPU, "float32").tasks == checkpoint.tasks
+    assert load_served(old, CPU, "float32").tasks == checkpoint.tasks
 
 
 def test_described_anew_it_is_of_today_s_format_with_the_same_weights(old: Path) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from model.kernels.gradients import have_kernel
-from model.network.attention import attend, hide
+from model.network.attention import additive_mask, attend
 from model.network.layers import FeedForward, RMSNorm
 
 # float32 sums in another order
@@ -38,7 +38,7 @@ def test_attention_with_a_bias_that_learns(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 9, 4 * 8).unflatten(-1, (4, 8)).transpose(1, 2).requires_grad_() for _ in range(3))
     learned = torch.randn(shape, requires_grad=True)
-    bias = learned + hide(torch.arange(9) < 6, torch.float32)
+    bias = learned + additive_mask(torch.arange(9) < 6, torch.float32)
     plain = torch.softmax(q @ k.transpose(-1, -2) + bias, dim=-1) @ v
     inputs = [q, k, v, learned]
     mine = attend(q, k, v, bias)
@@ -61,7 +61,7 @@ def test_attention_in_bfloat16_is_as_near_as_bfloat16_is(
     ]
     narrow = [one.detach().bfloat16().requires_grad_() for one in wide]
     bias = torch.randn(bias_shape, requires_grad=True)
-    hidden = hide(torch.arange(keys) < max(1, keys - 3), torch.float32)
+    hidden = additive_mask(torch.arange(keys) < max(1, keys - 3), torch.float32)
     plain = F.scaled_dot_product_attention(*wide, attn_mask=bias + hidden, scale=1.0)
     mine = attend(*narrow, bias + hidden)
     assert mine.dtype == torch.bfloat16

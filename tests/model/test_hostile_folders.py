@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model.errors import CheckpointError
-from model.storage.checkpoint import Checkpoint, load_packed
+from model.storage.checkpoint import Checkpoint, load_served
 from model.storage.flan_t5 import import_flan_t5
 from model.storage.stored_weights import StoredWeights
 from tests.model.conftest import refuse, sign
@@ -83,7 +83,7 @@ def test_hostile_tasks_are_refused_in_a_short_line(folder: Path, change: Callabl
     (folder / "tasks.json").write_text(json.dumps(tasks))
     sign(folder)
     with pytest.raises(CheckpointError, match=r"^tasks\.json: [^\n\ud800]{1,300}$"):
-        load_packed(folder, torch.device("cpu"), "float32")
+        load_served(folder, torch.device("cpu"), "float32")
 
 
 @pytest.mark.parametrize("model", [dict.fromkeys(MANY, 1), MANY], ids=["unknown fields", "list"])
@@ -91,7 +91,7 @@ def test_hostile_configuration_is_refused_in_a_short_line(folder: Path, model: A
     (folder / "config.json").write_text(json.dumps({"model": model}))
     sign(folder)
     with pytest.raises(CheckpointError) as refused:
-        load_packed(folder, torch.device("cpu"), "float32")
+        load_served(folder, torch.device("cpu"), "float32")
     assert len(str(refused.value)) < 1_500
 
 
@@ -114,7 +114,7 @@ def test_thousands_of_misfits_are_one_readable_line(folder: Path) -> None:
     write_names(folder / "model.safetensors", 5_000)
     sign(folder)
     with pytest.raises(CheckpointError, match=r"and \d+ more$") as refused:
-        load_packed(folder, torch.device("cpu"), "float32")
+        load_served(folder, torch.device("cpu"), "float32")
     assert len(str(refused.value)) < 10_000
 
 
@@ -142,7 +142,7 @@ def test_weights_that_are_no_numbers_are_refused(folder: Path, name: str, value:
     refuse(folder, f"model.safetensors: {name.replace('.', '[.]')} holds NaN or infinity")
     for precision in ("float32", "int8"):
         with pytest.raises(CheckpointError, match="holds NaN or infinity"):
-            load_packed(folder, torch.device("cpu"), precision)
+            load_served(folder, torch.device("cpu"), precision)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -169,8 +169,8 @@ def test_bfloat16_without_the_instructions_is_refused_with_the_remedy(checkpoint
         "import sys, torch, model.kernels.library as library\n"
         "from pathlib import Path\n"
         "library.LIBRARY = Path('none')\n"
-        "from model.storage.checkpoint import load_packed\n"
-        "load_packed(Path(sys.argv[1]), torch.device('cpu'), 'bfloat16')\n"
+        "from model.storage.checkpoint import load_served\n"
+        "load_served(Path(sys.argv[1]), torch.device('cpu'), 'bfloat16')\n"
     )
     ended = subprocess.run(
         [sys.executable, "-c", script, str(checkpoint.folder)],

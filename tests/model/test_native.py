@@ -1,18 +1,18 @@
 """The native kernels: what `transformers` gives in float32, near it in less; to the bit the same alone and batched."""
 
 import ctypes
-from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from model.inference.backend import Backend
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
-from model.inference.onednn import pack
-from model.kernels import library
-from model.network.leximind import LexiMind
+from model.inference.native_backend import NativeBackend
+from model.inference.torch_backend import TorchBackend
+from model.kernels import library, structs
 from model.precision import PRECISIONS, Precision, computing_dtype
 from tests.model.conftest import CONFIG, Pair, random_model
 from tests.model.test_parity import BEAM, GREEDY, TOLERANCE, generate
@@ -26,17 +26,13 @@ LENGTHS = (30, 4, 17, 11)
 
 
 @pytest.fixture
-def native(pair: Pair) -> LexiMind:
-    model = deepcopy(pair.model)
-    pack(model, "float32")
-    assert model.native_decoder is not None
-    return model
+def native(pair: Pair) -> NativeBackend:
+    return NativeBackend(pair.model.state_dict(), pair.model.config, "float32")
 
 
-def packed(precision: Precision, *, tied: bool = False) -> LexiMind:
+def packed(precision: Precision, *, tied: bool = False) -> NativeBackend:
     model = random_model(replace(CONFIG, tie_lm_head=tied)).to(computing_dtype(precision))
-    pack(model, precision)
-    return model
+    return NativeBackend(model.state_dict(), model.config, precision)
 
 
 def padded_sources() -> tuple[Tensor, Tensor]:
@@ -45,14 +41,16 @@ def padded_sources() -> tuple[Tensor, Tensor]:
     return ids * mask, mask
 
 
-def step_logits(model: LexiMind, hidden: Tensor, mask: Tensor, tokens: list[int]) -> Tensor:
+def step_logits(model: Backend, hidden: Tensor, mask: Tensor, tokens: list[int]) -> Tensor:
     """Logits (T, B, V) of feeding every document `tokens`."""
     cache = model.new_cache(1)
     cache.add(model.project_source(hidden, mask), mask, [len(tokens)] * len(hidden))
     return torch.stack([model.step(torch.full((len(hidden),), token), [cache]) for token in tokens])
 
 
-def test_encoder_states_are_those_of_transformers(pair: Pair, native: LexiMind, sources: tuple[Tensor, Tensor]) -> None:
+def test_encoder_states_are_those_of_transformers(
+    pair: Pair, native: NativeBackend, sources: tuple[Tensor, Tensor]
+) -> None:
     ids, mask = sources
     theirs = pair.reference.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
     torch.testing.assert_close(native.encode(ids, mask)[mask], theirs[mask], **TOLERANCE)
@@ -60,7 +58,7 @@ def test_encoder_states_are_those_of_transformers(pair: Pair, native: LexiMind, 
 
 @pytest.mark.parametrize("options", GREEDY, ids=str)
 def test_greedy_ids_are_those_of_transformers(
-    pair: Pair, native: LexiMind, sources: tuple[Tensor, Tensor], options: DecodingOptions
+    pair: Pair, native: NativeBackend, sources: tuple[Tensor, Tensor], options: DecodingOptions
 ) -> None:
     ours = decode(native, native.encode(*sources), sources[1], [options] * 5)
     assert [list(result.token_ids) for result in ours] == generate(pair, sources, options)[0]
@@ -68,7 +66,7 @@ def test_greedy_ids_are_those_of_transformers(
 
 @pytest.mark.parametrize("options", BEAM, ids=str)
 def test_beam_ids_and_scores_are_those_of_transformers(
-    pair: Pair, native: LexiMind, sources: tuple[Tensor, Tensor], options: DecodingOptions
+    pair: Pair, native: NativeBackend, sources: tuple[Tensor, Tensor], options: DecodingOptions
 ) -> None:
     ours = decode(native, native.encode(*sources), sources[1], [options] * 5)
     theirs, scores = generate(pair, sources, options)
@@ -80,7 +78,7 @@ def test_beam_ids_and_scores_are_those_of_transformers(
 @torch.inference_mode()
 def test_logits_are_those_of_the_torch_step() -> None:
     ids, mask = padded_sources()
-    plain = random_model(CONFIG)
+    plain = TorchBackend(random_model(CONFIG))
     hidden = plain.encode(ids, mask)
     tokens = torch.arange(40).tolist()
     torch.testing.assert_close(
@@ -93,12 +91,14 @@ def test_logits_are_those_of_the_torch_step() -> None:
 @torch.inference_mode()
 def test_less_precise_logits_stay_near(precision: Precision, tied: bool) -> None:
     ids, mask = padded_sources()
-    plain = random_model(replace(CONFIG, tie_lm_head=tied))
+    plain = TorchBackend(random_model(replace(CONFIG, tie_lm_head=tied)))
     model = packed(precision, tied=tied)
     assert model.precision == precision
     hidden = plain.encode(ids, mask)
     exact = step_logits(plain, hidden, mask, [0, 5, 9, 7])
-    error = (step_logits(model, hidden.to(model.dtype), mask, [0, 5, 9, 7]) - exact).norm() / exact.norm()
+    error = (
+        step_logits(model, hidden.to(computing_dtype(precision)), mask, [0, 5, 9, 7]) - exact
+    ).norm() / exact.norm()
     assert 0 < float(error) < (0.05 if precision == "bfloat16" else 0.1)
 
 
@@ -139,7 +139,7 @@ def test_states_alone_are_the_states_of_a_batch_to_the_bit(precision: Precision)
 
 @torch.inference_mode()
 def test_states_and_keys_are_those_of_torch() -> None:
-    model, plain = packed("float32"), random_model(CONFIG)
+    model, plain = packed("float32"), TorchBackend(random_model(CONFIG))
     ids, mask = padded_sources()
     mask[0, 5:9] = False  # hidden inside the source
     hidden = plain.encode(ids, mask)
@@ -187,7 +187,7 @@ def test_threads_change_nothing(precision: Precision) -> None:
 
 @torch.inference_mode()
 def test_hidden_tokens_inside_a_source_count_nothing() -> None:
-    model, plain = packed("float32"), random_model(CONFIG)
+    model, plain = packed("float32"), TorchBackend(random_model(CONFIG))
     ids, mask = padded_sources()
     mask[0, 5:9] = False
     hidden = plain.encode(ids, mask)
@@ -202,7 +202,7 @@ def test_structs_are_those_of_the_kernels() -> None:
     loaded = library.library()
     assert loaded is not None
     names = ("Linear", "EncoderLayer", "Encoder", "DecoderLayer", "Decoder", "Cache")
-    for struct in (getattr(library, name) for name in names):
+    for struct in (getattr(structs, name) for name in names):
         assert ctypes.c_int64.in_dll(loaded, f"leximind_sizeof_{struct.__name__}").value == ctypes.sizeof(struct)
 
 

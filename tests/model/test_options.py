@@ -9,6 +9,7 @@ import torch
 from model.errors import OptionsError
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
+from model.inference.torch_backend import TorchBackend
 from tests.model.conftest import CONFIG, random_model
 
 NAN, INFINITE = float("nan"), float("inf")
@@ -58,7 +59,7 @@ def test_sampling_with_beams_is_refused() -> None:
 
 @pytest.mark.parametrize("options", EXTREME, ids=str)
 def test_value_at_the_end_of_its_range_decodes(options: dict[str, Any]) -> None:
-    model = random_model(CONFIG)
+    model = TorchBackend(random_model(CONFIG))
     ids, mask = torch.tensor([[5, 6, 7]]), torch.ones(1, 3, dtype=torch.bool)
     [result] = decode(model, model.encode(ids, mask), mask, [DecodingOptions(**{"max_new_tokens": 30, **options})])
     assert not {0, 1, 2} & set(result.token_ids)

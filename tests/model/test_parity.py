@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
+from model.inference.torch_backend import TorchBackend
 from tests.model.conftest import NUM_TOKENS, VOCAB_SIZE, Pair
 
 # float32 in another order of summation (fused projections, another softmax): a few units in the last place of
@@ -52,22 +53,26 @@ def test_teacher_forced_logits_equal(pair: Pair, sources: tuple[Tensor, Tensor])
 
 @pytest.mark.parametrize("options", GREEDY, ids=str)
 def test_greedy_ids_equal(pair: Pair, sources: tuple[Tensor, Tensor], options: DecodingOptions) -> None:
-    ours = decode(pair.model, pair.model.encode(*sources), sources[1], [options] * 5)
+    ours = decode(TorchBackend(pair.model), pair.model.encode(*sources), sources[1], [options] * 5)
     theirs, _ = generate(pair, sources, options)
     assert [list(result.token_ids) for result in ours] == theirs
 
 
 @pytest.mark.parametrize("options", BEAM, ids=str)
 def test_beam_ids_and_scores_equal(pair: Pair, sources: tuple[Tensor, Tensor], options: DecodingOptions) -> None:
-    ours = decode(pair.model, pair.model.encode(*sources), sources[1], [options] * 5)
+    ours = decode(TorchBackend(pair.model), pair.model.encode(*sources), sources[1], [options] * 5)
     theirs, scores = generate(pair, sources, options)
     assert [list(result.token_ids) for result in ours] == theirs
     torch.testing.assert_close(torch.tensor([result.score for result in ours]), scores, **TOLERANCE)
 
 
 def test_some_reference_outputs_stop_and_some_run_to_the_limit(pair: Pair, sources: tuple[Tensor, Tensor]) -> None:
-    results = decode(pair.model, pair.model.encode(*sources), sources[1], [replace(BASE, num_beams=4)] * 5)
-    results += decode(pair.model, pair.model.encode(*sources), sources[1], [replace(BASE, max_new_tokens=140)] * 5)
+    results = decode(
+        TorchBackend(pair.model), pair.model.encode(*sources), sources[1], [replace(BASE, num_beams=4)] * 5
+    )
+    results += decode(
+        TorchBackend(pair.model), pair.model.encode(*sources), sources[1], [replace(BASE, max_new_tokens=140)] * 5
+    )
     lengths = [len(result.token_ids) for result in results]
     for result in results:
         assert result.finish_reason == "stop" or len(result.token_ids) in (24, 140), lengths

@@ -21,6 +21,7 @@ from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rules import Rules
 from model.inference.decoding.sampling import Sampling, uniforms
+from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from tests.model.conftest import CONFIG, random_model
 
@@ -39,7 +40,7 @@ def model() -> LexiMind:
 def decoded(model: LexiMind, options: Sequence[DecodingOptions]) -> list[DecodingResult]:
     ids = torch.randint(3, 90, (len(options), 12), generator=torch.Generator().manual_seed(4))
     mask = torch.ones_like(ids, dtype=torch.bool)
-    return decode(model, model.encode(ids, mask), mask, options)
+    return decode(TorchBackend(model), model.encode(ids, mask), mask, options)
 
 
 @pytest.mark.parametrize(
@@ -172,9 +173,9 @@ def test_seed_decides_the_draws_and_nothing_else_does(model: LexiMind) -> None:
     ids = torch.full((3, 5), 9)
     mask = torch.ones_like(ids, dtype=torch.bool)
     torch.manual_seed(0)
-    first, second, again = decode(model, model.encode(ids, mask), mask, options)
+    first, second, again = decode(TorchBackend(model), model.encode(ids, mask), mask, options)
     torch.manual_seed(1)
-    assert decode(model, model.encode(ids, mask), mask, options) == [first, second, again]
+    assert decode(TorchBackend(model), model.encode(ids, mask), mask, options) == [first, second, again]
     assert first == again != second
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from model.inference.kv_cache import KVCache
+from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from tests.model.conftest import CONFIG, random_model
 
@@ -18,9 +19,10 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 def stepped(model: LexiMind, ids: Tensor, mask: Tensor, targets: Tensor) -> Tensor:
     """Logits of every target position, one cached step at a time: (B, T, V)."""
-    cache = KVCache(model.config, 1, model.device, model.dtype)
-    cache.add(model.decoder.project_source(model.encode(ids, mask)), mask, [targets.shape[1]] * len(targets))
-    return torch.stack([model.step(column, [cache]) for column in targets.unbind(1)], dim=1)
+    backend = TorchBackend(model)
+    cache = backend.new_cache(1)
+    cache.add(backend.project_source(backend.encode(ids, mask), mask), mask, [targets.shape[1]] * len(targets))
+    return torch.stack([backend.step(column, [cache]) for column in targets.unbind(1)], dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +94,15 @@ def test_answers_of_a_source_do_not_depend_on_its_padding(
 @torch.inference_mode()
 def test_joining_where_there_is_room_allocates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """New arrays at every join, made and dropped, once took more of a served second than encoding."""
-    model = random_model(CONFIG)
-    cache = model.new_cache(1)
+    backend = TorchBackend(random_model(CONFIG))
+    cache = backend.new_cache(1)
     cache.reserve(4, 60, 60)
     generation, made = cache.generation, KVCache._array
     sizes: list[tuple[int, int]] = []
     monkeypatch.setattr(KVCache, "_array", lambda self, *size: sizes.append(size) or made(self, *size))
     for length in (5, 60, 30):
         ids, mask = torch.full((1, length), 7), torch.ones(1, length, dtype=torch.bool)
-        cache.add(model.project_source(model.encode(ids, mask), mask), mask, [60])
+        cache.add(backend.project_source(backend.encode(ids, mask), mask), mask, [60])
     assert not sizes
     assert cache.generation == generation
     cache.reserve(5, 60, 60)

@@ -15,6 +15,7 @@ from small_runs import trainer, write_data, write_jsonl
 from app.main import create_app
 from app.settings import Settings
 from model.errors import ModelError
+from model.inference.native_backend import NativeBackend
 from model.network.leximind import LexiMind
 from model.probabilities import probabilities
 from model.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -140,7 +141,8 @@ def test_what_was_encoded_is_kept_for_the_next_trial(
     own_data: Path, checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = add(checkpoint.folder, "ticket", own_data, tmp_path / "first")
-    monkeypatch.setattr(LexiMind, "encode", None)
+    for one in (LexiMind, NativeBackend):
+        monkeypatch.setattr(one, "encode", None)
     second = add(checkpoint.folder, "ticket", own_data, tmp_path / "second")
     assert torch.equal(first.model.heads["ticket"].linear.weight, second.model.heads["ticket"].linear.weight)
 
@@ -227,7 +229,8 @@ def test_bad_heads_are_refused_before_anything_is_computed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(LexiMind, "encode", None)
+    for one in (LexiMind, NativeBackend):
+        monkeypatch.setattr(one, "encode", None)
     data = write_head(tmp_path / "data", name, train, dev)
     with pytest.raises((TrainingError, ModelError), match=message):
         trainer(data, tmp_path / "run", f"data.heads=[{name}]", f"data.only=[{name}]")

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.inference.backend import Backend
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
 from model.network.heads import mean_over_tokens
-from model.network.leximind import LexiMind
 from model.tasks import SUMMARIZE, Tasks
 from model.tokenizer import Tokenizer
 from training.evaluation.calibration import Logits
@@ -20,9 +20,9 @@ _TOKENS_A_BATCH = 8192  # padded source tokens; rows are sorted by length, so li
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model in evaluation mode with what turns texts into its ids."""
+    """What computes a model, with what turns texts into its ids."""
 
-    model: LexiMind
+    backend: Backend
     tokenizer: Tokenizer
     tasks: Tasks
 
@@ -31,7 +31,7 @@ class Predictor:
         """Logits of one of the model's heads: (texts, labels) float32."""
         out: list[Tensor | None] = [None] * len(texts)
         for numbers, hidden, mask in self._encoded(head, texts):
-            logits = self.model.classify(hidden, mask, [head])[head].float().cpu()
+            logits = self.backend.classify(hidden, mask, [head])[head].float().cpu()
             for number, row in zip(numbers, logits, strict=True):
                 out[number] = row
         return np.stack([row.numpy() for row in out if row is not None])
@@ -39,7 +39,7 @@ class Predictor:
     @torch.inference_mode()
     def mean_states(self, head: str, texts: Sequence[str]) -> Tensor:
         """What a head reads of each text: (texts, D) float32 on the CPU."""
-        out = torch.empty(len(texts), self.model.config.d_model)
+        out = torch.empty(len(texts), self.backend.config.d_model)
         for numbers, hidden, mask in self._encoded(head, texts):
             out[numbers] = mean_over_tokens(hidden, mask).float().cpu()
         return out
@@ -49,7 +49,7 @@ class Predictor:
         """One summary a text."""
         out = [""] * len(texts)
         for numbers, hidden, mask in self._encoded(SUMMARIZE, texts):
-            results = decode(self.model, hidden, mask, [options] * len(numbers))
+            results = decode(self.backend, hidden, mask, [options] * len(numbers))
             for number, result in zip(numbers, results, strict=True):
                 out[number] = self.tokenizer.decode(result.token_ids)
         return out
@@ -62,6 +62,6 @@ class Predictor:
             size = max(1, _TOKENS_A_BATCH // len(ids[order[0]]))
             numbers, order = order[:size], order[size:]
             padded = torch.nn.utils.rnn.pad_sequence([ids[n] for n in numbers], batch_first=True)
-            padded = padded.to(self.model.device)
-            mask = padded != self.model.config.pad_id
-            yield numbers, self.model.encode(padded, mask), mask
+            padded = padded.to(self.backend.device)
+            mask = padded != self.backend.config.pad_id
+            yield numbers, self.backend.encode(padded, mask), mask

@@ -5,12 +5,12 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
+from model.inference.backend import Backend
 from model.inference.decoding.beam import BeamRows
 from model.inference.decoding.greedy import GreedyRows
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rows import Outcome, Rows, Step
 from model.inference.graphs import StepGraphs
-from model.network.leximind import LexiMind
 from model.transfer import send
 
 # An empty cache that is no larger is kept, so that requests that come one by one need no new one each.
@@ -20,11 +20,11 @@ _KEPT_BYTES = 32 * 2**20
 class DecodingBatch:
     """Decoding of many documents on one model; a document's tokens do not depend on what else is in flight."""
 
-    def __init__(self, model: LexiMind, graphs: StepGraphs | None = None, *, lags: bool | None = None) -> None:
+    def __init__(self, backend: Backend, graphs: StepGraphs | None = None, *, lags: bool | None = None) -> None:
         """`graphs` replays steps; with `lags`, which a GPU has by default, news come a step late and nothing waits."""
-        self._model = model
+        self._backend = backend
         self._graphs = graphs
-        self._lags = model.device.type == "cuda" if lags is None else lags
+        self._lags = backend.device.type == "cuda" if lags is None else lags
         self._groups: dict[int, Rows] = {}  # by beam width
         self._taken: list[tuple[Rows, Outcome]] = []  # steps whose news are still to come
 
@@ -45,7 +45,7 @@ class DecodingBatch:
             encoder_mask: (B, S) bool, True at real tokens.
             options: for each document how it is decoded.
         """
-        cross = self._model.project_source(hidden, encoder_mask)
+        cross = self._backend.project_source(hidden, encoder_mask)
         for num_beams in sorted({option.num_beams for option in options}):
             chosen = [number for number, option in enumerate(options) if option.num_beams == num_beams]
             # One width, as nearly always, and nothing is copied.
@@ -83,7 +83,7 @@ class DecodingBatch:
             return [self._graphs.step(ids, group.cache) for ids, group in zip(newest, groups, strict=True)]
         caches = [group.cache for group in groups]
         sizes = [cache.num_rows for cache in caches]
-        logits: Sequence[Tensor] = self._model.step(torch.cat(newest), caches).split(sizes)
+        logits: Sequence[Tensor] = self._backend.step(torch.cat(newest), caches).split(sizes)
         return logits
 
     @torch.inference_mode()
@@ -96,7 +96,9 @@ class DecodingBatch:
     def _group(self, num_beams: int) -> Rows:
         if num_beams not in self._groups:
             self._forget_idle_beams()
-            self._groups[num_beams] = GreedyRows(self._model) if num_beams == 1 else BeamRows(self._model, num_beams)
+            self._groups[num_beams] = (
+                GreedyRows(self._backend) if num_beams == 1 else BeamRows(self._backend, num_beams)
+            )
         return self._groups[num_beams]
 
     def _give_back(self) -> None:
@@ -116,14 +118,14 @@ class DecodingBatch:
 
 
 def decode(
-    model: LexiMind,
+    backend: Backend,
     hidden: Tensor,
     encoder_mask: Tensor,
     options: Sequence[DecodingOptions],
     batch: DecodingBatch | None = None,
 ) -> list[DecodingResult]:
     """Decode encoder states (B, S, D) to the end, in order; in `batch`, which must be empty, if one is given."""
-    batch = batch or DecodingBatch(model)
+    batch = batch or DecodingBatch(backend)
     batch.add(range(len(options)), hidden, encoder_mask, options)
     results: dict[int, DecodingResult] = {}
     while batch.num_rows:

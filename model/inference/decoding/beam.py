@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from model.inference.backend import Backend
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rows import Outcome, Rows, Step, empty_tokens
-from model.network.leximind import LexiMind
 from model.transfer import send
 
 # The score of a hypothesis that must not be chosen: finite, so that sums stay comparable, and below what the strictest
@@ -23,8 +23,8 @@ _NEVER = -1.0e37
 class BeamRows(Rows):
     """Documents with `num_beams` hypotheses each."""
 
-    def __init__(self, model: LexiMind, num_beams: int) -> None:
-        super().__init__(model, num_beams)
+    def __init__(self, backend: Backend, num_beams: int) -> None:
+        super().__init__(backend, num_beams)
 
     def start(self, options: Sequence[DecodingOptions]) -> dict[str, Tensor]:
         """One hypothesis alive, so that the first step does not choose the same token N times; none finished."""

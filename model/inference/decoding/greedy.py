@@ -5,18 +5,18 @@ from collections.abc import Collection, Sequence
 import torch
 from torch import Tensor
 
+from model.inference.backend import Backend
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rows import Outcome, Rows, Step, empty_tokens
 from model.inference.decoding.sampling import Sampling, uniforms
-from model.network.leximind import LexiMind
 from model.transfer import send
 
 
 class GreedyRows(Rows):
     """Greedy and sampled documents, mixed freely."""
 
-    def __init__(self, model: LexiMind) -> None:
-        super().__init__(model, num_beams=1)
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend, num_beams=1)
         self._drawn: tuple[Tensor, Sampling | None] | None = None
         self._reported: dict[int, list[int]] = {}  # by key; the device is not asked again when a document ends
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.inference.backend import Backend
 from model.inference.decoding.characters import Characters
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rules import Rules
-from model.network.leximind import LexiMind
 from model.transfer import send
 
 
@@ -52,16 +52,16 @@ class Rows(ABC):
     them, the start token (padding) first.
     """
 
-    def __init__(self, model: LexiMind, num_beams: int) -> None:
+    def __init__(self, backend: Backend, num_beams: int) -> None:
         self.num_beams = num_beams
-        self.cache = model.new_cache(num_beams)
+        self.cache = backend.new_cache(num_beams)
         self.keys: list[int] = []
         self.options: list[DecodingOptions] = []
         self.state: dict[str, Tensor] = {}
-        self.config = model.config
-        self.device = model.device
-        pieces = model.byte_pieces
-        self._characters = Characters(pieces, model.config.vocab_size, model.device) if pieces else None
+        self.config = backend.config
+        self.device = backend.device
+        pieces = backend.byte_pieces
+        self._characters = Characters(pieces, backend.config.vocab_size, backend.device) if pieces else None
         self._rules: Rules | None = None
 
     def add(

@@ -9,7 +9,8 @@ import pytest
 from app.main import create_app
 from app.metrics import FAILURES
 from app.settings import Settings
-from model.network.leximind import LexiMind
+from model.inference.native_backend import NativeBackend
+from model.inference.torch_backend import TorchBackend
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -50,15 +51,18 @@ async def test_unknown_path_and_method_are_problems_too(
 async def test_model_failure_is_500_without_internals_and_the_next_request_is_answered(
     client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encode = LexiMind.encode
     failures = iter([True])
 
-    def failing(self: LexiMind, *args: Any) -> Any:
-        if next(failures, False):
-            raise RuntimeError("secret internals at 0xdeadbeef")
-        return encode(self, *args)
+    def failing(encode: Any) -> Any:
+        def failing_encode(*args: Any) -> Any:
+            if next(failures, False):
+                raise RuntimeError("secret internals at 0xdeadbeef")
+            return encode(*args)
 
-    monkeypatch.setattr(LexiMind, "encode", failing)
+        return failing_encode
+
+    for backend in (TorchBackend, NativeBackend):
+        monkeypatch.setattr(backend, "encode", failing(backend.encode))
     response = await client.post("/topic", json={"text": "a"})
     assert response.status_code == 500
     assert response.json()["error_type"] == "generation"

@@ -17,6 +17,7 @@ from app.engine.request import EngineAnswer, EngineRequest
 from app.engine.runner import Runner
 from app.metrics import Metrics
 from model.config import ModelConfig
+from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from model.tasks import Head, Tasks
 
@@ -100,7 +101,7 @@ async def start(model: LexiMind, clock: FakeClock) -> AsyncIterator[Start]:
 
     async def begin(*, on_failure: Callable[[], None] = lambda: None, **limits: Any) -> Rig:
         metrics = Metrics()
-        checkpoint = SimpleNamespace(model=model, name="tiny", tasks=Tasks(heads=HEADS))
+        checkpoint = SimpleNamespace(backend=TorchBackend(model), name="tiny", tasks=Tasks(heads=HEADS))
         engine = Engine(checkpoint, EngineLimits(**limits), metrics, clock, on_failure)
         engines.append(engine)
         await engine.start()
@@ -163,7 +164,7 @@ def alone(model: LexiMind) -> Callable[[EngineRequest], EngineAnswer]:
     """The answer to a request with nothing beside it."""
 
     def run(request: EngineRequest) -> EngineAnswer:
-        runner = Runner(model, HEADS)
+        runner = Runner(TorchBackend(model), HEADS)
         news = runner.join(runner.encode({0: request}))
         while runner.num_rows:
             news = runner.step()

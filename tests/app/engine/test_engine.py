@@ -18,6 +18,7 @@ from app.engine.request import (
     Overloaded,
 )
 from model.inference.decoding.options import DecodingOptions
+from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 
 Source = Callable[[int, int], tuple[int, ...]]
@@ -343,14 +344,14 @@ async def test_stopped_engine_refuses(start: Any, source: Source) -> None:
 async def test_summary_of_one_token_is_answered(
     start: Any, source: Source, model: LexiMind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = model.step
+    step = TorchBackend.step
 
     def eager_to_end(*args: Any) -> torch.Tensor:
         logits = step(*args)
         logits[:, model.config.eos_id] += 1e4
         return logits
 
-    monkeypatch.setattr(model, "step", eager_to_end)
+    monkeypatch.setattr(TorchBackend, "step", eager_to_end)
     rig = await start()
     options = DecodingOptions(max_new_tokens=8, min_new_tokens=1)
     for seed in range(2):  # the engine lives on

@@ -13,6 +13,7 @@ from app.engine.engine import Engine, EngineLimits
 from app.engine.request import EngineAnswer, EngineError, EngineRequest
 from app.metrics import Metrics
 from model.inference.decoding.options import DecodingOptions
+from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from model.tasks import Tasks
 from tests.app.engine.conftest import HEADS
@@ -87,7 +88,7 @@ async def test_model_that_cannot_answer_at_all_does_not_start(start: Any, model:
 
 
 async def test_engine_that_drains_while_it_warms_up_does_not_come_back(model: LexiMind, gate: Any) -> None:
-    checkpoint: Any = SimpleNamespace(model=model, name="tiny", tasks=Tasks(heads=HEADS))
+    checkpoint: Any = SimpleNamespace(backend=TorchBackend(model), name="tiny", tasks=Tasks(heads=HEADS))
     engine = Engine(checkpoint, EngineLimits(), Metrics())
     shut = gate(model.encoder)
     starting = asyncio.create_task(engine.start())

@@ -13,6 +13,7 @@ from transformers import T5ForConditionalGeneration
 from app.engine.engine import Engine, EngineLimits
 from app.engine.request import EngineRequest
 from app.metrics import Metrics
+from model.inference.torch_backend import TorchBackend
 from model.storage.flan_t5 import read_flan_t5
 from model.tasks import Tasks
 from tests.model.conftest import NUM_TOKENS, SHAPES, Pair, write_reference
@@ -38,7 +39,7 @@ def padded_sources() -> tuple[Tensor, Tensor]:
 
 async def test_engine_gives_the_ids_and_scores_of_transformers(pair: Pair) -> None:
     sources = padded_sources()
-    checkpoint = SimpleNamespace(model=pair.model, name=pair.folder.name, tasks=Tasks())
+    checkpoint = SimpleNamespace(backend=TorchBackend(pair.model), name=pair.folder.name, tasks=Tasks())
     engine = Engine(checkpoint, EngineLimits(max_batch_tokens=320, max_decode_rows=24), Metrics())  # type: ignore[arg-type]
     await engine.start()
     cases = [(options, row) for options in [*GREEDY, *BEAM] for row in range(len(LENGTHS))]

@@ -9,6 +9,7 @@ import torch
 from app.engine.request import EngineAnswer, EngineRequest
 from app.engine.runner import Runner
 from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from tests.app.engine.conftest import HEADS
 
@@ -26,7 +27,7 @@ def finish(runner: Runner) -> dict[int, EngineAnswer]:
 
 
 def test_heads_say_what_the_model_says_of_the_unpadded_source(model: LexiMind, source: Source) -> None:
-    runner = Runner(model, HEADS)
+    runner = Runner(TorchBackend(model), HEADS)
     requests = {key: EngineRequest(source(key, 5 + 9 * key), math.inf, heads=("emotions", "topic")) for key in range(4)}
     for news in runner.join(runner.encode(requests)):
         ids = torch.tensor([requests[news.key].input_ids])
@@ -48,7 +49,7 @@ def test_bucketed_lengths_change_no_answer(
     monkeypatch.setattr("app.engine.runner._LENGTH_MULTIPLES", {"cpu": 64})
     options = DecodingOptions(max_new_tokens=6)
     requests = {key: EngineRequest(source(key, 30 * key + 5), math.inf, options=options) for key in range(3)}
-    runner = Runner(model, HEADS)
+    runner = Runner(TorchBackend(model), HEADS)
     encoded = runner.encode(requests)
     assert (encoded.num_tokens, encoded.padded_tokens) == (105, 3 * 128)
     runner.join(encoded)
@@ -58,7 +59,7 @@ def test_bucketed_lengths_change_no_answer(
 
 
 def test_answers_hold_what_was_asked_and_nothing_else(model: LexiMind, source: Source) -> None:
-    runner = Runner(model, HEADS)
+    runner = Runner(TorchBackend(model), HEADS)
     ids, options = source(1, 9), DecodingOptions(max_new_tokens=3)
     requests = {
         1: EngineRequest(ids, math.inf, heads=("emotions",)),
@@ -76,7 +77,7 @@ def test_answers_hold_what_was_asked_and_nothing_else(model: LexiMind, source: S
 def test_equal_sources_are_encoded_once(
     model: LexiMind, source: Source, encoded_shapes: list[tuple[int, int]], alone: Alone
 ) -> None:
-    runner = Runner(model, HEADS)
+    runner = Runner(TorchBackend(model), HEADS)
     ids, other = source(1, 12), source(2, 7)
     options = [DecodingOptions(max_new_tokens=6, num_beams=beams) for beams in (1, 2)]
     requests = {
@@ -106,7 +107,7 @@ def test_equal_sources_are_encoded_once(
 )
 def test_tokens_of_all_news_are_the_result(model: LexiMind, source: Source, options: DecodingOptions) -> None:
     for seed in range(6):
-        runner = Runner(model, HEADS)
+        runner = Runner(TorchBackend(model), HEADS)
         runner.join(runner.encode({7: EngineRequest(source(seed, 11), math.inf, options=options)}))
         token_ids: list[int] = []
         result: DecodingResult | None = None
@@ -119,7 +120,7 @@ def test_tokens_of_all_news_are_the_result(model: LexiMind, source: Source, opti
 
 
 def test_removed_request_leaves_at_once_and_the_others_go_on(model: LexiMind, source: Source, alone: Alone) -> None:
-    runner = Runner(model, HEADS)
+    runner = Runner(TorchBackend(model), HEADS)
     options = DecodingOptions(max_new_tokens=10, min_new_tokens=10)
     requests = {key: EngineRequest(source(key, 8 + key), math.inf, options=options) for key in range(3)}
     runner.join(runner.encode(requests))
@@ -132,7 +133,7 @@ def test_removed_request_leaves_at_once_and_the_others_go_on(model: LexiMind, so
 
 
 def test_check_leaves_what_decodes_alone(model: LexiMind, source: Source, alone: Alone) -> None:
-    runner = Runner(model, HEADS)
+    runner = Runner(TorchBackend(model), HEADS)
     request = EngineRequest(source(1, 9), math.inf, options=DecodingOptions(max_new_tokens=8))
     runner.join(runner.encode({1: request}))
     runner.step()
@@ -141,7 +142,7 @@ def test_check_leaves_what_decodes_alone(model: LexiMind, source: Source, alone:
 
 
 def test_reset_forgets_everything(model: LexiMind, source: Source) -> None:
-    runner = Runner(model, HEADS)
+    runner = Runner(TorchBackend(model), HEADS)
     options = DecodingOptions(max_new_tokens=8, num_beams=2)
     runner.join(runner.encode({1: EngineRequest(source(1, 9), math.inf, options=options)}))
     runner.reset()

@@ -11,6 +11,7 @@ from small_encoder import save_encoder
 
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
+from model.inference.torch_backend import TorchBackend
 from model.storage.checkpoint import Checkpoint, load_checkpoint
 from training.evaluate import main
 from training.evaluation.predict import Predictor
@@ -115,14 +116,14 @@ def test_damaged_checkpoint_is_refused(copy: Path, data: Path, tmp_path: Path) -
 
 def test_predictions_do_not_depend_on_their_batch(checkpoint: Checkpoint) -> None:
     texts = ["The council voted.", "Shares rose twelve percent after the report. " * 3, "They won the final."]
-    predictor = Predictor(checkpoint.model, checkpoint.tokenizer, checkpoint.tasks)
+    predictor = Predictor(TorchBackend(checkpoint.model), checkpoint.tokenizer, checkpoint.tasks)
     options = DecodingOptions(max_new_tokens=6)
     together = predictor.summarize(texts, options)
     logits = predictor.classify("topic", texts)
     for text, summary, row in zip(texts, together, logits, strict=True):
         ids = torch.tensor([checkpoint.tokenizer.encode_source(text, checkpoint.tasks.prompts["summarize"], 64)])
         hidden = checkpoint.model.encode(ids, ids != 0)
-        alone = decode(checkpoint.model, hidden, ids != 0, [options])[0]
+        alone = decode(TorchBackend(checkpoint.model), hidden, ids != 0, [options])[0]
         assert checkpoint.tokenizer.decode(alone.token_ids) == summary
         expected = checkpoint.model.classify(hidden, ids != 0, ["topic"])["topic"][0]
         assert torch.allclose(expected, torch.from_numpy(row), atol=1e-5)  # float32 sums in another order

@@ -5,6 +5,7 @@ from pathlib import Path
 from small_runs import trainer
 
 from model.inference.decoding.options import DecodingOptions
+from model.inference.torch_backend import TorchBackend
 from model.storage.checkpoint import Checkpoint
 from training.curves import draw_curves
 from training.evaluation.plots import draw
@@ -16,7 +17,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def result(checkpoint: Checkpoint, data: Path) -> Result:
-    predictor = Predictor(checkpoint.model, checkpoint.tokenizer, checkpoint.tasks)
+    predictor = Predictor(TorchBackend(checkpoint.model), checkpoint.tokenizer, checkpoint.tasks)
     split = read_split(data, "dev", checkpoint.tasks)
     return evaluate(predictor, split, 4, DecodingOptions(max_new_tokens=4))
 

@@ -1,0 +1,136 @@
+"""The network on the kernels of `model.kernels`: processors with AVX-512, float32, bfloat16 or int8."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from model.config import ModelConfig
+from model.inference.backend import Backend
+from model.inference.kv_cache import KVCache, row_elements
+from model.kernels.decoder import NativeDecoder
+from model.kernels.encoder import NativeEncoder
+from model.kernels.formats import FORMATS
+from model.kernels.library import MAX_HEAD_WIDTH, is_available
+from model.kernels.structs import Cache
+from model.network.heads import mean_over_tokens
+from model.network.positions import add_positions, add_positions_at
+from model.network.relative_bias import bias_by_offset
+from model.precision import Precision, computing_dtype
+
+
+def can_be_native(config: ModelConfig, precision: Precision) -> bool:
+    """Whether the native kernels compute such a network on this processor."""
+    return is_available(precision) and config.d_kv <= MAX_HEAD_WIDTH
+
+
+class NativeBackend(Backend):
+    """Both stacks and the output matrix are the kernels'; embedding, positions and heads are torch's.
+
+    The embedding is bfloat16 but in float32; positions, heads and all between the matrices is float32.
+    """
+
+    device = torch.device("cpu")
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        config: ModelConfig,
+        precision: Precision,
+        byte_pieces: tuple[int, ...] = (),
+    ) -> None:
+        """`weights` are the network's by name (`tensor_shapes`); of the large ones one at a time is asked for."""
+        self.config = config
+        self.byte_pieces = byte_pieces
+        self._precision = precision
+        self._format = FORMATS[precision]
+
+        def small(name: str) -> Tensor:
+            return weights[name].to(computing_dtype(precision), copy=True)
+
+        # First of all, while there is room: afterwards memory would hold it twice beside everything else.
+        self._embedding = weights["embedding.weight"].to(
+            torch.float32 if precision == "float32" else torch.bfloat16, copy=True
+        )
+        distances = torch.arange(config.relative_attention_max_distance + 1)
+        bias = bias_by_offset(small("decoder.relative_bias.table.weight"), -distances, config, bidirectional=False)
+        self._decoder = NativeDecoder(weights, config, precision, bias)
+        self._encoder = NativeEncoder(weights, config, precision)
+        self._bias_table = small("encoder.relative_bias.table.weight")
+        self._encoder_bias = torch.empty(0, 0)  # (H, 2·reach - 1) by key minus query, for the longest source so far
+        self._encoder_positions, self._decoder_positions = (
+            small(f"{stack}_positions").float() if config.num_positions else None for stack in ("encoder", "decoder")
+        )
+        self._heads = {
+            name: [small(f"heads.{name}.linear.{part}").float() for part in ("weight", "bias")] for name in config.heads
+        }
+
+    @property
+    def precision(self) -> Precision:
+        """That of the matrices."""
+        return self._precision
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of weights that a step reads."""
+        return self._decoder.step_bytes
+
+    def encode(self, input_ids: Tensor, encoder_mask: Tensor) -> Tensor:
+        """Float32, 0 past the sources' ends."""
+        x = add_positions(F.embedding(input_ids, self._embedding), self._encoder_positions)
+        length = x.shape[1]
+        if 2 * length - 1 > self._encoder_bias.shape[1]:
+            offsets = torch.arange(1 - length, length)
+            bias = bias_by_offset(self._bias_table, offsets, self.config, bidirectional=True)
+            self._encoder_bias = bias.float().contiguous()
+        return self._encoder.encode(x, encoder_mask, self._encoder_bias)
+
+    def classify(self, hidden: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
+        """See `LexiMind.classify`."""
+        pooled = mean_over_tokens(hidden, encoder_mask)
+        return {name: F.linear(pooled, *self._heads[name]) for name in heads}
+
+    def new_cache(self, num_beams: int) -> KVCache:
+        """As the precision's `Format` has it."""
+        return KVCache(self.config, num_beams, self.device, self._format.cache_dtype, self._format.source_dtype)
+
+    def project_source(self, hidden: Tensor, encoder_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Zeros where `encoder_mask` is False; in int8 with their scales, as `KVCache` holds them."""
+        config, dtype = self.config, self._format.source_dtype
+        batch, length, _ = hidden.shape
+        sizes = (config.num_decoder_layers, batch, config.num_heads, length, row_elements(config.d_kv, dtype))
+        keys, values = torch.zeros(2, *sizes, dtype=dtype).unbind()
+        self._decoder.project_source(hidden, encoder_mask, keys, values)
+        return list(zip(keys, values, strict=True))
+
+    def compute_step(self, token_ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """All layers and the output matrix in one call."""
+        positions = [cache.positions[: cache.num_rows] for cache in caches]
+        x = add_positions_at(F.embedding(token_ids, self._embedding), positions, self._decoder_positions)
+        logits = self._decoder.step(x, [_struct_of(cache) for cache in caches])
+        for cache in caches:
+            cache.advance()
+        return logits
+
+
+def _struct_of(cache: KVCache) -> Cache:
+    """What is in use, as the kernels take it; void once documents join."""
+    return Cache(
+        num_documents=cache.num_documents,
+        num_beams=cache.num_beams,
+        self_keys=cache.self_keys.data_ptr(),
+        self_values=cache.self_values.data_ptr(),
+        self_stride=cache.self_keys.stride(0),
+        target_capacity=cache.self_keys.shape[3],
+        lineage=cache.lineage.data_ptr(),
+        lineage_stride=cache.lineage.shape[1],
+        cross_keys=cache.cross_keys.data_ptr(),
+        cross_values=cache.cross_values.data_ptr(),
+        cross_stride=cache.cross_keys.stride(0),
+        source_capacity=cache.cross_keys.shape[3],
+        additive_mask=cache.additive_mask.data_ptr(),
+        mask_stride=cache.additive_mask.shape[1],
+        positions=cache.positions.data_ptr(),
+        source_ends=cache.source_ends.data_ptr(),
+    )

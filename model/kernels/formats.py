@@ -1,0 +1,52 @@
+"""What a precision means to the kernels, all in one place."""
+
+from dataclasses import dataclass
+
+import torch
+
+from model.precision import Precision
+
+
+@dataclass(frozen=True)
+class Format:
+    """How numbers of one precision lie in the kernels' arrays.
+
+    `kind` is the value of `Kind` in numbers.h, `feature` the processor's that its products need. `group` inputs of a
+    matrix lie side by side, as `dtype`. The decoder's own keys and values are of `cache_dtype`, the source's of
+    `source_dtype`.
+    """
+
+    kind: int
+    feature: str
+    group: int
+    dtype: torch.dtype
+    cache_dtype: torch.dtype
+    source_dtype: torch.dtype
+
+
+FORMATS: dict[Precision, Format] = {
+    "float32": Format(
+        kind=0,
+        feature="avx512_f",
+        group=1,
+        dtype=torch.float32,
+        cache_dtype=torch.float32,
+        source_dtype=torch.float32,
+    ),
+    "bfloat16": Format(
+        kind=1,
+        feature="avx512_bf16",
+        group=2,
+        dtype=torch.bfloat16,
+        cache_dtype=torch.bfloat16,
+        source_dtype=torch.bfloat16,
+    ),
+    "int8": Format(
+        kind=2,
+        feature="avx512_vnni",
+        group=4,
+        dtype=torch.int8,
+        cache_dtype=torch.bfloat16,
+        source_dtype=torch.int8,
+    ),
+}
