@@ -23,7 +23,7 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Compile, and have the result packed with the wheel."""
         target = Path(self.root, _TARGET)
-        sources = [str(target.with_name(name)) for name in ("kernels.cpp", "gradients.cpp")]
+        sources = sorted(map(str, target.parent.glob("*.cpp")))
         compiler = shutil.which(os.environ.get("CXX", "g++"))
         if platform.system() != "Linux" or platform.machine() != "x86_64" or compiler is None:
             target.unlink(missing_ok=True)

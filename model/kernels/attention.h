@@ -1,4 +1,4 @@
-// softmax(q kᵀ + bias) v: of one query on keys wherever they are, and of the queries of a whole document.
+// softmax(q kᵀ + bias) v: of one query on keys wherever they are, and of blocks of queries on keys packed as a matrix.
 
 #pragma once
 
@@ -11,11 +11,11 @@ constexpr int kQueryRows = 48;  // queries of one head that a thread takes at a 
 // Scores of one query, to the next 16 of `length`, become exp(score + bias - most), 0 past the end; gives 1 / their sum.
 // `bias(t, mask)` is that of 16 keys from t on.
 template <typename Bias>
-float soften(float* scores, int64_t length, const Bias& bias) {
+float exponentiate(float* scores, int64_t length, const Bias& bias) {
   const __m512 nothing = _mm512_set1_ps(-INFINITY);
   __m512 most = nothing;
   for (int64_t t = 0; t < length; t += kLanes) {
-    const __mmask16 mask = first(length - t);
+    const __mmask16 mask = lane_mask(length - t);
     const __m512 s = _mm512_mask_add_ps(nothing, mask, _mm512_loadu_ps(scores + t), bias(t, mask));
     _mm512_storeu_ps(scores + t, s);
     most = _mm512_max_ps(most, s);
@@ -37,7 +37,7 @@ void attend(const float* query, int64_t width, int64_t length, float* scores, fl
   __mmask16 masks[kChunks];
   __m512 q[kChunks], sum[kChunks];
   for (int c = 0; c < kChunks; ++c) {
-    masks[c] = first(width - c * kLanes);
+    masks[c] = lane_mask(width - c * kLanes);
     q[c] = load16(query + c * kLanes, masks[c]);
     sum[c] = _mm512_setzero_ps();
   }
@@ -47,7 +47,7 @@ void attend(const float* query, int64_t width, int64_t length, float* scores, fl
     for (int c = 1; c < kChunks; ++c) dot = _mm512_fmadd_ps(q[c], load16(k + c * kLanes, masks[c]), dot);
     scores[t] = _mm512_reduce_add_ps(dot) * scale_of(k, width);
   }
-  const __m512 inverse = _mm512_set1_ps(soften(scores, length, bias));
+  const __m512 inverse = _mm512_set1_ps(exponentiate(scores, length, bias));
   for (int64_t t = 0; t < length; ++t) {
     const Number* v = value(t);
     const __m512 p = _mm512_set1_ps(scores[t] * scale_of(v, width));
@@ -67,7 +67,8 @@ void attend_any(const float* query, int64_t width, int64_t length, float* scores
     case 5: return attend<5, Number>(query, width, length, scores, context, key, value, bias);
     case 6: return attend<6, Number>(query, width, length, scores, context, key, value, bias);
     case 7: return attend<7, Number>(query, width, length, scores, context, key, value, bias);
-    default: return attend<8, Number>(query, width, length, scores, context, key, value, bias);
+    case 8: return attend<8, Number>(query, width, length, scores, context, key, value, bias);
+    default: __builtin_unreachable();
   }
 }
 
@@ -84,34 +85,53 @@ struct Head {
   }
 };
 
-template <Kind kind>
-void pack_keys(const float* from, int64_t stride, int64_t length, int64_t width, uint32_t* to, Operand& row) {
+// `row` is scratch. bfloat16 rows are taken as they are, of an even width.
+template <Kind kind, typename Number>
+void pack_keys(const Number* from, int64_t stride, int64_t length, int64_t width, uint32_t* to, Operand& row) {
   const int64_t groups = (width + Head<kind>::kGroup - 1) / Head<kind>::kGroup;
-  const uint32_t* units = reinterpret_cast<const uint32_t*>(row.bytes.data());
   for (int64_t s = 0; s < round_up(length, kColumns); ++s) {
     uint32_t* column = to + s / kColumns * groups * kColumns + s % kColumns;
-    if (s < length) convert_row<kind>(from + s * stride, nullptr, 1.0f, width, row, 0);
-    for (int64_t g = 0; g < groups; ++g) column[g * kColumns] = s < length ? units[g] : 0;
+    const void* units = from + s * stride;
+    if constexpr (std::is_same_v<Number, float>) {
+      units = row.bytes.data();
+      if (s < length) convert_row<kind>(from + s * stride, nullptr, 1.0f, width, row, 0);
+    }
+    for (int64_t g = 0; g < groups; ++g) {
+      uint32_t unit = 0;
+      if (s < length) std::memcpy(&unit, static_cast<const uint32_t*>(units) + g, sizeof(unit));
+      column[g * kColumns] = unit;
+    }
   }
 }
 
-template <Kind kind>
-void pack_values(const float* from, int64_t stride, int64_t length, int64_t width, uint32_t* to) {
+// Sixteen bfloat16, each in four bytes.
+inline __m512i wide_bfloat16(const float* from, __mmask16 mask) {
+  return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(load16(from, mask)));
+}
+inline __m512i wide_bfloat16(const uint16_t* from, __mmask16 mask) {
+  return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
+}
+
+template <Kind kind, typename Number>
+void pack_values(const Number* from, int64_t stride, int64_t length, int64_t width, uint32_t* to) {
   const int64_t groups = (length + Head<kind>::kGroup - 1) / Head<kind>::kGroup;
   for (int64_t g = 0; g < groups; ++g)
     for (int64_t j = 0; j < round_up(width, kColumns); j += kLanes) {
-      const __mmask16 mask = first(width - j > 0 ? width - j : 0);
+      const __mmask16 mask = lane_mask(std::max<int64_t>(width - j, 0));
       uint32_t* unit = to + (j / kColumns * groups + g) * kColumns + j % kColumns;
-      const float* at = from + g * Head<kind>::kGroup * stride + j;
+      const Number* at = from + g * Head<kind>::kGroup * stride + j;
       if constexpr (kind == kFloat32) {
         _mm512_storeu_si512(unit, _mm512_castps_si512(load16(at, mask)));
       } else {
         const __mmask16 next = g * 2 + 1 < length ? mask : __mmask16(0);
-        const auto half = [](__m512 x) { return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(x)); };
-        const __m512i low = half(load16(at, mask)), high = half(load16(at + (next ? stride : 0), next));
+        const __m512i low = wide_bfloat16(at, mask), high = wide_bfloat16(at + (next ? stride : 0), next);
         _mm512_storeu_si512(unit, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
       }
     }
+}
+
+inline Linear packed_matrix(const uint32_t* units, int64_t in, int64_t out) {
+  return {reinterpret_cast<const uint8_t*>(units), nullptr, nullptr, in, out};
 }
 
 // What a thread needs for some queries of one head.
@@ -132,41 +152,33 @@ struct HeadScratch {
 
 thread_local HeadScratch head_scratch;
 
-struct WriteHead {  // some columns of the context, each row times its factor
-  float* to;
+template <typename Number>
+struct WriteHead {  // some columns of the context, each row times its factor where there are such
+  Number* to;
   int64_t stride, width;
   const float* factors;
   void operator()(int64_t row, int64_t block, __m512 a, __m512 b) const {
-    const __m512 factor = _mm512_set1_ps(factors[row]);
+    const __m512 factor = _mm512_set1_ps(factors ? factors[row] : 1.0f);
     const int64_t column = block * kColumns;
-    float* at = to + row * stride + column;
-    _mm512_mask_storeu_ps(at, first(std::max<int64_t>(width - column, 0)), _mm512_mul_ps(a, factor));
-    _mm512_mask_storeu_ps(at + kLanes, first(std::max<int64_t>(width - column - kLanes, 0)), _mm512_mul_ps(b, factor));
+    Number* at = to + row * stride + column;
+    store16(at, lane_mask(std::max<int64_t>(width - column, 0)), _mm512_mul_ps(a, factor));
+    store16(at + kLanes, lane_mask(std::max<int64_t>(width - column - kLanes, 0)), _mm512_mul_ps(b, factor));
   }
 };
 
-// Queries `begin` to `end` of one head on all keys of their document. `bias` is this head's at offset 0 (key minus
-// query), `hidden` 0 or -inf a key.
-template <Kind kind>
-void attend_whole(const float* queries, int64_t stride, int64_t begin, int64_t end, int64_t length, int64_t width,
-                  const uint32_t* keys, const uint32_t* values, const float* bias, const float* hidden, float* context,
-                  int64_t context_stride, HeadScratch& work) {
-  const int64_t count = end - begin;
-  for (int64_t r = 0; r < count; ++r)
-    convert_row<kind>(queries + (begin + r) * stride, nullptr, 1.0f, width, work.queries, r);
-  const Linear key_matrix{reinterpret_cast<const uint8_t*>(keys), nullptr, nullptr, width, length};
-  multiply_alone<kind>(key_matrix, work.queries, count, Write{work.scores.data(), work.stride});
+// `count` queries of one head on packed keys and values. `bias(r, t, mask)` is what is added to query r's scores of 16
+// keys from t on; `weigh(r, terms, inverse)` puts the row of softmax, `terms` times `inverse`, into `work.weights`.
+template <Kind kind, typename Bias, typename Weigh, typename Epilogue>
+void attend_block(const Rows& queries, int64_t count, const Linear& keys, const Linear& values, HeadScratch& work,
+                  const Bias& bias, const Weigh& weigh, const Epilogue& write) {
+  multiply_alone<kind>(keys, queries, count, Write{work.scores.data(), work.stride});
   for (int64_t r = 0; r < count; ++r) {
     float* scores = work.scores.data() + r * work.stride;
-    const float* offsets = bias - (begin + r);
-    work.inverse[r] = soften(scores, length, [&](int64_t t, __mmask16 mask) {
-      return _mm512_add_ps(load16(offsets + t, mask), load16(hidden + t, mask));
-    });
-    convert_row<kind>(scores, nullptr, 1.0f, length, work.weights, r);
+    const float inverse =
+        exponentiate(scores, keys.out, [&](int64_t t, __mmask16 mask) { return bias(r, t, mask); });
+    weigh(r, scores, inverse);
   }
-  const Linear value_matrix{reinterpret_cast<const uint8_t*>(values), nullptr, nullptr, length, width};
-  multiply_alone<kind>(value_matrix, work.weights, count,
-                       WriteHead{context + begin * context_stride, context_stride, width, work.inverse.data()});
+  multiply_alone<kind>(values, work.weights, count, write);
 }
 
 }  // namespace

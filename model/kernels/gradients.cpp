@@ -18,13 +18,13 @@ void normalise(const float* x, const float* weight, Number* out, float* scales, 
     const float* from = x + row * width;
     __m512 squares = _mm512_setzero_ps();
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __m512 numbers = load16(from + i, first(width - i));
+      const __m512 numbers = load16(from + i, lane_mask(width - i));
       squares = _mm512_fmadd_ps(numbers, numbers, squares);
     }
     const float scale = 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / static_cast<float>(width) + epsilon);
     scales[row] = scale;
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = first(width - i);
+      const __mmask16 mask = lane_mask(width - i);
       const __m512 normal = _mm512_mul_ps(load16(from + i, mask), _mm512_set1_ps(scale));
       store16(out + row * width + i, mask, _mm512_mul_ps(normal, load16(weight + i, mask)));
     }
@@ -44,14 +44,14 @@ void normalise_gradient(const float* x, const float* weight, const float* scales
       const Number* upper = grad + row * width;
       __m512 along = _mm512_setzero_ps();
       for (int64_t i = 0; i < width; i += kLanes) {
-        const __mmask16 mask = first(width - i);
+        const __mmask16 mask = lane_mask(width - i);
         const __m512 product = _mm512_mul_ps(load16(upper + i, mask), load16(from + i, mask));
         along = _mm512_fmadd_ps(product, load16(weight + i, mask), along);
         store16(sums + i, mask, _mm512_fmadd_ps(product, _mm512_set1_ps(scale), load16(sums + i, mask)));
       }
       const float share = _mm512_reduce_add_ps(along) * scale * scale / static_cast<float>(width);
       for (int64_t i = 0; i < width; i += kLanes) {
-        const __mmask16 mask = first(width - i);
+        const __mmask16 mask = lane_mask(width - i);
         const __m512 straight = _mm512_mul_ps(load16(upper + i, mask), load16(weight + i, mask));
         const __m512 less = _mm512_fnmadd_ps(load16(from + i, mask), _mm512_set1_ps(share), straight);
         store16(into_x + row * width + i, mask, _mm512_mul_ps(less, _mm512_set1_ps(scale)));
@@ -66,7 +66,7 @@ void gate(const Number* gates_and_values, Number* out, int64_t rows, int64_t wid
   for (int64_t row = 0; row < rows; ++row) {
     const Number* from = gates_and_values + 2 * row * width;
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = first(width - i);
+      const __mmask16 mask = lane_mask(width - i);
       const __m512 opened = gelu16(load16(from + i, mask));
       store16(out + row * width + i, mask, _mm512_mul_ps(opened, load16(from + width + i, mask)));
     }
@@ -82,7 +82,7 @@ void gate_gradient(const Number* gates_and_values, const Number* grad, Number* i
     const Number* from = gates_and_values + 2 * row * width;
     Number* to = into + 2 * row * width;
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = first(width - i);
+      const __mmask16 mask = lane_mask(width - i);
       const __m512 x = load16(from + i, mask), value = load16(from + width + i, mask);
       const __m512 upper = load16(grad + row * width + i, mask), square = _mm512_mul_ps(x, x);
       // gelu = x · σ(u), u = slope · (x + 0.044715 x³), so gelu' = σ + x · σ (1 − σ) · u'
@@ -110,14 +110,14 @@ void cross_entropy(Number* logits, const int64_t* truths, float* losses, int64_t
     const __m512 lowest = _mm512_set1_ps(-INFINITY);
     __m512 highest = lowest, sum = _mm512_setzero_ps(), all = _mm512_setzero_ps();
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = first(width - i);
+      const __mmask16 mask = lane_mask(width - i);
       const __m512 x = load16(numbers + i, mask);
       highest = _mm512_mask_max_ps(highest, mask, highest, x);
       all = _mm512_add_ps(all, x);
     }
     const float top = _mm512_reduce_max_ps(highest);
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = first(width - i);
+      const __mmask16 mask = lane_mask(width - i);
       const __m512 x = _mm512_sub_ps(load16(numbers + i, mask), _mm512_set1_ps(top));
       sum = _mm512_mask_add_ps(sum, mask, sum, exp16(x));
     }
@@ -126,7 +126,7 @@ void cross_entropy(Number* logits, const int64_t* truths, float* losses, int64_t
     const float likely = _mm512_cvtss_f32(load16(numbers + truth, 1)) - log_sum;
     losses[row] = (smoothing - 1) * likely - share * (_mm512_reduce_add_ps(all) - static_cast<float>(width) * log_sum);
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = first(width - i);
+      const __mmask16 mask = lane_mask(width - i);
       const __m512 p = exp16(_mm512_sub_ps(load16(numbers + i, mask), _mm512_set1_ps(log_sum)));
       store16(numbers + i, mask, _mm512_mul_ps(_mm512_sub_ps(p, _mm512_set1_ps(share)), _mm512_set1_ps(unit)));
     }
@@ -150,43 +150,6 @@ Heads<Number> view(const Number* numbers, const int64_t* strides) {
   return {numbers, strides[0], strides[1], strides[2]};
 }
 
-void pack_keys(const uint16_t* from, int64_t stride, int64_t length, int64_t width, uint32_t* to) {
-  const int64_t groups = width / 2;
-  std::fill(to, to + Head<kBfloat16>::key_units(length, width), 0);
-  for (int64_t s = 0; s < length; ++s) {
-    uint32_t* column = to + s / kColumns * groups * kColumns + s % kColumns;
-    for (int64_t g = 0; g < groups; ++g) std::memcpy(column + g * kColumns, from + s * stride + 2 * g, 4);
-  }
-}
-
-void pack_values(const uint16_t* from, int64_t stride, int64_t length, int64_t width, uint32_t* to) {
-  const int64_t groups = (length + 1) / 2;
-  const auto half = [&](int64_t s, int64_t j) {
-    const __mmask16 mask = s < length && j < width ? first(width - j) : __mmask16(0);
-    return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from + (mask ? s * stride + j : 0)));
-  };
-  for (int64_t g = 0; g < groups; ++g)
-    for (int64_t j = 0; j < round_up(width, kColumns); j += kLanes) {
-      uint32_t* unit = to + (j / kColumns * groups + g) * kColumns + j % kColumns;
-      _mm512_storeu_si512(unit, _mm512_or_si512(half(2 * g, j), _mm512_slli_epi32(half(2 * g + 1, j), 16)));
-    }
-}
-
-struct WriteNarrow {  // some columns of the context in bfloat16
-  uint16_t* to;
-  int64_t stride, width;
-  void operator()(int64_t row, int64_t block, __m512 a, __m512 b) const {
-    const int64_t column = block * kColumns;
-    uint16_t* at = to + row * stride + column;
-    store16(at, first(std::max<int64_t>(width - column, 0)), a);
-    store16(at + kLanes, first(std::max<int64_t>(width - column - kLanes, 0)), b);
-  }
-};
-
-Linear matrix(const std::vector<uint32_t>& packed, int64_t in, int64_t out) {
-  return {reinterpret_cast<const uint8_t*>(packed.data()), nullptr, nullptr, in, out};
-}
-
 // One head of one document: softmax(q kᵀ + bias) to `weights` (queries, keys), and by v to `out`.
 void attend_head(const Heads<uint16_t>& q, const Heads<uint16_t>& k, const Heads<uint16_t>& v, const Heads<float>& bias,
                  int64_t batch, int64_t head, int64_t queries, int64_t keys, int64_t width, uint16_t* weights,
@@ -194,24 +157,21 @@ void attend_head(const Heads<uint16_t>& q, const Heads<uint16_t>& k, const Heads
   static thread_local std::vector<uint32_t> packed_keys, packed_values;
   packed_keys.resize(Head<kBfloat16>::key_units(keys, width));
   packed_values.resize(Head<kBfloat16>::value_units(keys, width));
-  pack_keys(k.at(batch, head), k.row_stride, keys, width, packed_keys.data());
-  pack_values(v.at(batch, head), v.row_stride, keys, width, packed_values.data());
-  const Linear key_matrix = matrix(packed_keys, width, keys), value_matrix = matrix(packed_values, keys, width);
   HeadScratch& work = head_scratch;
   work.reserve(keys, width);
+  pack_keys<kBfloat16>(k.at(batch, head), k.row_stride, keys, width, packed_keys.data(), work.row);
+  pack_values<kBfloat16>(v.at(batch, head), v.row_stride, keys, width, packed_values.data());
   for (int64_t begin = 0; begin < queries; begin += kQueryRows) {
-    const int64_t count = std::min<int64_t>(kQueryRows, queries - begin);
-    const Rows rows(q.at(batch, head) + begin * q.row_stride, 2 * q.row_stride);
-    multiply_alone<kBfloat16>(key_matrix, rows, count, Write{work.scores.data(), work.stride});
-    for (int64_t r = 0; r < count; ++r) {
-      float* scores = work.scores.data() + r * work.stride;
-      const float* own = bias.at(batch, head) + (begin + r) * bias.row_stride;
-      const float inverse = soften(scores, keys, [&](int64_t t, __mmask16 mask) { return load16(own + t, mask); });
-      convert_row<kBfloat16>(scores, nullptr, inverse, keys, work.weights, r);
+    const float* own = bias.at(batch, head) + begin * bias.row_stride;
+    const auto keep = [&](int64_t r, const float* terms, float inverse) {
+      convert_row<kBfloat16>(terms, nullptr, inverse, keys, work.weights, r);
       std::memcpy(weights + (begin + r) * keys, work.weights.bytes.data() + r * work.weights.stride, 2 * keys);
-    }
-    multiply_alone<kBfloat16>(value_matrix, work.weights, count,
-                              WriteNarrow{out + begin * out_stride, out_stride, width});
+    };
+    attend_block<kBfloat16>(
+        Rows(q.at(batch, head) + begin * q.row_stride, 2 * q.row_stride), std::min<int64_t>(kQueryRows, queries - begin),
+        packed_matrix(packed_keys.data(), width, keys), packed_matrix(packed_values.data(), keys, width), work,
+        [&](int64_t r, int64_t t, __mmask16 mask) { return load16(own + r * bias.row_stride + t, mask); }, keep,
+        WriteHead<uint16_t>{out + begin * out_stride, out_stride, width, nullptr});
   }
 }
 
@@ -226,7 +186,7 @@ void transpose(const uint16_t* from, int64_t stride, int64_t length, int64_t wid
   const __m512i places = apart(to_stride);
   for (int64_t s = 0; s < length; s += 2)
     for (int64_t j = 0; j < width; j += kLanes) {
-      const __mmask16 mask = first(width - j), next = s + 1 < length ? mask : __mmask16(0);
+      const __mmask16 mask = lane_mask(width - j), next = s + 1 < length ? mask : __mmask16(0);
       const uint16_t* at = from + s * stride + j;
       const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at));
       const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(next, at + (next ? stride : 0)));
@@ -240,7 +200,7 @@ void transpose(const float* from, int64_t stride, int64_t length, int64_t width,
   const __m512i places = apart(stride);
   for (int64_t s = 0; s < length; ++s)
     for (int64_t j = 0; j < width; j += kLanes) {
-      const __mmask16 mask = first(width - j);
+      const __mmask16 mask = lane_mask(width - j);
       store16(to + s * to_stride + j, mask,
               _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, places, from + j * stride + s, 4));
     }
@@ -257,13 +217,14 @@ void attend_head_gradient(const Heads<uint16_t>& q, const Heads<uint16_t>& k, co
   static thread_local std::vector<float> sums;
   packed_values.resize(Head<kBfloat16>::key_units(keys, width));
   packed_keys.resize(Head<kBfloat16>::value_units(keys, width));
-  pack_keys(v.at(batch, head), v.row_stride, keys, width, packed_values.data());
-  pack_values(k.at(batch, head), k.row_stride, keys, width, packed_keys.data());
-  const Linear value_matrix = matrix(packed_values, width, keys), key_matrix = matrix(packed_keys, keys, width);
-  const int64_t scores_stride = odd_lines(2 * round_up(keys, kColumns)) / 2;
-  scores.resize(queries * scores_stride);
   HeadScratch& work = head_scratch;
   work.reserve(keys, width);
+  pack_keys<kBfloat16>(v.at(batch, head), v.row_stride, keys, width, packed_values.data(), work.row);
+  pack_values<kBfloat16>(k.at(batch, head), k.row_stride, keys, width, packed_keys.data());
+  const Linear value_matrix = packed_matrix(packed_values.data(), width, keys);
+  const Linear key_matrix = packed_matrix(packed_keys.data(), keys, width);
+  const int64_t scores_stride = odd_lines(2 * round_up(keys, kColumns)) / 2;
+  scores.resize(queries * scores_stride);
   for (int64_t begin = 0; begin < queries; begin += kQueryRows) {
     const int64_t count = std::min<int64_t>(kQueryRows, queries - begin);
     const Rows rows(grad.at(batch, head) + begin * grad.row_stride, 2 * grad.row_stride);
@@ -273,20 +234,20 @@ void attend_head_gradient(const Heads<uint16_t>& q, const Heads<uint16_t>& k, co
       const uint16_t* own = weights + (begin + r) * keys;
       __m512 shared = _mm512_setzero_ps();
       for (int64_t t = 0; t < keys; t += kLanes) {
-        const __mmask16 mask = first(keys - t);
+        const __mmask16 mask = lane_mask(keys - t);
         shared = _mm512_fmadd_ps(load16(own + t, mask), load16(of_weights + t, mask), shared);
       }
       const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(shared));
       uint16_t* to = scores.data() + (begin + r) * scores_stride;
       for (int64_t t = 0; t < round_up(keys, kColumns); t += kLanes) {
-        const __mmask16 mask = first(std::max<int64_t>(keys - t, 0));
+        const __mmask16 mask = lane_mask(std::max<int64_t>(keys - t, 0));
         const __m512 of_score = _mm512_mul_ps(load16(own + t, mask), _mm512_sub_ps(load16(of_weights + t, mask), mean));
         store16(to + t, __mmask16(0xffff), of_score);
         if (into_bias) store16(into_bias + (begin + r) * keys + t, mask, of_score);
       }
     }
     multiply_alone<kBfloat16>(key_matrix, Rows(scores.data() + begin * scores_stride, 2 * scores_stride), count,
-                              WriteNarrow{into_q + begin * into_stride, into_stride, width});
+                              WriteHead<uint16_t>{into_q + begin * into_stride, into_stride, width, nullptr});
   }
   // The others turned on their side, so that it is the narrow matrices that are transposed: their rows are columns of
   // the queries and of `grad`, multiplied by the gradients of scores and by the weights as they lie.
@@ -297,13 +258,23 @@ void attend_head_gradient(const Heads<uint16_t>& q, const Heads<uint16_t>& k, co
   packed.resize(Head<kBfloat16>::value_units(queries, keys));
   const auto product = [&](const Heads<uint16_t>& narrow, const uint16_t* wide, int64_t stride, uint16_t* into) {
     transpose(narrow.at(batch, head), narrow.row_stride, queries, width, columns.data(), columns_stride);
-    pack_values(wide, stride, queries, keys, packed.data());
-    multiply_alone<kBfloat16>(matrix(packed, queries, keys), Rows(columns.data(), 4 * columns_stride), width,
+    pack_values<kBfloat16>(wide, stride, queries, keys, packed.data());
+    multiply_alone<kBfloat16>(packed_matrix(packed.data(), queries, keys), Rows(columns.data(), 4 * columns_stride), width,
                               Write{sums.data(), sums_stride});
     transpose(sums.data(), sums_stride, keys, width, into, into_stride);
   };
   product(q, scores.data(), scores_stride, into_k);
   product(grad, weights, keys, into_v);
+}
+
+// `work` with a zero of the numbers of `kind`.
+template <typename Work>
+void with_number(int64_t kind, const Work& work) {
+  switch (static_cast<Kind>(kind)) {
+    case kFloat32: return work(float{});
+    case kBfloat16: return work(uint16_t{});
+    case kInt8: __builtin_unreachable();  // nothing is trained in int8
+  }
 }
 
 }  // namespace
@@ -313,49 +284,44 @@ extern "C" {
 // `kind` is that of `out` and of gradients; `x` is float32.
 void leximind_normalise(int64_t kind, const float* x, const float* weight, void* out, float* scales, int64_t rows,
                         int64_t width, float epsilon, int64_t num_threads) {
-  if (kind == kFloat32)
-    normalise(x, weight, static_cast<float*>(out), scales, rows, width, epsilon, num_threads);
-  else
-    normalise(x, weight, static_cast<uint16_t*>(out), scales, rows, width, epsilon, num_threads);
+  with_number(kind, [&](auto zero) {
+    normalise(x, weight, static_cast<decltype(zero)*>(out), scales, rows, width, epsilon, num_threads);
+  });
 }
 
 // `into_weight` (⌈rows / 64⌉, width): what is left is to add its rows up.
 void leximind_normalise_gradient(int64_t kind, const float* x, const float* weight, const float* scales,
                                  const void* grad, float* into_x, float* into_weight, int64_t rows, int64_t width,
                                  int64_t num_threads) {
-  if (kind == kFloat32)
-    normalise_gradient(x, weight, scales, static_cast<const float*>(grad), into_x, into_weight, rows, width,
+  with_number(kind, [&](auto zero) {
+    normalise_gradient(x, weight, scales, static_cast<const decltype(zero)*>(grad), into_x, into_weight, rows, width,
                        num_threads);
-  else
-    normalise_gradient(x, weight, scales, static_cast<const uint16_t*>(grad), into_x, into_weight, rows, width,
-                       num_threads);
+  });
 }
 
 // `gates_and_values` (rows, 2 · width): a row's gates, then its values.
 void leximind_gate(int64_t kind, const void* gates_and_values, void* out, int64_t rows, int64_t width,
                    int64_t num_threads) {
-  if (kind == kFloat32)
-    gate(static_cast<const float*>(gates_and_values), static_cast<float*>(out), rows, width, num_threads);
-  else
-    gate(static_cast<const uint16_t*>(gates_and_values), static_cast<uint16_t*>(out), rows, width, num_threads);
+  with_number(kind, [&](auto zero) {
+    using Number = decltype(zero);
+    gate(static_cast<const Number*>(gates_and_values), static_cast<Number*>(out), rows, width, num_threads);
+  });
 }
 
 void leximind_gate_gradient(int64_t kind, const void* gates_and_values, const void* grad, void* into, int64_t rows,
                             int64_t width, int64_t num_threads) {
-  if (kind == kFloat32)
-    gate_gradient(static_cast<const float*>(gates_and_values), static_cast<const float*>(grad),
-                  static_cast<float*>(into), rows, width, num_threads);
-  else
-    gate_gradient(static_cast<const uint16_t*>(gates_and_values), static_cast<const uint16_t*>(grad),
-                  static_cast<uint16_t*>(into), rows, width, num_threads);
+  with_number(kind, [&](auto zero) {
+    using Number = decltype(zero);
+    gate_gradient(static_cast<const Number*>(gates_and_values), static_cast<const Number*>(grad),
+                  static_cast<Number*>(into), rows, width, num_threads);
+  });
 }
 
 void leximind_cross_entropy(int64_t kind, void* logits, const int64_t* truths, float* losses, int64_t rows,
                             int64_t width, float smoothing, float unit, int64_t num_threads) {
-  if (kind == kFloat32)
-    cross_entropy(static_cast<float*>(logits), truths, losses, rows, width, smoothing, unit, num_threads);
-  else
-    cross_entropy(static_cast<uint16_t*>(logits), truths, losses, rows, width, smoothing, unit, num_threads);
+  with_number(kind, [&](auto zero) {
+    cross_entropy(static_cast<decltype(zero)*>(logits), truths, losses, rows, width, smoothing, unit, num_threads);
+  });
 }
 
 // q, k, v (B, H, S, width) bfloat16 of an even width and `bias` (B, H, queries, keys) float32, each with three strides;

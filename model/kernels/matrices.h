@@ -54,7 +54,7 @@ void convert_row(const float* x, const float* weight, float scale, int64_t width
   uint8_t* out = to.bytes.data() + row * to.stride;
   const __m512 factor = _mm512_set1_ps(scale);
   const auto value = [&](int64_t i) {
-    const __mmask16 mask = first(width - i);
+    const __mmask16 mask = lane_mask(width - i);
     const __m512 v = _mm512_mul_ps(load16(x + i, mask), factor);
     return weight ? _mm512_mul_ps(v, load16(weight + i, mask)) : v;
   };
@@ -81,7 +81,7 @@ template <Kind kind>
 void normalise_row(const float* x, const float* weight, float epsilon, int64_t width, Operand& to, int64_t row) {
   __m512 sum = _mm512_setzero_ps();
   for (int64_t i = 0; i < width; i += kLanes) {
-    const __m512 v = load16(x + i, first(width - i));
+    const __m512 v = load16(x + i, lane_mask(width - i));
     sum = _mm512_fmadd_ps(v, v, sum);
   }
   const float scale = 1.0f / std::sqrt(_mm512_reduce_add_ps(sum) / static_cast<float>(width) + epsilon);

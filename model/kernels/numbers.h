@@ -14,7 +14,17 @@ namespace {
 constexpr int kLanes = 16;  // floats in a register
 constexpr int kColumns = 32;  // outputs of a weight block: two registers
 
-enum Kind : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };
+enum Kind : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };  // of matrices; `formats.py` has the same
+
+// `work` with a constant that is `kind`; the compiler warns of a kind that is forgotten here.
+template <typename Work>
+void with_kind(int64_t kind, const Work& work) {
+  switch (static_cast<Kind>(kind)) {
+    case kFloat32: return work(std::integral_constant<Kind, kFloat32>{});
+    case kBfloat16: return work(std::integral_constant<Kind, kBfloat16>{});
+    case kInt8: return work(std::integral_constant<Kind, kInt8>{});
+  }
+}
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -50,7 +60,8 @@ inline __m512 gelu16(__m512 x) {
   return _mm512_div_ps(x, _mm512_add_ps(e, _mm512_set1_ps(1.0f)));
 }
 
-inline __mmask16 first(int64_t count) { return count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << count) - 1); }
+// The first `count` of 16 lanes.
+inline __mmask16 lane_mask(int64_t count) { return count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << count) - 1); }
 
 inline __m512 load16(const float* from, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, from); }
 
@@ -72,16 +83,16 @@ inline void store16(uint16_t* to, __mmask16 mask, __m512 x) {
 template <typename Number>
 void store_row(const float* from, int64_t width, Number* to) {
   if constexpr (!std::is_same_v<Number, int8_t>) {
-    for (int64_t j = 0; j < width; j += kLanes) store16(to + j, first(width - j), load16(from + j, first(width - j)));
+    for (int64_t j = 0; j < width; j += kLanes) store16(to + j, lane_mask(width - j), load16(from + j, lane_mask(width - j)));
   } else {
     __m512 most = _mm512_set1_ps(1e-12f);
     for (int64_t j = 0; j < width; j += kLanes)
-      most = _mm512_max_ps(most, _mm512_abs_ps(load16(from + j, first(width - j))));
+      most = _mm512_max_ps(most, _mm512_abs_ps(load16(from + j, lane_mask(width - j))));
     const float scale = _mm512_reduce_max_ps(most) / 127.0f;
     const __m512 inverse = _mm512_set1_ps(1.0f / scale);
     for (int64_t j = 0; j < width; j += kLanes) {
-      const __m512 levels = _mm512_mul_ps(load16(from + j, first(width - j)), inverse);
-      _mm_mask_storeu_epi8(to + j, first(width - j), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(levels)));
+      const __m512 levels = _mm512_mul_ps(load16(from + j, lane_mask(width - j)), inverse);
+      _mm_mask_storeu_epi8(to + j, lane_mask(width - j), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(levels)));
     }
     std::memcpy(to + width, &scale, sizeof(scale));
   }

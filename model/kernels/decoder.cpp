@@ -1,0 +1,215 @@
+// A decoder's step in float32, bfloat16 or int8, one call and one thread team. Knows plain arrays, neither Python nor
+// torch.
+//
+// What a row gives does not depend on the other rows: every product is summed over its inputs in order, whatever the
+// number of rows, and attention reads a document's own keys only. So tokens are bit for bit those of the document alone.
+
+#include <chrono>
+
+#include "attention.h"
+#include "team.h"
+
+namespace {
+
+// Where a step's time goes, by the first thread's clock: nanoseconds so far, in the order of `library.py`'s STAGES.
+enum Stage { kConversions, kAttentionMatrices, kSelfAttention, kCrossAttention, kFeedForward, kOutputMatrix, kStages };
+int64_t stage_ns[kStages];
+
+struct StageClock {
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point since = Clock::now();
+  void end(Stage stage) {
+    if (omp_get_thread_num()) return;
+    const Clock::time_point now = Clock::now();
+    stage_ns[stage] += std::chrono::duration_cast<std::chrono::nanoseconds>(now - since).count();
+    since = now;
+  }
+};
+
+int64_t count_rows(const Cache* caches, int64_t num_caches) {
+  int64_t rows = 0;
+  for (int64_t c = 0; c < num_caches; ++c) rows += caches[c].num_documents * caches[c].num_beams;
+  return rows;
+}
+
+// One new token for every row of some caches.
+template <Kind kind>
+class Step {
+ public:
+  // `x` is the residual stream, embedded tokens at first.
+  Step(const Decoder& decoder, const Cache* caches, int64_t num_caches, float* x, Scratch& work)
+      : decoder_(decoder), shape_(decoder.shape), caches_(caches), num_caches_(num_caches), x_(x), work_(work) {
+    int64_t longest = 0;
+    for (int64_t c = 0; c < num_caches; ++c)
+      longest = std::max({longest, caches[c].target_capacity, caches[c].source_capacity});
+    scores_.resize(longest + kLanes);
+  }
+
+  void run(float* logits) {
+    for (int64_t l = 0; l < decoder_.num_layers; ++l) {
+      const DecoderLayer& layer = decoder_.layers[l];
+      normalise(layer.self_norm);
+      product(layer.qkv, Write{wide_, work_.wide_stride}, kAttentionMatrices);
+      store_keys(l);
+      attend_to_target(l);
+      convert(context_, work_.context_stride, inner_, kSelfAttention);
+      product(layer.self_out, Add{x_, x_stride_}, kAttentionMatrices);
+
+      normalise(layer.cross_norm);
+      product(layer.q, Write{wide_, work_.wide_stride}, kAttentionMatrices);
+      attend_to_source(l);
+      convert(context_, work_.context_stride, inner_, kCrossAttention);
+      product(layer.cross_out, Add{x_, x_stride_}, kAttentionMatrices);
+
+      normalise(layer.feed_forward_norm);
+      multiply<kind>(layer.wi, work_.operand, num_rows_, Gate{wide_, work_.wide_stride});
+      convert(wide_, work_.wide_stride, shape_.d_ff, kFeedForward);
+      product(layer.wo, Add{x_, x_stride_}, kFeedForward);
+    }
+    normalise(decoder_.norm);
+    product(decoder_.lm_head, Write{logits, round_up(decoder_.lm_head.out, kColumns)}, kOutputMatrix);
+  }
+
+ private:
+  using Number = std::conditional_t<kind == kFloat32, float, uint16_t>;  // of self-attention's keys and values
+  using Source = SourceNumber<kind>;
+
+  void normalise(const float* weight) {
+    share(num_rows_, [&](int64_t r) {
+      normalise_row<kind>(x_ + r * x_stride_, weight, shape_.epsilon, shape_.d_model, work_.operand, r);
+    });
+    work_.barrier.wait();
+    clock_.end(kConversions);
+  }
+
+  // What all threads have written of `from` as an operand; that work was of the stage `before`.
+  void convert(const float* from, int64_t stride, int64_t columns, Stage before) {
+    work_.barrier.wait();
+    clock_.end(before);
+    share(num_rows_, [&](int64_t r) { convert_row<kind>(from + r * stride, nullptr, 1.0f, columns, work_.operand, r); });
+    work_.barrier.wait();
+    clock_.end(kConversions);
+  }
+
+  template <typename Epilogue>
+  void product(const Linear& matrix, const Epilogue& epilogue, Stage stage) {
+    multiply<kind>(matrix, work_.operand, num_rows_, epilogue);
+    work_.barrier.wait();
+    clock_.end(stage);
+  }
+
+  // `work` with each cache and the number of its first row.
+  template <typename Work>
+  void for_each_cache(const Work& work) {
+    int64_t first_row = 0;
+    for (int64_t c = 0; c < num_caches_; ++c) {
+      work(caches_[c], first_row);
+      first_row += caches_[c].num_documents * caches_[c].num_beams;
+    }
+  }
+
+  // No barrier follows: a thread attends for the rows and heads that it stored; of other beams it reads the past alone.
+  void store_keys(int64_t layer) {
+    for_each_cache([&](const Cache& cache, int64_t first_row) {
+      const int64_t room = cache.target_capacity * width_;
+      Number* keys = reinterpret_cast<Number*>(cache.self_keys) + layer * cache.self_stride;
+      Number* values = reinterpret_cast<Number*>(cache.self_values) + layer * cache.self_stride;
+      share(cache.num_documents * cache.num_beams * heads_, [&](int64_t i) {
+        const int64_t r = i / heads_, h = i % heads_, at = i * room + cache.positions[r] * width_;
+        const float* row = wide_ + (first_row + r) * work_.wide_stride + h * width_;
+        store_row(row + inner_, width_, keys + at);
+        store_row(row + 2 * inner_, width_, values + at);
+      });
+    });
+  }
+
+  void attend_to_target(int64_t layer) {
+    for_each_cache([&](const Cache& cache, int64_t first_row) {
+      const int64_t room = cache.target_capacity * width_;
+      const Number* keys = reinterpret_cast<const Number*>(cache.self_keys) + layer * cache.self_stride;
+      const Number* values = reinterpret_cast<const Number*>(cache.self_values) + layer * cache.self_stride;
+      share(cache.num_documents * cache.num_beams * heads_, [&](int64_t i) {
+        const int64_t r = i / heads_, h = i % heads_, age = cache.positions[r];
+        const int64_t family = r / cache.num_beams * cache.num_beams;
+        const int32_t* lineage = cache.lineage + r * cache.lineage_stride;
+        const auto place = [&](int64_t t) {
+          const int64_t holder = t == age ? r : family + lineage[t];
+          return (holder * heads_ + h) * room + t * width_;
+        };
+        attend_any<Number>(
+            wide_ + (first_row + r) * work_.wide_stride + h * width_, width_, age + 1, scores_.data(),
+            context_ + (first_row + r) * work_.context_stride + h * width_, [&](int64_t t) { return keys + place(t); },
+            [&](int64_t t) { return values + place(t); }, distance_bias(h, age));
+      });
+    });
+  }
+
+  // The bias of 16 keys from `t` on, at places of the target, on a query at `age`.
+  auto distance_bias(int64_t head, int64_t age) const {
+    const int64_t last = decoder_.num_distances - 1;
+    const float* table = decoder_.bias + head * decoder_.num_distances;
+    return [=](int64_t t, __mmask16 mask) {
+      const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+      __m512i distance = _mm512_sub_epi32(_mm512_set1_epi32(static_cast<int>(age - t)), lane);
+      distance = _mm512_min_epi32(distance, _mm512_set1_epi32(static_cast<int>(last)));
+      return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, distance, table, 4);
+    };
+  }
+
+  void attend_to_source(int64_t layer) {
+    for_each_cache([&](const Cache& cache, int64_t first_row) {
+      const int64_t step = source_step<kind>(width_), room = cache.source_capacity * step;
+      share(cache.num_documents * heads_, [&](int64_t i) {
+        const int64_t document = i / heads_, h = i % heads_;
+        const Source* keys = reinterpret_cast<const Source*>(cache.cross_keys) + layer * cache.cross_stride + i * room;
+        const Source* values =
+            reinterpret_cast<const Source*>(cache.cross_values) + layer * cache.cross_stride + i * room;
+        const float* additive_mask = cache.additive_mask + document * cache.mask_stride;
+        for (int64_t n = 0; n < cache.num_beams; ++n) {  // beams share the keys, which stay near meanwhile
+          const int64_t r = first_row + document * cache.num_beams + n;
+          attend_any<Source>(
+              wide_ + r * work_.wide_stride + h * width_, width_, cache.source_ends[document], scores_.data(),
+              context_ + r * work_.context_stride + h * width_, [&](int64_t t) { return keys + t * step; },
+              [&](int64_t t) { return values + t * step; },
+              [&](int64_t t, __mmask16 mask) { return load16(additive_mask + t, mask); });
+        }
+      });
+    });
+  }
+
+  const Decoder& decoder_;
+  const Shape& shape_;
+  const Cache* caches_;
+  const int64_t num_caches_;
+  float* x_;
+  Scratch& work_;
+  std::vector<float> scores_;
+  StageClock clock_;
+  const int64_t heads_ = shape_.num_heads, width_ = shape_.d_kv, inner_ = heads_ * width_;
+  const int64_t x_stride_ = round_up(shape_.d_model, kColumns), num_rows_ = count_rows(caches_, num_caches_);
+  float *const wide_ = work_.wide.data(), *const context_ = work_.context.data();
+};
+
+}  // namespace
+
+extern "C" {
+
+// `x` (R, d_model up to the next 32) embedded tokens, lost; `logits` (R, vocabulary up to the next 32).
+void leximind_decoder_step(const Decoder* decoder, const Cache* caches, int64_t num_caches, float* x, float* logits,
+                           int64_t num_threads) {
+  Scratch& work = scratch;
+  work.reserve(decoder->shape, count_rows(caches, num_caches));
+#pragma omp parallel num_threads(num_threads)
+  with_kind(decoder->shape.kind,
+            [&](auto kind) { Step<kind()>(*decoder, caches, num_caches, x, work).run(logits); });
+}
+
+// Nanoseconds of all steps so far by stage; `ns` has room for them.
+void leximind_stages(int64_t* ns) { std::copy_n(stage_ns, kStages, ns); }
+
+// For the test that `structs.py` has the same structs.
+extern const int64_t leximind_sizeof_DecoderLayer = sizeof(DecoderLayer);
+extern const int64_t leximind_sizeof_Decoder = sizeof(Decoder);
+extern const int64_t leximind_sizeof_Cache = sizeof(Cache);
+
+}  // extern "C"
