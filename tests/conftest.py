@@ -11,7 +11,8 @@ import torch
 
 from model.config import ModelConfig
 from model.network.leximind import LexiMind
-from model.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.storage.checkpoint import Checkpoint, load_checkpoint
+from model.storage.saving import save_checkpoint
 from model.tasks import EMOTIONS, TOPICS, Head, Tasks
 
 MAX_SOURCE_TOKENS = 64

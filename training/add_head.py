@@ -23,7 +23,8 @@ from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
 from model.network.leximind import LexiMind
 from model.precision import Precision
-from model.storage.checkpoint import Checkpoint, load_checkpoint, load_served, save_checkpoint
+from model.storage.checkpoint import Checkpoint, load_checkpoint, load_served
+from model.storage.saving import save_checkpoint
 from model.storage.stored_weights import StoredWeights
 from model.tasks import Head, Tasks
 from training.data.batches import known_labels

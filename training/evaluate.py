@@ -13,13 +13,8 @@ import torch
 from model.errors import ModelError
 from model.inference.decoding.options import DecodingOptions
 from model.precision import PRECISIONS
-from model.storage.checkpoint import (
-    LoadedCheckpoint,
-    checkpoint_name,
-    describe_checkpoint,
-    load_checkpoint,
-    load_served,
-)
+from model.storage.checkpoint import LoadedCheckpoint, checkpoint_name, load_checkpoint, load_served
+from model.storage.saving import describe_checkpoint
 from training.data.examples import HEAD_DATA
 from training.data.own import FOLDER
 from training.errors import TrainingError

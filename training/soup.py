@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from model.errors import ModelError
-from model.storage.checkpoint import load_checkpoint, save_checkpoint
+from model.storage.checkpoint import load_checkpoint
+from model.storage.saving import save_checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> None:

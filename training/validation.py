@@ -13,7 +13,7 @@ import numpy as np
 from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
-from model.storage.checkpoint import save_checkpoint
+from model.storage.saving import save_checkpoint
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
 from training.config import suggestion

@@ -11,7 +11,9 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError
 from model.network.leximind import LexiMind, from_tensors, tensor_shapes
-from model.storage.checkpoint import check_tensors, listed, read_json, save_checkpoint
+from model.storage.fit import check_tensors, listed
+from model.storage.manifest import read_json
+from model.storage.saving import save_checkpoint
 from model.storage.stored_weights import StoredWeights
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer

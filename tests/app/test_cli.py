@@ -13,7 +13,8 @@ from app.version import VERSION
 from model.errors import CheckpointError
 from model.kernels.library import is_available
 from model.network.leximind import LexiMind
-from model.storage.checkpoint import Checkpoint, save_checkpoint
+from model.storage.checkpoint import Checkpoint
+from model.storage.saving import save_checkpoint
 from model.tasks import EMOTIONS, TOPICS, Tasks
 
 AUTO = "bfloat16" if is_available("bfloat16") else "float32"  # what dtype auto is on a CPU

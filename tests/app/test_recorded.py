@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.storage.checkpoint import BUNDLED, load_checkpoint, save_checkpoint
+from model.storage.checkpoint import BUNDLED, load_checkpoint
+from model.storage.saving import save_checkpoint
 from tests.app.recorded.record import answers_of, identity_of
 from tests.app.recorded.requests import REQUESTS
 

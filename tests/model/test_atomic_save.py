@@ -13,7 +13,8 @@ import torch
 
 from model.errors import CheckpointError, TokenizerError
 from model.storage.atomic_folder import atomic_folder
-from model.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.storage.checkpoint import Checkpoint, load_checkpoint
+from model.storage.saving import save_checkpoint
 
 # Saves over a checkpoint again and again, each time in a child that kills itself one step later. A step is what Python
 # audits of files and foreign calls: every open, removal, chmod, dlsym. Prints what was found after each death.
@@ -22,7 +23,8 @@ import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from model.storage.checkpoint import load_checkpoint, save_checkpoint
+from model.storage.checkpoint import load_checkpoint
+from model.storage.saving import save_checkpoint
 folder, target = map(Path, sys.argv[1:])
 base = load_checkpoint(folder, torch.device("cpu"))
 def save(lengths):

@@ -19,15 +19,8 @@ from model.inference.native_backend import NativeBackend, can_be_native
 from model.inference.onednn_backend import OneDnnBackend
 from model.inference.torch_backend import TorchBackend
 from model.precision import PRECISIONS, Precision, computing_dtype
-from model.storage.checkpoint import (
-    BUNDLED,
-    Checkpoint,
-    checkpoint_name,
-    describe_checkpoint,
-    load_checkpoint,
-    load_served,
-    save_checkpoint,
-)
+from model.storage.checkpoint import BUNDLED, Checkpoint, checkpoint_name, load_checkpoint, load_served
+from model.storage.saving import describe_checkpoint, save_checkpoint
 from tests.model.conftest import FILES, random_model, refuse, sign
 
 CPU = torch.device("cpu")

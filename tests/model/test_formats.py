@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from model.config import ModelConfig
 from model.errors import ConfigError
 from model.network.heads import new_heads
-from model.storage.checkpoint import describe_checkpoint, load_checkpoint, load_served
+from model.storage.checkpoint import load_checkpoint, load_served
+from model.storage.saving import describe_checkpoint
 from model.tasks import EMOTIONS, TOPICS
 from tests.model.conftest import refuse, sign
 

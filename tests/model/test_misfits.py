@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from model.errors import CheckpointError
 from model.network.leximind import LexiMind
-from model.storage.checkpoint import Checkpoint, save_checkpoint
+from model.storage.checkpoint import Checkpoint
+from model.storage.saving import save_checkpoint
 from model.tasks import Tasks
 from tests.model.conftest import refuse, sign
 

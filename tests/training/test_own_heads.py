@@ -18,7 +18,8 @@ from model.errors import ModelError
 from model.inference.native_backend import NativeBackend
 from model.network.leximind import LexiMind
 from model.probabilities import probabilities
-from model.storage.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from model.storage.checkpoint import Checkpoint, load_checkpoint
+from model.storage.saving import save_checkpoint
 from model.tasks import Head
 from training.add_head import main as add_head
 from training.data.own import own_heads, read_own

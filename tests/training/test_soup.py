@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.storage.checkpoint import load_checkpoint, save_checkpoint
+from model.storage.checkpoint import load_checkpoint
+from model.storage.saving import save_checkpoint
 from training.soup import main
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ import torch
 from app.main import create_app
 from app.settings import Settings
 from model.network.leximind import LexiMind
-from model.storage.checkpoint import Checkpoint, save_checkpoint
+from model.storage.checkpoint import Checkpoint
+from model.storage.saving import save_checkpoint
 from model.tasks import Head, Tasks
 from tests.app.conftest import Serving
 
