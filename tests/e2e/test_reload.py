@@ -15,7 +15,8 @@ import httpx
 import pytest
 import torch
 
-from model.storage.checkpoint import load_checkpoint, save_checkpoint
+from model.storage.checkpoint import load_checkpoint
+from model.storage.saving import save_checkpoint
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
