@@ -10,6 +10,10 @@ from collections.abc import Set
 import sentencepiece
 
 LINE_BREAK = "\n"
+# The commonest in the names of people first.
+LETTERS_WITH_MARKS = (
+    "éáíóúñüöäçèêàâîïôëûùåøæßãõìòýłšžčćęąśżźńřğışőűěůřťďňđșțāēīūœðþÿÉÖÜÁÅØÓÄÇŠŽČÍÚÑŁÀÈÊÂÎÔÆİŚŻĆŞĐÐÞŘŐȘȚĞŹÕÃÒÌÙÛËÏÝ"
+)
 _BASE_RULES = "nmt_nfkc"  # SentencePiece's default: NFKC, control characters away, every kind of space a space
 _QUOTES = {"'": "‘’‚‛′‵´`ʹʻʼʽˈ‹›", '"': "“”„‟″‶«»〝〞〟"}
 _DASHES = {"-": "‐‑‒–−⁃﹣﹘", " - ": "—―⸺⸻", "- ": "•‣▪▫●○◦■□◆◇►▶➢➤✓✔✗✘"}
@@ -57,3 +61,8 @@ def _letter(character: str, known: Set[str] | None) -> str:
         return _plain(_LETTERS[character], known)
     base = unicodedata.normalize("NFD", character)[:-1]  # from ễ to ê to e, as far as it must be
     return _plain(unicodedata.normalize("NFC", base), known) or character
+
+
+def base_letter(letter: str) -> str:
+    """`letter` without its mark: `e` for `é`, `l` for `ł`."""
+    return _LETTERS.get(letter) or unicodedata.normalize("NFD", letter)[0]

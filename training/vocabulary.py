@@ -10,14 +10,11 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from training.errors import TrainingError
-from training.typography import LINE_BREAK, normalisation
+from training.typography import LETTERS_WITH_MARKS, LINE_BREAK, normalisation
 
 _proto: Any = sentencepiece_model_pb2  # whose classes are made at its import, unseen by a type checker
 
 # In the order of their worth: as many of those that the texts did not give as there are pieces to be had for them.
-_LETTERS_WITH_MARKS = (
-    "éáíóúñüöäçèêàâîïôëûùåøæßãõìòýłšžčćęąśżźńřğışőűěůřťďňđșțāēīūœðþÿÉÖÜÁÅØÓÄÇŠŽČÍÚÑŁÀÈÊÂÎÔÆİŚŻĆŞĐÐÞŘŐȘȚĞŹÕÃÒÌÙÛËÏÝ"
-)
 _SYMBOLS = "£€¥¢₹₽₩₺₿₴°§©®±·¿¡÷≤≥≈≠∞√†"
 _GREEK = "αβγδεμπσλθκρτφχψωηζΔΣΩ"
 _EMOJI = (
@@ -25,8 +22,8 @@ _EMOJI = (
     "💥🙋😞😩😡🤪👊☀😥🤤👉💃😳✋😚😝😴🌟😬🙃🍀🌷😻😓🥰🥺🤣😤😠😐🙁☹☺😟😨😰😷🤒🎂🎁🍕🐶🐱🚗✈🏠⚽"
 )
 CHARACTERS = (
-    LINE_BREAK + "".join(map(chr, range(0x21, 0x7F))) + _SYMBOLS + _LETTERS_WITH_MARKS[:100] + _EMOJI[:40] + _GREEK
-) + (_EMOJI[40:] + _LETTERS_WITH_MARKS[100:] + "".join(map(chr, range(0x100, 0x180))))
+    LINE_BREAK + "".join(map(chr, range(0x21, 0x7F))) + _SYMBOLS + LETTERS_WITH_MARKS[:100] + _EMOJI[:40] + _GREEK
+) + (_EMOJI[40:] + LETTERS_WITH_MARKS[100:] + "".join(map(chr, range(0x100, 0x180))))
 
 
 def train_vocabulary(texts: Iterable[str], target: Path, size: int) -> None:

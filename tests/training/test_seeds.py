@@ -13,6 +13,7 @@ from small_runs import SMALL
 
 from training import evaluate, seeds
 from training.config import parse_config
+from training.data.readers import READERS
 from training.overrides import check_overrides
 
 
@@ -50,6 +51,13 @@ def test_the_recipe_is_its_three_groups() -> None:
             for choices in (["experiment=tiny"], ["model=tiny", "data=tiny", "training=tiny"])
         )
     assert recipe == spelt_out
+
+
+@pytest.mark.parametrize("recipe", ["tiny", "tiny_second", "tiny_chats"])
+def test_every_recipe_is_a_whole_configuration_of_known_readers(recipe: str) -> None:
+    with initialize_config_module("training.configs", version_base=None):
+        parsed = parse_config(compose("train", [f"experiment={recipe}", "output=runs/x"]))
+    assert {reader for group in parsed.data.groups.values() for reader in group.readers} <= READERS.keys()
 
 
 def test_sweeps_are_checked_value_by_value() -> None:

@@ -20,6 +20,15 @@ from training.data.extracts import (
     sentences,
     without_dateline,
 )
+from training.data.more import (
+    read_chats,
+    read_comments,
+    read_documents,
+    read_masked_sentences,
+    read_more_emotions,
+    read_more_topics,
+    read_varied_chats,
+)
 from training.data.renaming import renamed
 
 _COPIES = 2
@@ -95,6 +104,13 @@ READERS: dict[str, Callable[[Path, str], list[Example]]] = {
     "gap_sentences": read_gap_sentences,
     "prose": read_prose,
     "oracle_extracts": read_oracle_extracts,
+    "chats": read_chats,
+    "varied_chats": read_varied_chats,
+    "documents": read_documents,
+    "masked_sentences": read_masked_sentences,
+    "comments": read_comments,
+    "more_topics": read_more_topics,
+    "more_emotions": read_more_emotions,
 }
 
 

@@ -14,6 +14,23 @@ TERMS = {
     "gap_sentence": ("passages of the texts above and of BBC News Summary", "non-commercial research"),
     "legal_plain_english": ("Plain English legal summaries", "no licence stated; ToS;DR parts CC BY-SA"),
     "booksum": ("BookSum chapters", "BSD-3-Clause code; texts from Project Gutenberg"),
+    "samsum": ("SAMSum", "CC BY-NC-ND 4.0"),
+    "xsum": ("XSum", "research use; articles belong to the BBC"),
+    "cnn_dailymail_cased_extra": ("CNN/DailyMail", "research use; articles belong to their publishers"),
+    "cochrane_pls": ("Cochrane plain language summaries", "CC, terms by review"),
+    "inshorts_headline": ("Inshorts", "no licence stated"),
+    "inshorts_article": ("Inshorts", "no licence stated"),
+    "wikihow": ("WikiHow", "CC BY-NC-SA 3.0"),
+    "aeslc_subject": ("AESLC e-mails", "CC BY-NC-SA 4.0"),
+    "mts_dialog": ("MTS-Dialog", "CC BY 4.0"),
+    "masked_sentence": (
+        "passages of The Guardian, IMDb reviews, Reuters-21578 and Wikipedia",
+        "research use; texts belong to their publishers, Wikipedia CC BY-SA",
+    ),
+    "comment": ("GoEmotions", "CC BY 4.0"),
+    "empathetic_dialogues": ("EmpatheticDialogues", "CC BY-NC 4.0"),
+    "isear": ("ISEAR", "research use"),
+    "semeval2018_ec": ("SemEval-2018 Task 1 E-c", "research use"),
     "gutenberg": ("Project Gutenberg prose", "public domain in the USA"),
 }
 UNKNOWN = "terms not recorded here: check them before you share the model"

@@ -11,10 +11,7 @@ from training.evaluation.report import sources, table, title, to_markdown
 from training.evaluation.result import Result, Sample
 
 _WEAK_F1 = 0.2
-_DIALOGUES = (
-    "- Dialogues whose speakers have names: DialogSum knows only `#Person1#:`, `#Person2#:`, a turn a line; with "
-    "names, which were learned from renamed copies alone, who did what is more often mixed up."
-)
+_UNSUPPORTED = 0.03
 _NO_OTHER = "- {what} other than the {number}: it names one of them for any text, and has no answer for 'none'."
 _COUNTED = {"emotions": "emotions", "topic": "topics"}
 _RESTRICTED = ("non-commercial", "-NC", "research", "no licence")
@@ -120,8 +117,9 @@ def _weaknesses(result: Result) -> str:
             lines.append(
                 f"- Summaries of {source} score below its first sentences (ROUGE-L {own:.3f} against {lead:.3f})."
             )
-    if "dialogsum" in sources(result):
-        lines.append(_DIALOGUES)
+        unsupported = 1 - result.scores[f"summaries.{source}.supported"].value
+        if unsupported > _UNSUPPORTED:
+            lines.append(f"- {unsupported:.0%} of the summaries of {source} have a name or number that the text lacks.")
     for head in result.heads:
         lines += _weak_labels(result, head) if head.kind == "multi_label" else [_NO_OTHER.format(**_told(head))]
     return "\n".join([*lines, "- Languages other than English."])

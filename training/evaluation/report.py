@@ -16,6 +16,10 @@ _SUMMARY_SCORES = dict(
         strict=True,
     )
 )
+_LEGEND = (
+    "Supported: summaries without a name or number that their source lacks. Real words: without a word that no text "
+    "of the split has."
+)
 
 _BASELINE = "TF-IDF and logistic regression"
 _MOST_CONFUSED = 12  # labels of a table that a page has room for
@@ -91,12 +95,13 @@ def _summaries(result: Result) -> str:
                 *(_figure(result.scores[f"{prefix}.{name}"]) for name in given),
                 f"{fact['different_outputs']:.0%}",
                 f"{fact['new_bigrams']:.0%}",
+                *(f"{result.scores[f'{prefix}.{name}'].value:.1%}" for name in ("supported", "real_words")),
             )
         )
         lead = (f"{result.scores[f'{prefix}.lead.{name}'].value:.3f}" for name in given)
-        rows.append((f"its lead-{fact['lead_k']}", *lead, "", ""))
+        rows.append((f"its lead-{fact['lead_k']}", *lead, "", "", "", ""))
     head = ("source (rows)", *(_SUMMARY_SCORES[name] for name in given), "different", "new bigrams")
-    return "## Summaries\n\n" + table(head, rows)
+    return "\n\n".join(("## Summaries", table((*head, "supported", "real words"), rows), _LEGEND))
 
 
 def title(head: Head) -> str:

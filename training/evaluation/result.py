@@ -1,12 +1,14 @@
 """One model on one split: every score by its dotted name, and the facts that are no single figure.
 
 Names: `summaries.SOURCE.rouge1` (… `rouge2`, `rougeL`, `rougeLsum`, `bleu`, `bertscore`), the same after
-`summaries.SOURCE.lead.` for the first sentences of the source; those of heads as `training.evaluation.heads` says.
+`summaries.SOURCE.lead.` for the first sentences of the source, `summaries.SOURCE.supported` (share of summaries without
+a name or number that the source lacks) and `.real_words` (without a word that is none); those of heads as
+`training.evaluation.heads` says.
 """
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from itertools import pairwise
@@ -19,11 +21,13 @@ from model.inference.decoding.options import DecodingOptions
 from model.tasks import SUMMARIZE, Head, Tasks
 from training.data.examples import HEAD_DATA, Example, read_headlines, read_summaries
 from training.data.extracts import sentences
+from training.data.more import CHATS, read_chats
 from training.data.own import FOLDER, read_own
+from training.data.support import no_words, unsupported, words
 from training.errors import DataError
 from training.evaluation.heads import score_baseline, score_head
 from training.evaluation.predict import Predictor
-from training.evaluation.scores import Score, bleu, rouge
+from training.evaluation.scores import Score, bleu, mean, rouge
 
 Measure = Callable[[Sequence[str], Sequence[str]], Score]  # predictions, references
 
@@ -109,7 +113,8 @@ def read_split(root: Path, name: str, tasks: Tasks, scored: Collection[str] | No
         headlines = read_headlines(root, name) if "topic" in heads else []
         if not headlines or (root / "summarization").is_dir():  # headlines alone can be learned, too
             headlines = [*_full(read_summaries(root, name), root / "summarization", name), *headlines]
-        for example in headlines:
+        chats = read_chats(root, name) if name == TUNED_ON and (root / CHATS).is_file() else []
+        for example in [*headlines, *chats]:
             summaries.setdefault(example.origin, []).append(example)
     return Split(name, summaries, heads, train)
 
@@ -148,9 +153,10 @@ def evaluate(
         say: is told what is scored next.
     """
     result = Result(split.name)
+    known = _words(split)
     for source, examples in split.summaries.items():
         say(f"{source}: {len(examples[:rows])} summaries")
-        _summaries(result, predictor, source, examples[:rows], options, bertscore)
+        _summaries(result, predictor, source, examples[:rows], options, known, bertscore)
     for name, examples in split.heads.items():
         say(f"{name}: {len(examples)} texts")
         head = predictor.tasks.head(name)
@@ -181,6 +187,7 @@ def _summaries(
     source: str,
     examples: Sequence[Example],
     options: DecodingOptions,
+    known: Set[str],
     bertscore: Measure | None,
 ) -> None:
     texts = [example.source for example in examples]
@@ -194,11 +201,16 @@ def _summaries(
         result.scores[f"{prefix}.bleu"] = bleu(predictions, references)
         if bertscore:
             result.scores[f"{prefix}.bertscore"] = bertscore(predictions, references)
+    pairs = list(zip(outputs, texts, strict=True))
+    result.scores[f"summaries.{source}.supported"] = mean([not unsupported(output, text) for output, text in pairs])
+    result.scores[f"summaries.{source}.real_words"] = mean(
+        [not no_words(output, text, known) for output, text in pairs]
+    )
     result.rows[f"summaries.{source}"] = len(examples)
     result.facts[f"summaries.{source}"] = {
         "lead_k": lead_k,
         "different_outputs": len(set(outputs)) / len(outputs),
-        "new_bigrams": float(np.mean([_new_bigrams(o, t) for o, t in zip(outputs, texts, strict=True)])),
+        "new_bigrams": float(np.mean([_new_bigrams(output, text) for output, text in pairs])),
         "mean_words": float(np.mean([len(output.split()) for output in outputs])),
     }
     result.lengths[source] = Lengths(
@@ -206,6 +218,12 @@ def _summaries(
     )
     shown = zip(texts[:10], outputs[:10], strict=True)
     result.samples.append([Sample(f"{source} row {n}", _hint(t), o) for n, (t, o) in enumerate(shown, 1)])
+
+
+def _words(split: Split) -> set[str]:
+    """What counts as a word: whatever some text of the split has."""
+    pairs = [text for rows in split.summaries.values() for e in rows for text in (e.source, e.summary or "")]
+    return words([*pairs, *(example.source for rows in split.heads.values() for example in rows)])
 
 
 def _new_bigrams(output: str, source: str) -> float:

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from small_encoder import save_encoder
+from small_runs import write_jsonl
 
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
 from model.storage.checkpoint import Checkpoint, load_checkpoint
+from training.data.more import CHATS
 from training.evaluate import main
 from training.evaluation.predict import Predictor
 
@@ -36,6 +38,8 @@ def test_report_scores_every_task_and_source(copy: Path, data: Path, tmp_path: P
         "summaries.dialogsum.rougeLsum",
         "summaries.cnn_dailymail.bleu",
         "summaries.ag_headline.lead.rouge1",
+        "summaries.dialogsum.supported",
+        "summaries.dialogsum.real_words",
         "emotions.macro_f1",
         "emotions.label.joy",
         "topic.accuracy",
@@ -44,6 +48,7 @@ def test_report_scores_every_task_and_source(copy: Path, data: Path, tmp_path: P
     assert scores["summaries.dialogsum.lead.rouge1"]["value"] > 0.5  # the first sentence holds the summary
     page = (tmp_path / "report" / "report.md").read_text()
     assert "lead-1" in page
+    assert "| supported | real words |" in page
     assert "| joy |" in page
     linked = re.findall(r"!\[.+?\]\((.+?)\)", page)
     assert len(linked) == 4
@@ -68,6 +73,14 @@ def test_a_checkpoint_is_no_better_than_itself(copy: Path, data: Path, tmp_path:
     differences = report["against"]["differences"]
     assert differences
     assert all(d["value"] == 0 and d["p"] == 1 for d in differences.values())  # type: ignore[index]
+
+
+def test_held_out_chats_are_a_source_of_dev(copy: Path, data: Path, tmp_path: Path) -> None:
+    more = Path(shutil.copytree(data, tmp_path / "data"))
+    chats = ({"document": f"Amanda: {n}\nJerry: ok", "summary": f"Amanda says {n}.", "id": str(n)} for n in range(100))
+    write_jsonl(more / CHATS, chats)
+    report = run(copy, more, tmp_path / "report", "--rows", "2")
+    assert report["rows"]["summaries.samsum"] == 2  # type: ignore[comparison-overlap]
 
 
 def test_missing_split_names_the_file(copy: Path, data: Path, tmp_path: Path) -> None:
