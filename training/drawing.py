@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib import rc_context
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 # Okabe and Ito 2008: distinct for the colour-blind as well.
 BLUE, ORANGE, GREEN, PURPLE, SKY, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#767676"
+_CHARACTERS_PER_INCH = 8  # of a title
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY)
 
 _STYLE: dict[Any, Any] = {  # its stubs list 300 names
@@ -37,7 +39,8 @@ def panels(path: Path, rows: int, columns: int, width: float, height: float, tit
         figure = Figure(figsize=(width * columns, height * rows))
         FigureCanvasAgg(figure)
         axes: NDArray = figure.subplots(rows, columns, squeeze=False)  # type: ignore[type-arg]
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        wrapped = fill(title, int(_CHARACTERS_PER_INCH * width * columns))
+        figure.suptitle(wrapped, x=0.01, ha="left", fontweight="bold")
         yield list(axes.flat)
         path.parent.mkdir(parents=True, exist_ok=True)
         # No version and no date within: equal figures are equal files.
