@@ -15,6 +15,8 @@ from model.storage.checkpoint import Checkpoint, load_checkpoint
 from model.storage.saving import save_checkpoint
 from model.tasks import EMOTIONS, TOPICS, Head, Tasks
 
+pytest.register_assert_rewrite("support")  # its assertions are to say as much as those of a test
+
 MAX_SOURCE_TOKENS = 64
 _PARAGRAPHS = (
     "The city council voted on Tuesday to build a new bridge over the river. Engineers said the old one could not "

@@ -1,34 +1,18 @@
 """The app over a real checkpoint, asked in-process."""
 
 import logging
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from app.main import create_app
-from app.settings import Settings
 from model.inference.backend import Backend
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
-
-Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
-
-
-@asynccontextmanager
-async def _serving(folder: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(Settings(**{"checkpoint": folder, "threads": 1, **settings}))
-    service = app.state.service
-    await service.load()
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://leximind", timeout=60) as client:
-        client.service = service  # type: ignore[attr-defined]  # for tests that look behind the answer
-        yield client
-    await service.drain(5.0)
+from support.services import Hold, Serving, open_service
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +26,7 @@ def serving(checkpoint_folder: Path) -> Serving:
     """`async with serving(max_items=2) as client`: an app with these settings, loaded."""
 
     def serve(**settings: Any) -> AbstractAsyncContextManager[httpx.AsyncClient]:
-        return _serving(checkpoint_folder, **settings)
+        return open_service(checkpoint_folder, **settings)
 
     return serve
 
@@ -67,22 +51,6 @@ def root_logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[logging.Logger]:
     yield root
     root.handlers[:] = handlers
     root.setLevel(level)
-
-
-class Hold:
-    """Stops the model's thread at its next encoder pass until released."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self.released = threading.Event()
-        self.released.set()
-
-    def __enter__(self) -> "Hold":
-        self.released.clear()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.released.set()
 
 
 @pytest.fixture

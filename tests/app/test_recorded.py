@@ -9,8 +9,8 @@ import torch
 
 from model.storage.checkpoint import BUNDLED, load_checkpoint
 from model.storage.saving import save_checkpoint
-from tests.app.recorded.record import answers_of, identity_of
-from tests.app.recorded.requests import REQUESTS
+from support.recorded import answers_of, identity_of
+from support.recorded_requests import REQUESTS
 
 RECORDED = Path(__file__).parent / "recorded"
 # Other processors add in another order: float32 keeps seven digits, of which some are lost over the layers.

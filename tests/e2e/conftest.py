@@ -1,79 +1,29 @@
 """The command in its own process, on loopback."""
 
-import contextlib
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-_READY_WITHIN_S = 180.0  # of a machine that has other things to do; one that has not takes 5
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running `leximind serve`; its log so far is in `log`."""
-
-    url: str
-    port: int
-    process: subprocess.Popen[bytes]
-    log: Path
+from support.servers import Server, started_servers, wait_until_ready
 
 
 @pytest.fixture
 def start(tmp_path: Path, checkpoint_folder: Path) -> Iterator[Callable[..., Server]]:
     """`start("--max-items", "2")`: a server with these flags, not awaited; ended with the test."""
-    yield from _start(tmp_path, checkpoint_folder)
+    yield from started_servers(tmp_path, checkpoint_folder)
 
 
 @pytest.fixture
 def serve(start: Callable[..., Server]) -> Callable[..., Server]:
     """As `start`, and ready."""
-    return lambda *flags: _ready(start(*flags))
+    return lambda *flags: wait_until_ready(start(*flags))
 
 
 @pytest.fixture(scope="module")
 def serve_shared(tmp_path_factory: pytest.TempPathFactory, checkpoint_folder: Path) -> Iterator[Callable[..., Server]]:
     """As `serve`, for a fixture of a module; ended with its tests."""
-    servers = _start(tmp_path_factory.mktemp("servers"), checkpoint_folder)
+    servers = started_servers(tmp_path_factory.mktemp("servers"), checkpoint_folder)
     start = next(servers)
-    yield lambda *flags: _ready(start(*flags))
+    yield lambda *flags: wait_until_ready(start(*flags))
     next(servers, None)
-
-
-def _start(folder: Path, checkpoint_folder: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def run(*flags: str) -> Server:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        log = folder / f"{len(servers)}.log"
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--threads", "1", "--device", "cpu"]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*command, "--checkpoint", str(checkpoint_folder), *flags], stdout=output, stderr=output
-            )
-        servers.append(Server(f"http://127.0.0.1:{port}", port, process, log))
-        return servers[-1]
-
-    yield run
-    for server in servers:
-        if server.process.poll() is None:
-            server.process.kill()
-        server.process.wait(10)
-
-
-def _ready(server: Server) -> Server:
-    give_up = time.monotonic() + _READY_WITHIN_S
-    while True:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{server.url}/health/ready", timeout=2):
-            return server
-        assert server.process.poll() is None, server.log.read_text()
-        assert time.monotonic() < give_up, server.log.read_text()
-        time.sleep(0.1)

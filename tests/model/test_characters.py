@@ -17,7 +17,7 @@ from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rules import Rules
 from model.inference.torch_backend import TorchBackend
 from model.storage.checkpoint import load_served
-from tests.model.conftest import CONFIG, random_model
+from support.models import CONFIG, random_model
 
 FIRST = 10  # the piece of byte 0
 BYTES = tuple(range(FIRST, FIRST + 256))

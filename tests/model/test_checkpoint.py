@@ -21,7 +21,8 @@ from model.inference.torch_backend import TorchBackend
 from model.precision import PRECISIONS, Precision, computing_dtype
 from model.storage.checkpoint import BUNDLED, Checkpoint, checkpoint_name, load_checkpoint, load_served
 from model.storage.saving import describe_checkpoint, save_checkpoint
-from tests.model.conftest import FILES, random_model, refuse, sign
+from support.checkpoints import FILES, refuse, sign
+from support.models import random_model
 
 CPU = torch.device("cpu")
 

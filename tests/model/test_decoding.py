@@ -19,7 +19,7 @@ from model.inference.kv_cache import KVCache
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
-from tests.model.conftest import CONFIG, random_model, replayed
+from support.models import CONFIG, random_model, replayed
 
 GREEDY = DecodingOptions(max_new_tokens=20, no_repeat_ngram_size=0)
 KINDS = {

@@ -14,8 +14,7 @@ from transformers import T5ForConditionalGeneration
 from model.errors import CheckpointError
 from model.storage.checkpoint import load_checkpoint
 from model.storage.flan_t5 import import_flan_t5, read_flan_t5
-from tests.model.conftest import NUM_TOKENS, SHAPES, write_reference
-from tests.model.test_parity import TOLERANCE
+from support.reference import NUM_TOKENS, SHAPES, TOLERANCE, write_reference
 
 INDEX = "model.safetensors.index.json"
 Q = "encoder.block.1.layer.0.SelfAttention.q.weight"

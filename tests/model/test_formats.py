@@ -17,7 +17,7 @@ from model.network.heads import new_heads
 from model.storage.checkpoint import load_checkpoint, load_served
 from model.storage.saving import describe_checkpoint
 from model.tasks import EMOTIONS, TOPICS
-from tests.model.conftest import refuse, sign
+from support.checkpoints import refuse, sign
 
 CPU = torch.device("cpu")
 FORMAT_1 = Path(__file__).parents[1] / "app" / "recorded" / "format1"

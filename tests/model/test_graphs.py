@@ -11,8 +11,8 @@ from model.inference.decoding.rows import Outcome
 from model.inference.graphs import Capture, StepGraphs, Work
 from model.inference.kv_cache import KVCache
 from model.inference.torch_backend import TorchBackend
-from tests.model.conftest import CONFIG, random_model, replayed
-from tests.model.test_parity import TOLERANCE
+from support.models import CONFIG, random_model, replayed
+from support.reference import TOLERANCE
 
 LENGTHS = (30, 4, 70)
 

@@ -16,7 +16,7 @@ from model.errors import CheckpointError
 from model.storage.checkpoint import Checkpoint, load_served
 from model.storage.flan_t5 import import_flan_t5
 from model.storage.stored_weights import StoredWeights
-from tests.model.conftest import refuse, sign
+from support.checkpoints import refuse, sign
 
 ABSURD = {
     "num_encoder_layers": 10**7,

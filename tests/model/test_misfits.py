@@ -14,7 +14,7 @@ from model.network.leximind import LexiMind
 from model.storage.checkpoint import Checkpoint
 from model.storage.saving import save_checkpoint
 from model.tasks import Tasks
-from tests.model.conftest import refuse, sign
+from support.checkpoints import refuse, sign
 
 
 def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from model.network.decoder import DecoderLayer
 from model.network.leximind import LexiMind
-from tests.model.conftest import NUM_TOKENS, Pair
-from tests.model.test_parity import TOLERANCE
+from support.reference import NUM_TOKENS, TOLERANCE, Pair
 
 Mutation = Callable[[LexiMind, pytest.MonkeyPatch], None]
 gelu = F.gelu

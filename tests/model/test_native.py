@@ -14,8 +14,8 @@ from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels import library, structs
 from model.precision import PRECISIONS, Precision, computing_dtype
-from tests.model.conftest import CONFIG, Pair, random_model
-from tests.model.test_parity import BEAM, GREEDY, TOLERANCE, generate
+from support.models import CONFIG, random_model
+from support.reference import BEAM, GREEDY, TOLERANCE, Pair, generate
 
 pytestmark = pytest.mark.skipif(
     not all(map(library.is_available, PRECISIONS)),

@@ -10,7 +10,7 @@ from model.errors import OptionsError
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
-from tests.model.conftest import CONFIG, random_model
+from support.models import CONFIG, random_model
 
 NAN, INFINITE = float("nan"), float("inf")
 REFUSED: list[tuple[str, Any, str]] = [

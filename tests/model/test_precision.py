@@ -13,7 +13,7 @@ from model.inference.decoding.options import DecodingOptions
 from model.inference.onednn_backend import Int8Linear, OneDnnBackend, PackedLinear
 from model.inference.torch_backend import TorchBackend
 from model.precision import Precision, computing_dtype
-from tests.model.conftest import CONFIG, random_model
+from support.models import CONFIG, random_model
 
 
 def packed(precision: Precision, *, tied: bool = False) -> TorchBackend:

@@ -12,7 +12,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from model.errors import CheckpointError, TokenizerError
 from model.network.leximind import LexiMind
 from model.storage.flan_t5 import _config, _converted, import_flan_t5, read_flan_t5
-from tests.model.conftest import NUM_TOKENS, SHAPES, write_reference
+from support.reference import NUM_TOKENS, SHAPES, write_reference
 
 INDEX = "model.safetensors.index.json"
 # What google/flan-t5-*'s config.json say, and the parameters that their model cards count.

@@ -23,7 +23,7 @@ from model.inference.decoding.rules import Rules
 from model.inference.decoding.sampling import Sampling, uniforms
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
-from tests.model.conftest import CONFIG, random_model
+from support.models import CONFIG, random_model
 
 FREE = DecodingOptions(max_new_tokens=60, no_repeat_ngram_size=0)
 

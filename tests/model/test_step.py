@@ -9,7 +9,7 @@ from torch import Tensor
 from model.inference.kv_cache import KVCache
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
-from tests.model.conftest import CONFIG, random_model
+from support.models import CONFIG, random_model
 
 # float32 through three layers, other kernels for one row than for many: a few units in the last place.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-4}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import write_data
+
+from support.training_runs import write_data
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import composed, trainer, write_data
 
 from model.storage.checkpoint import load_checkpoint
+from support.training_runs import composed, trainer, write_data
 from training.config import parse_config
 from training.errors import DataError, TrainingError
 from training.evaluate import main

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import composed, trainer, write_data, write_jsonl
 
 from model.errors import ModelError
+from support.training_runs import composed, trainer, write_data, write_jsonl
 from training.config import parse_config
 from training.errors import DataError, NotFinite, TrainingError
 from training.overrides import check_overrides

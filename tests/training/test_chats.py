@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from small_runs import write_jsonl
 
+from support.training_runs import write_jsonl
 from training.data.chats import speakers, varied
 from training.data.examples import Example
 from training.data.more import CHATS, read_chats, read_documents, read_masked_sentences, read_varied_chats

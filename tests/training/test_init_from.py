@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_module
-from small_runs import SMALL, trainer
 
 from model.storage.checkpoint import load_checkpoint
+from support.training_runs import SMALL, trainer
 from training.architecture import architecture_of
 from training.config import parse_config
 from training.errors import TrainingError

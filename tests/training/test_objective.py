@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import trainer
 from torch.nn import functional as F
 
 from model.network.leximind import LexiMind
 from model.tasks import Head
+from support.training_runs import trainer
 from training.data.batches import IGNORED
 from training.initialise import fold_queries
 from training.losses import LossConfig, asymmetric_loss, head_loss, label_weights

@@ -10,7 +10,6 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from small_runs import trainer, write_data, write_jsonl
 
 from app.main import create_app
 from app.settings import Settings
@@ -21,6 +20,7 @@ from model.probabilities import probabilities
 from model.storage.checkpoint import Checkpoint, load_checkpoint
 from model.storage.saving import save_checkpoint
 from model.tasks import Head
+from support.training_runs import trainer, write_data, write_jsonl
 from training.add_head import main as add_head
 from training.data.own import own_heads, read_own
 from training.errors import TrainingError

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import SMALL, equal, state, trainer
 
 from model.storage.checkpoint import load_checkpoint
+from support.training_runs import SMALL, equal, state, trainer
 from training.config import flat
 from training.data.batches import Encoded, Stream
 from training.errors import TrainingError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import trainer
 
+from support.training_runs import trainer
 from training.errors import TrainingError
 from training.parallel import join
 

@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from small_runs import SMALL, equal, state, trainer, write_data
 
+from support.training_runs import SMALL, equal, state, trainer, write_data
 from training.errors import Interrupted, ResumeError, TrainingError
 from training.state import STATE_FILE, save_state
 

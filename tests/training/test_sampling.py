@@ -3,8 +3,7 @@
 from collections import Counter
 from pathlib import Path
 
-from small_runs import trainer, write_data, write_jsonl
-
+from support.training_runs import trainer, write_data, write_jsonl
 from training.data.examples import Example
 from training.data.sampling import sample
 

@@ -9,8 +9,8 @@ from statistics import mean, stdev
 
 import pytest
 from hydra import compose, initialize_config_module
-from small_runs import SMALL
 
+from support.training_runs import SMALL
 from training import evaluate, seeds
 from training.config import parse_config
 from training.data.readers import READERS

@@ -14,9 +14,9 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from omegaconf import OmegaConf
-from small_runs import composed, trainer
 
 from model.storage.checkpoint import load_checkpoint
+from support.training_runs import composed, trainer
 from training.config import TrackingConfig
 from training.errors import TrainingError
 from training.run import finish_run

@@ -8,9 +8,9 @@ import zlib
 from pathlib import Path
 
 import pytest
-from small_runs import write_jsonl
 
 from model.storage.checkpoint import BUNDLED
+from support.training_runs import write_jsonl
 
 BBC = Path(__file__).parents[3] / "shared" / "data" / "summarization" / "bbc_extractive.jsonl.gz"
 

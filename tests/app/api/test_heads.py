@@ -16,7 +16,7 @@ from model.network.leximind import LexiMind
 from model.storage.checkpoint import Checkpoint
 from model.storage.saving import save_checkpoint
 from model.tasks import Head, Tasks
-from tests.app.conftest import Serving
+from support.services import Serving
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
 LONG = " ".join(f"{NEWS} That was number {number} of all the records." for number in range(9))

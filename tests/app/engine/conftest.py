@@ -1,9 +1,6 @@
 """A real, tiny, randomly initialised LexiMind and an engine on it."""
 
 import asyncio
-import dataclasses
-import math
-import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -16,30 +13,10 @@ from app.engine.engine import Engine, EngineLimits
 from app.engine.request import EngineAnswer, EngineRequest
 from app.engine.runner import Runner
 from app.metrics import Metrics
-from model.config import ModelConfig
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
-from model.tasks import Head, Tasks
-
-TINY = ModelConfig(
-    vocab_size=96,
-    num_tokens=90,
-    d_model=32,
-    num_heads=3,
-    d_kv=8,
-    d_ff=48,
-    num_encoder_layers=2,
-    num_decoder_layers=2,
-    num_positions=64,
-    heads={"emotions": 5, "topic": 4},
-    tie_lm_head=True,
-    scale_lm_head=True,
-)
-
-HEADS = (
-    Head("emotions", "multi_label", tuple("abcde"), (0.5,) * 5),
-    Head("topic", "single_label", tuple("wxyz")),
-)
+from model.tasks import Tasks
+from support.engines import HEADS, TINY, FakeClock, Gate, Rig
 
 
 @pytest.fixture(autouse=True)
@@ -56,37 +33,9 @@ def model() -> LexiMind:
     return LexiMind(TINY).eval()
 
 
-class FakeClock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
-
-
-@dataclasses.dataclass
-class Rig:
-    """An engine that is ready, and what a test looks at."""
-
-    engine: Engine
-    metrics: Metrics
-    model: LexiMind
-
-    def value(self, name: str, **labels: str) -> float:
-        return self.metrics.registry.get_sample_value(f"leximind_{name}", labels) or 0.0
-
-    async def is_quiet(self) -> bool:
-        """Whether nothing of earlier requests is left, once the model's thread has seen all orders."""
-        await self.engine.answer(EngineRequest((5, TINY.eos_id), math.inf, heads=("topic",)))
-        gauges = [self.value(name) for name in ("queue_requests", "queue_tokens", "kv_slots_used")]
-        return gauges == [0, 0, 0] and self.engine._runner.num_rows == 0
 
 
 Start = Callable[..., Any]
@@ -111,27 +60,6 @@ async def start(model: LexiMind, clock: FakeClock) -> AsyncIterator[Start]:
     for engine in engines:
         await engine.drain(0)
     assert raised == []
-
-
-class Gate:
-    """Holds a module up before its forward pass, from the next pass on, until it is opened."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._entered = threading.Event()
-        self._open = threading.Event()
-        self._hook = module.register_forward_pre_hook(self._wait)
-
-    def _wait(self, _module: nn.Module, _args: Any) -> None:
-        self._entered.set()
-        assert self._open.wait(30), "nobody opened the gate"
-
-    async def entered(self) -> None:
-        """Until the model's thread stands at the gate."""
-        assert await asyncio.to_thread(self._entered.wait, 30)
-
-    def open(self) -> None:
-        self._hook.remove()
-        self._open.set()
 
 
 @pytest.fixture

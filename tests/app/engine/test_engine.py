@@ -20,6 +20,7 @@ from app.engine.request import (
 from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
+from support.engines import assert_same
 
 Source = Callable[[int, int], tuple[int, ...]]
 Alone = Callable[[EngineRequest], EngineAnswer]
@@ -43,18 +44,6 @@ def mixed_request(seed: int, source: Source) -> EngineRequest:
     topic = options is None or choose.random() < 0.3
     heads = tuple(name for name, is_asked in (("emotions", emotions), ("topic", topic)) if is_asked)
     return EngineRequest(source(seed % 150, length), math.inf, heads, options)
-
-
-def assert_same(answer: EngineAnswer, expected: EngineAnswer) -> None:
-    assert (answer.summary is None) == (expected.summary is None)
-    if answer.summary is not None and expected.summary is not None:
-        assert answer.summary.token_ids == expected.summary.token_ids
-        assert answer.summary.finish_reason == expected.summary.finish_reason
-        assert answer.summary.score == pytest.approx(expected.summary.score, abs=1e-4)
-    # float32, and padding changes the order of summation
-    assert answer.scores.keys() == expected.scores.keys()
-    for name, scores in answer.scores.items():
-        assert scores == pytest.approx(expected.scores[name], abs=1e-5)
 
 
 async def test_200_concurrent_requests_get_the_answers_that_each_gets_alone(

@@ -16,8 +16,7 @@ from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from model.tasks import Tasks
-from tests.app.engine.conftest import HEADS
-from tests.app.engine.test_engine import assert_same
+from support.engines import HEADS, assert_same
 
 Source = Callable[[int, int], tuple[int, ...]]
 Alone = Callable[[EngineRequest], EngineAnswer]

@@ -16,8 +16,7 @@ from app.metrics import Metrics
 from model.inference.torch_backend import TorchBackend
 from model.storage.flan_t5 import read_flan_t5
 from model.tasks import Tasks
-from tests.model.conftest import NUM_TOKENS, SHAPES, Pair, write_reference
-from tests.model.test_parity import BEAM, GREEDY, TOLERANCE, generate
+from support.reference import BEAM, GREEDY, NUM_TOKENS, SHAPES, TOLERANCE, Pair, generate, write_reference
 
 LENGTHS = (150, 3, 77, 1, 40)
 

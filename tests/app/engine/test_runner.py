@@ -11,7 +11,7 @@ from app.engine.runner import Runner
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
-from tests.app.engine.conftest import HEADS
+from support.engines import HEADS
 
 Source = Callable[[int, int], tuple[int, ...]]
 Alone = Callable[[EngineRequest], EngineAnswer]

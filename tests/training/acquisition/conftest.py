@@ -4,13 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from small_hub import (
-    SmallHub,
-    places,
-    serving,
-    small_files,
-)
 
+from support.hub import SmallHub, places, serving, small_files
 from training.download import main
 
 

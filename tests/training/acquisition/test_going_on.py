@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_hub import (
+
+from support.hub import (
     AG_NEWS,
     CNN,
     SmallHub,

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_hub import (
+
+from support.hub import (
     AG_NEWS,
     SmallHub,
     places,
     refused,
 )
-
 from training.download import main
 
 

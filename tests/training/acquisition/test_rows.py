@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
-from small_hub import (
+from support.hub import (
     AG_NEWS,
     BOOKS,
     CNN,
@@ -26,7 +26,6 @@ from small_hub import (
     sentence,
     text,
 )
-
 from training.acquisition.prose import passages
 from training.acquisition.sources import SOURCES
 from training.data.readers import READERS

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_encoder import save_encoder
 from transformers import BertModel, BertTokenizer
 
+from support.encoders import save_encoder
 from training.errors import TrainingError
 from training.evaluation.bertscore import BertScore
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_encoder import save_encoder
-from small_runs import write_jsonl
 
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
 from model.storage.checkpoint import Checkpoint, load_checkpoint
+from support.encoders import save_encoder
+from support.training_runs import write_jsonl
 from training.data.more import CHATS
 from training.evaluate import main
 from training.evaluation.predict import Predictor

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from small_runs import trainer
-
 from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
 from model.storage.checkpoint import Checkpoint
+from support.training_runs import trainer
 from training.curves import draw_curves
 from training.evaluation.plots import draw
 from training.evaluation.predict import Predictor

@@ -1,4 +1,4 @@
-"""`python -m tests.app.recorded.record CHECKPOINT ANSWERS.json`: what a service answers to `REQUESTS`, to be kept.
+"""What a service answers to `REQUESTS`, to be kept: `PYTHONPATH=tests python -m support.recorded CHECKPOINT OUT.json`.
 
 Only to be run where an answer changes on purpose; what is recorded says what has to stay.
 """
@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from app.main import create_app
 from app.settings import Settings
-from tests.app.recorded.requests import REQUESTS
+from support.recorded_requests import REQUESTS
 
 
 async def answers_of(checkpoint: Path) -> list[dict[str, Any]]:
