@@ -54,7 +54,7 @@ class OurTrainer(TrainingContender):
 
         from model.network.leximind import LexiMind
         from model.storage.checkpoint import load_checkpoint
-        from training.allocator import keep_freed_memory
+        from training.loop.allocator import keep_freed_memory
 
         keep_freed_memory()  # as `training.train` does
         torch.set_num_threads(threads)
@@ -71,8 +71,8 @@ class OurTrainer(TrainingContender):
     def train(self, rows: Sequence[Row], batch: int, device: str) -> dict[str, Any]:
         import torch
 
-        from training.mixture import Mixture
-        from training.trainer import Trainer
+        from training.data.mixture import Mixture
+        from training.loop.trainer import Trainer
 
         config, place = self._config(), torch.device(device)
         if self._optimizers is None:
@@ -116,9 +116,9 @@ class OurTrainer(TrainingContender):
     def _begin(self, config: Any, place: Any) -> None:
         import torch
 
-        from training.losses import Objective
-        from training.optim import Optimizers
-        from training.precision import compile_layers
+        from training.loop.precision import compile_layers
+        from training.optimization.losses import Objective
+        from training.optimization.optimizers import Optimizers
 
         if self.compiled:
             compile_layers(self._model)
@@ -205,7 +205,7 @@ def _unused() -> dict[str, Any]:
     # What `run` needs and single steps do not.
     from pathlib import Path
 
-    from training.parallel import Processes
+    from training.distributed.processes import Processes
 
     return {"folder": Path("unused"), "validation": None, "tracker": None, "processes": Processes()}
 

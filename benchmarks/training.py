@@ -206,7 +206,7 @@ def _padding(rows: Sequence[Row], batch: int) -> float:
 def _work(shape: Shape, rows: Sequence[Row]) -> dict[str, float]:
     # Of what is asked for, padding not counted.
     from model.config import ModelConfig
-    from training.meter import forward_operations
+    from training.loop.meter import forward_operations
 
     config = ModelConfig(
         vocab_size=shape.vocab_size,
@@ -227,7 +227,7 @@ def _work(shape: Shape, rows: Sequence[Row]) -> dict[str, float]:
 def _peaks(device: str, threads: int) -> dict[str, float]:
     import torch
 
-    from training.meter import peak_operations
+    from training.loop.meter import peak_operations
 
     if device == "cuda":
         peak = peak_operations(torch.device(device))

@@ -36,7 +36,7 @@ from training.evaluation.card import model_card
 from training.evaluation.predict import Predictor
 from training.evaluation.report import to_markdown
 from training.evaluation.result import evaluate, fitted, read_split
-from training.losses import LossConfig, head_loss, label_weights
+from training.optimization.losses import LossConfig, head_loss, label_weights
 
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the squared weights, features scaled to a deviation of 1
 _HELD_OUT = 5  # every fifth train row chooses among them

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from model.config import ModelConfig
+from training.data.mixture import MixtureConfig
 from training.errors import TrainingError
-from training.lora import LoraConfig
-from training.losses import LossConfig
-from training.mixture import MixtureConfig
-from training.optim import OptimizerConfig, ScheduleConfig
+from training.network.lora import LoraConfig
+from training.optimization.losses import LossConfig
+from training.optimization.optimizers import OptimizerConfig, ScheduleConfig
 
 _STRICT = ConfigDict(extra="forbid")
 _FEW = 30

@@ -20,10 +20,10 @@ from training.data.own import FOLDER
 from training.errors import TrainingError
 from training.evaluation.bertscore import BertScore
 from training.evaluation.card import model_card
-from training.evaluation.plots import draw
 from training.evaluation.predict import Predictor
 from training.evaluation.report import comparison, comparison_markdown, to_json, to_markdown
 from training.evaluation.result import Result, evaluate, fitted, read_split, tasks_of
+from training.plots.results import draw
 
 
 def main(arguments: list[str] | None = None) -> None:

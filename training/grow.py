@@ -20,8 +20,8 @@ from model.network.leximind import LexiMind
 from model.storage.checkpoint import LoadedCheckpoint, load_checkpoint
 from model.storage.saving import save_checkpoint
 from model.tokenizer import Tokenizer
-from training.typography import LINE_BREAK, base_letter
-from training.vocabulary import with_characters
+from training.data.typography import LINE_BREAK, base_letter
+from training.data.vocabulary import with_characters
 
 # Of the row that a new one resembles: the embedding is the output layer too, where the old piece has to win at first.
 _SHARE = 0.5

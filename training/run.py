@@ -16,29 +16,29 @@ from model.network.leximind import LexiMind
 from model.storage.checkpoint import LoadedCheckpoint, load_checkpoint
 from model.tasks import Head, Tasks
 from model.tokenizer import Tokenizer
-from training.architecture import architecture_of, heads_of_run, learned_tasks
 from training.config import DataConfig, TrainConfig, suggestion
-from training.curves import draw_curves
 from training.data.batches import Stream, encode_examples
 from training.data.examples import Example
+from training.data.mixture import Mixture
 from training.data.own import own_heads, read_own
 from training.data.readers import READERS
 from training.data.sampling import sample
+from training.data.vocabulary import train_vocabulary
+from training.distributed.processes import Processes
+from training.distributed.sharding import check_sharding, shard
 from training.errors import DataError, TrainingError
 from training.evaluation.result import read_split
-from training.initialise import initialise, scale_queries
-from training.lora import add_lora
-from training.losses import Objective, label_weights
-from training.mixture import Mixture
-from training.optim import Optimizers
-from training.parallel import Processes
-from training.place import check_room, make_output
-from training.precision import checkpoint_layers, compile_layers
-from training.sharding import check_sharding, shard
-from training.tracking import Tracker, read_history
-from training.trainer import BAD_BATCH, Trainer
-from training.validation import Validation, check_metric
-from training.vocabulary import train_vocabulary
+from training.loop.output_folder import check_room, make_output
+from training.loop.precision import checkpoint_layers, compile_layers
+from training.loop.trainer import BAD_BATCH, Trainer
+from training.loop.validation import Validation, check_metric
+from training.network.architecture import architecture_of, heads_of_run, learned_tasks
+from training.network.initialise import initialise, scale_queries
+from training.network.lora import add_lora
+from training.optimization.losses import Objective, label_weights
+from training.optimization.optimizers import Optimizers
+from training.plots.curves import draw_curves
+from training.tracking.tracker import Tracker, read_history
 
 Examples = Mapping[str, list[Example]]  # by group
 PLOTS = "plots"
@@ -64,7 +64,7 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
     if sharded:
         check_sharding(config)
     source = _source(config)
-    architecture = architecture_of(config, source)
+    architecture = architecture_of(config.model, source)
     if processes.is_first:
         check_room(folder, architecture, config)
     torch.manual_seed(loop.seed)

@@ -11,14 +11,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from model.errors import ModelError
-from training.allocator import keep_freed_memory
 from training.config import flat, parse_config
+from training.distributed.processes import join, leave
 from training.errors import Interrupted, TrainingError
+from training.loop.allocator import keep_freed_memory
+from training.loop.output_folder import make_output
+from training.loop.trainer import Trainer
 from training.overrides import check_overrides, shown_overrides, typed_output
-from training.parallel import join, leave
-from training.place import make_output
 from training.run import PLOTS, build_run, finish_run
-from training.trainer import Trainer
 
 
 def train(config: DictConfig, command: list[str]) -> None:

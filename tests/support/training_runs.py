@@ -10,10 +10,10 @@ import torch
 from hydra import compose, initialize_config_module
 
 from training.config import parse_config
-from training.parallel import Processes
+from training.distributed.processes import Processes
+from training.loop.state import load_state
+from training.loop.trainer import Trainer
 from training.run import build_run
-from training.state import load_state
-from training.trainer import Trainer
 
 _WHO = ("council", "company", "captain", "astronomer", "bank", "library")
 _WHAT = ("a new bridge", "record profits", "the final match", "water on a planet", "higher rates", "longer hours")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from training.data.examples import Example
-from training.typography import LETTERS_WITH_MARKS, base_letter
+from training.data.typography import LETTERS_WITH_MARKS, base_letter
 
 _SPEAKER = re.compile(r"^([^\W\d_][^:\n]{0,24}):", re.MULTILINE)
 _NAME = re.compile(r"\b[A-Z][a-zà-ž]{2,}\b")

@@ -1,0 +1,1 @@
+"""Several processes as one: what they exchange, and weights that are shared out among them."""

@@ -1,0 +1,1 @@
+"""Figures as PNG files: one style, learning curves, results on dev."""
