@@ -33,10 +33,10 @@ def pad(backend: Backend, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Ten
 def encode(backend: Backend, sources: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     """States (B, S, D) and mask (B, S); the work is done when it returns."""
     ids, mask = pad(backend, sources)
-    hidden = backend.encode(ids, mask)
-    if hidden.is_cuda:
-        torch.cuda.synchronize(hidden.device)
-    return hidden, mask
+    encoder_states = backend.encode(ids, mask)
+    if encoder_states.is_cuda:
+        torch.cuda.synchronize(encoder_states.device)
+    return encoder_states, mask
 
 
 @torch.inference_mode()
@@ -49,8 +49,8 @@ def generate(
 ) -> list[list[int]]:
     """Exactly `num_new_tokens` ids for each source, encoding included; in `batch` if one is kept from call to call."""
     options = fixed_length(num_new_tokens, num_beams)
-    hidden, mask = encode(backend, sources)
-    return [list(result.token_ids) for result in decode(backend, hidden, mask, [options] * len(sources), batch)]
+    encoder_states, mask = encode(backend, sources)
+    return [list(result.token_ids) for result in decode(backend, encoder_states, mask, [options] * len(sources), batch)]
 
 
 def fixed_length(num_new_tokens: int, num_beams: int = 1) -> DecodingOptions:

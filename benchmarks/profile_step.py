@@ -120,7 +120,7 @@ class _Steps:
         self._backend = backend
         self._num_steps = num_steps
         self._options = [ours.fixed_length(_WARM_UP_STEPS + num_steps + 1, beams)] * batch
-        self._hidden, self._mask = ours.encode(backend, sources(plan, batch))
+        self._encoder_states, self._mask = ours.encode(backend, sources(plan, batch))
         rows, config = batch * beams, backend.config
         target_length = _WARM_UP_STEPS + num_steps // 2
         cache = backend.new_cache(1)
@@ -161,7 +161,7 @@ class _Steps:
 
     def _start(self) -> DecodingBatch:
         batch = DecodingBatch(self._backend)
-        batch.add(range(len(self._options)), self._hidden, self._mask, self._options)
+        batch.add(range(len(self._options)), self._encoder_states, self._mask, self._options)
         for _ in range(_WARM_UP_STEPS):
             batch.step()
         return batch

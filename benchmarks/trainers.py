@@ -116,7 +116,7 @@ class OurTrainer(TrainingContender):
     def _begin(self, config: Any, place: Any) -> None:
         import torch
 
-        from training.loop.precision import compile_layers
+        from training.loop.mixed_precision import compile_layers
         from training.optimization.losses import Objective
         from training.optimization.optimizers import Optimizers
 
@@ -194,9 +194,9 @@ class HFTrainer(TrainingContender):
 
 def _stream(rows: Sequence[Row], batch: int, multiple: int | None) -> Any:
     # The peer's batches: of rows that are in order of length already, sorting makes the same groups.
-    from training.data.batches import Encoded, Stream
+    from training.data.batches import EncodedExample, Stream
 
-    encoded = [Encoded(tuple(source), tuple(target), None, None) for source, target in rows]
+    encoded = [EncodedExample(tuple(source), tuple(target), None, None) for source, target in rows]
     longest = max(len(source) for source, _ in rows), max(len(target) for _, target in rows)
     return Stream(encoded, [longest], batch * sum(longest), 0, seed=0, pool=len(rows), multiple=multiple)
 

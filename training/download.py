@@ -38,20 +38,20 @@ def download(
     from training.acquisition.disk import disk_errors
     from training.acquisition.hub import fetch
     from training.acquisition.manifest import check, commit, read_manifest
-    from training.acquisition.progress import Progress
-    from training.acquisition.sources import SOURCES, TASKS
+    from training.acquisition.progress import DownloadProgress
+    from training.acquisition.sources import SOURCE_TASKS, SOURCES
 
-    if unknown := [task for task in tasks if task not in TASKS]:
-        near = "".join(f"; did you mean {name}?" for name in get_close_matches(unknown[0], TASKS, n=1))
-        raise DownloadError(f"no task {unknown[0]}; the tasks are {', '.join(TASKS)}{near}")
+    if unknown := [task for task in tasks if task not in SOURCE_TASKS]:
+        near = "".join(f"; did you mean {name}?" for name in get_close_matches(unknown[0], SOURCE_TASKS, n=1))
+        raise DownloadError(f"no task {unknown[0]}; the tasks are {', '.join(SOURCE_TASKS)}{near}")
     with disk_errors(output, "--output"):
         output.mkdir(parents=True, exist_ok=True)
     manifest = read_manifest(output)
-    wanted = set(tasks or TASKS) | (manifest.tasks if manifest else set())
+    wanted = set(tasks or SOURCE_TASKS) | (manifest.tasks if manifest else set())
     sources = [source for source in SOURCES if source.task in wanted]
     if not overwrite:
         check(output, manifest, wanted)
-    with Progress() as progress:
+    with DownloadProgress() as progress:
         if manifest and not overwrite:
             if not manifest.agrees_with(sources):
                 raise DataError(f"{output} was made from other commits or by other rules; --overwrite makes it anew")

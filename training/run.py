@@ -28,8 +28,8 @@ from training.distributed.processes import Processes
 from training.distributed.sharding import check_sharding, shard
 from training.errors import DataError, TrainingError
 from training.evaluation.result import read_split
+from training.loop.mixed_precision import checkpoint_layers, compile_layers
 from training.loop.output_folder import check_room, make_output
-from training.loop.precision import checkpoint_layers, compile_layers
 from training.loop.trainer import BAD_BATCH, Trainer
 from training.loop.validation import Validation, check_metric
 from training.network.architecture import architecture_of, heads_of_run, learned_tasks

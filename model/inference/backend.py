@@ -36,7 +36,7 @@ class Backend(ABC):
         """`input_ids` (B, S) int64, `encoder_mask` (B, S) bool, True at real tokens. Returns states (B, S, D)."""
 
     @abstractmethod
-    def classify(self, hidden: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
+    def classify(self, encoder_states: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
         """Logits of each of `heads`: (B, S, D), (B, S) to (B, labels of the head)."""
 
     @abstractmethod
@@ -44,8 +44,8 @@ class Backend(ABC):
         """An empty cache for documents with `num_beams` rows each, in the numbers that `step` reads."""
 
     @abstractmethod
-    def project_source(self, hidden: Tensor, encoder_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For each decoder layer the cross-attention keys and values of `hidden` (B, S, D): two of (B, H, S, K)."""
+    def project_source(self, encoder_states: Tensor, encoder_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each decoder layer's cross-attention keys and values: (B, S, D) to two of (B, H, S, K)."""
 
     @abstractmethod
     def compute_step(self, token_ids: Tensor, caches: Sequence[KVCache]) -> Tensor:

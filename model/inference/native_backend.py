@@ -86,22 +86,22 @@ class NativeBackend(Backend):
             self._encoder_bias = bias.float().contiguous()
         return self._encoder.encode(x, encoder_mask, self._encoder_bias)
 
-    def classify(self, hidden: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
+    def classify(self, encoder_states: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
         """See `LexiMind.classify`."""
-        pooled = mean_over_tokens(hidden, encoder_mask)
+        pooled = mean_over_tokens(encoder_states, encoder_mask)
         return {name: F.linear(pooled, *self._heads[name]) for name in heads}
 
     def new_cache(self, num_beams: int) -> KVCache:
         """As the precision's `Format` has it."""
         return KVCache(self.config, num_beams, self.device, self._format.cache_dtype, self._format.source_dtype)
 
-    def project_source(self, hidden: Tensor, encoder_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def project_source(self, encoder_states: Tensor, encoder_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Zeros where `encoder_mask` is False; in int8 with their scales, as `KVCache` holds them."""
         config, dtype = self.config, self._format.source_dtype
-        batch, length, _ = hidden.shape
+        batch, length, _ = encoder_states.shape
         sizes = (config.num_decoder_layers, batch, config.num_heads, length, row_elements(config.d_kv, dtype))
         keys, values = torch.zeros(2, *sizes, dtype=dtype).unbind()
-        self._decoder.project_source(hidden, encoder_mask, keys, values)
+        self._decoder.project_source(encoder_states, encoder_mask, keys, values)
         return list(zip(keys, values, strict=True))
 
     def compute_step(self, token_ids: Tensor, caches: Sequence[KVCache]) -> Tensor:

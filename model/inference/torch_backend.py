@@ -39,17 +39,17 @@ class TorchBackend(Backend):
         """See `LexiMind.encode`."""
         return self.model.encode(input_ids, encoder_mask)
 
-    def classify(self, hidden: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
+    def classify(self, encoder_states: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
         """See `LexiMind.classify`."""
-        return self.model.classify(hidden, encoder_mask, heads)
+        return self.model.classify(encoder_states, encoder_mask, heads)
 
     def new_cache(self, num_beams: int) -> KVCache:
         """Everything in the dtype of the activations."""
         return KVCache(self.config, num_beams, self.device, self.model.dtype)
 
-    def project_source(self, hidden: Tensor, encoder_mask: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
+    def project_source(self, encoder_states: Tensor, encoder_mask: Tensor) -> list[tuple[Tensor, Tensor]]:  # noqa: ARG002
         """Padding is projected too: the cache's mask hides it."""
-        return [layer.cross_attention.project(hidden) for layer in self._layers]
+        return [layer.cross_attention.project(encoder_states) for layer in self._layers]
 
     def compute_step(self, token_ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """The arithmetic of `Decoder.forward` for one token a row."""

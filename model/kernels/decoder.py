@@ -49,13 +49,13 @@ class NativeDecoder:
         """Bytes of weights that a step reads."""
         return num_bytes(self._kept)
 
-    def project_source(self, hidden: Tensor, mask: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write the cross-attention keys and values of `hidden` (B, S, D), two of (L, B, H, S, numbers of a key).
+    def project_source(self, encoder_states: Tensor, mask: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write the cross-attention keys and values of (B, S, D) states: two of (L, B, H, S, numbers of a key).
 
         Where `mask` (B, S) is False they stay as they are; int8 rows end with their scales.
         """
         places = mask.nonzero().T.contiguous()  # documents, then their tokens
-        rows = padded_rows(hidden[mask])
+        rows = padded_rows(encoder_states[mask])
         self._library.leximind_project(
             ctypes.byref(self._shape),
             self._sources,

@@ -21,7 +21,7 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(config.inner_width, config.d_model, bias=False)
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        """`x` (B, S, D); `bias` broadcasts to (B, H, S, S), -inf where a key is hidden. Returns (B, S, D)."""
+        """`x` (B, S, D); `bias` broadcasts to (B, H, S, S), -inf where a key is masked. Returns (B, S, D)."""
         q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, dim=-1))
         out: Tensor = self.out(merge_heads(attend(q, k, v, bias)))
         return out
@@ -37,15 +37,15 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(config.d_model, 2 * config.inner_width, bias=False)  # rows: k, then v
         self.out = nn.Linear(config.inner_width, config.d_model, bias=False)
 
-    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def project(self, encoder_states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of encoder states (B, S, D): two of (B, H, S, K)."""
-        k, v = self.kv(hidden).chunk(2, dim=-1)
+        k, v = self.kv(encoder_states).chunk(2, dim=-1)
         return split_heads(k, self.num_heads), split_heads(v, self.num_heads)
 
-    def forward(self, x: Tensor, hidden: Tensor, bias: Tensor) -> Tensor:
-        """`x` (B, T, D), `hidden` (B, S, D), `bias` broadcasts to (B, H, T, S). Returns (B, T, D)."""
+    def forward(self, x: Tensor, encoder_states: Tensor, bias: Tensor) -> Tensor:
+        """`x` (B, T, D), `encoder_states` (B, S, D), `bias` broadcasts to (B, H, T, S). Returns (B, T, D)."""
         q = split_heads(self.q(x), self.num_heads)
-        out: Tensor = self.out(merge_heads(attend(q, *self.project(hidden), bias)))
+        out: Tensor = self.out(merge_heads(attend(q, *self.project(encoder_states), bias)))
         return out
 
 

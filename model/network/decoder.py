@@ -22,10 +22,10 @@ class DecoderLayer(nn.Module):
         self.feed_forward = FeedForward(config.d_model, config.d_ff, config.dropout)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, bias: Tensor, hidden: Tensor, source_bias: Tensor) -> Tensor:
-        """`x` (B, T, D), `bias` (H, T, T), `hidden` (B, S, D), `source_bias` (B, 1, 1, S). Returns (B, T, D)."""
+    def forward(self, x: Tensor, bias: Tensor, encoder_states: Tensor, source_bias: Tensor) -> Tensor:
+        """(B, T, D), `bias` (H, T, T), states (B, S, D), `source_bias` (B, 1, 1, S). Returns (B, T, D)."""
         x = x + self.dropout(self.self_attention(self.self_norm(x), bias))
-        x = x + self.dropout(self.cross_attention(self.cross_norm(x), hidden, source_bias))
+        x = x + self.dropout(self.cross_attention(self.cross_norm(x), encoder_states, source_bias))
         out: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return out
 
@@ -40,8 +40,8 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, hidden: Tensor, source_mask: Tensor) -> Tensor:
-        """`x` (B, T, D), `hidden` (B, S, D), `source_mask` (B, S) bool. Returns (B, T, D)."""
+    def forward(self, x: Tensor, encoder_states: Tensor, source_mask: Tensor) -> Tensor:
+        """`x` (B, T, D), `encoder_states` (B, S, D), `source_mask` (B, S) bool. Returns (B, T, D)."""
         length = x.shape[1]
         bias = self.relative_bias.square(length)  # (H, T, T)
         causal = torch.ones(length, length, dtype=torch.bool, device=x.device).tril()
@@ -49,6 +49,6 @@ class Decoder(nn.Module):
         source_bias = additive_mask(source_mask, bias.dtype)[:, None, None, :]
         x = self.dropout(x)
         for layer in self.layers:
-            x = layer(x, bias, hidden, source_bias)
+            x = layer(x, bias, encoder_states, source_bias)
         out: Tensor = self.dropout(self.norm(x))
         return out

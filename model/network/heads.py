@@ -43,8 +43,8 @@ class ClassificationHead(nn.Module):
         return logits
 
 
-def mean_over_tokens(hidden: Tensor, mask: Tensor) -> Tensor:
+def mean_over_tokens(encoder_states: Tensor, mask: Tensor) -> Tensor:
     """Mean of (B, S, D) over the True positions of `mask` (B, S), summed in float32: (B, D)."""
     weights = mask.to(torch.float32)
-    total = torch.einsum("bsd,bs->bd", hidden.float(), weights)
-    return (total / weights.sum(1, keepdim=True)).to(hidden.dtype)
+    total = torch.einsum("bsd,bs->bd", encoder_states.float(), weights)
+    return (total / weights.sum(1, keepdim=True)).to(encoder_states.dtype)

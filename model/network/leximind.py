@@ -59,25 +59,25 @@ class LexiMind(nn.Module):
     def encode(self, input_ids: Tensor, encoder_mask: Tensor) -> Tensor:
         """`input_ids` (B, S) int64, `encoder_mask` (B, S) bool, True at real tokens. Returns states (B, S, D)."""
         x = add_positions(self.embedding(input_ids), self.encoder_positions)
-        hidden: Tensor = self.encoder(x, encoder_mask)
-        return hidden
+        encoder_states: Tensor = self.encoder(x, encoder_mask)
+        return encoder_states
 
-    def decode(self, hidden: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+    def decode(self, encoder_states: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Teacher-forced logits on given states: (B, S, D), (B, S), (B, T) to (B, T, V)."""
-        return F.linear(self.target_states(hidden, encoder_mask, decoder_input_ids), self.lm_head_weight)
+        return F.linear(self.target_states(encoder_states, encoder_mask, decoder_input_ids), self.lm_head_weight)
 
-    def target_states(self, hidden: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+    def target_states(self, encoder_states: Tensor, encoder_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """What `decode` multiplies with the output matrix: (B, S, D), (B, S), (B, T) to (B, T, D)."""
         x = add_positions(self.embedding(decoder_input_ids), self.decoder_positions)
-        return self.scaled(self.decoder(x, hidden, encoder_mask))
+        return self.scaled(self.decoder(x, encoder_states, encoder_mask))
 
     def scaled(self, states: Tensor) -> Tensor:
         """The decoder's states (…, D) as the output matrix takes them."""
         return states * self.config.d_model**-0.5 if self.config.scale_lm_head else states
 
-    def classify(self, hidden: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
+    def classify(self, encoder_states: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
         """Logits of each of `heads`: (B, S, D), (B, S) to (B, labels of the head)."""
-        pooled = mean_over_tokens(hidden, encoder_mask)
+        pooled = mean_over_tokens(encoder_states, encoder_mask)
         return {name: self.heads[name](pooled) for name in heads}
 
 

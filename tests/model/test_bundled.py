@@ -50,9 +50,9 @@ def encode(bundled: Checkpoint, text: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def summary(bundled: Checkpoint, text: str) -> str:
-    hidden, mask = encode(bundled, text)
+    encoder_states, mask = encode(bundled, text)
     return bundled.tokenizer.decode(
-        decode(TorchBackend(bundled.model), hidden, mask, [DecodingOptions(max_new_tokens=64)])[0].token_ids
+        decode(TorchBackend(bundled.model), encoder_states, mask, [DecodingOptions(max_new_tokens=64)])[0].token_ids
     )
 
 

@@ -75,10 +75,10 @@ def test_read_part_by_part_it_is_what_packing_the_whole_gives(
     assert (type(parts), parts.precision) == (type(whole), whole.precision)
     ids = torch.randint(3, 90, (2, 12), generator=torch.Generator().manual_seed(2))
     mask = torch.ones_like(ids, dtype=torch.bool)
-    hidden = [one.encode(ids, mask) for one in (whole, parts)]
-    assert torch.equal(*hidden)
+    encoder_states = [one.encode(ids, mask) for one in (whole, parts)]
+    assert torch.equal(*encoder_states)
     options = [DecodingOptions(max_new_tokens=9, num_beams=2), DecodingOptions(max_new_tokens=9)]
-    assert decode(whole, hidden[0], mask, options) == decode(parts, hidden[1], mask, options)
+    assert decode(whole, encoder_states[0], mask, options) == decode(parts, encoder_states[1], mask, options)
 
 
 def test_int8_on_a_gpu_is_refused_before_anything_is_read() -> None:
@@ -104,10 +104,10 @@ def test_bundled_checkpoint_answers() -> None:
     assert bundled.tasks.names == ("summarize", "emotions", "topic")
     ids = torch.tensor([bundled.tokenizer.encode_source("The council voted to build a new bridge over the river.")])
     mask = torch.ones_like(ids, dtype=torch.bool)
-    hidden = bundled.model.encode(ids, mask)
-    [summary] = decode(TorchBackend(bundled.model), hidden, mask, [DecodingOptions(max_new_tokens=16)])
+    encoder_states = bundled.model.encode(ids, mask)
+    [summary] = decode(TorchBackend(bundled.model), encoder_states, mask, [DecodingOptions(max_new_tokens=16)])
     assert bundled.tokenizer.decode(summary.token_ids)
-    for name, logits in bundled.model.classify(hidden, mask, ["emotions", "topic"]).items():
+    for name, logits in bundled.model.classify(encoder_states, mask, ["emotions", "topic"]).items():
         assert logits.shape == (1, len(bundled.tasks.head(name).labels))
     assert sum(path.stat().st_size for path in BUNDLED.iterdir()) <= 32e6
 

@@ -187,10 +187,10 @@ def test_caches_of_beam_widths_that_nobody_uses_are_given_up(graphs: bool) -> No
     backend.new_cache = lambda num_beams: Recording(backend.config, num_beams, backend.device, torch.float32)  # type: ignore[method-assign]
     batch = DecodingBatch(backend, StepGraphs(backend, replayed) if graphs else None)
     ids, mask = padded([3])
-    hidden = backend.encode(ids, mask)
+    encoder_states = backend.encode(ids, mask)
     for num_beams in (1, 2, 3, 4, 2):
         options = replace(GREEDY, num_beams=num_beams)
-        [result] = decode(backend, hidden, mask, [options], batch)
+        [result] = decode(backend, encoder_states, mask, [options], batch)
         assert result.token_ids == alone(TorchBackend(random_model(CONFIG)), 3, options).token_ids
     gc.collect()
     assert len(made) == 5

@@ -61,9 +61,9 @@ def test_attention_in_bfloat16_is_as_near_as_bfloat16_is(
     ]
     narrow = [one.detach().bfloat16().requires_grad_() for one in wide]
     bias = torch.randn(bias_shape, requires_grad=True)
-    hidden = additive_mask(torch.arange(keys) < max(1, keys - 3), torch.float32)
-    plain = F.scaled_dot_product_attention(*wide, attn_mask=bias + hidden, scale=1.0)
-    mine = attend(*narrow, bias + hidden)
+    padding = additive_mask(torch.arange(keys) < max(1, keys - 3), torch.float32)
+    plain = F.scaled_dot_product_attention(*wide, attn_mask=bias + padding, scale=1.0)
+    mine = attend(*narrow, bias + padding)
     assert mine.dtype == torch.bfloat16
     for one, other in zip(
         [mine, *gradients(mine, [*narrow, bias])], [plain, *gradients(plain, [*wide, bias])], strict=True

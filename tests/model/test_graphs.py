@@ -99,7 +99,7 @@ def test_steps_ask_nothing_of_the_device(capture: Capture | None, monkeypatch: p
     monkeypatch.setattr(Outcome, "read", lambda _: [])  # the one place that waits, a step late; nobody finishes
     backend = TorchBackend(random_model(CONFIG).to("meta"))
     batch = DecodingBatch(backend, StepGraphs(backend, capture) if capture else None, lags=True)
-    hidden = torch.empty(3, 70, CONFIG.d_model, device="meta")
+    encoder_states = torch.empty(3, 70, CONFIG.d_model, device="meta")
     mask = torch.ones(3, 70, dtype=torch.bool, device="meta")
     rules = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "min_new_tokens": 3}
     options = [
@@ -108,7 +108,7 @@ def test_steps_ask_nothing_of_the_device(capture: Capture | None, monkeypatch: p
         DecodingOptions(max_new_tokens=40, do_sample=True, top_k=5, top_p=0.9, seed=3),
     ]
     for turn in range(3):  # some join those in flight, some leave
-        batch.add(range(3 * turn, 3 * turn + 3), hidden, mask, options)
+        batch.add(range(3 * turn, 3 * turn + 3), encoder_states, mask, options)
         batch.remove([3 * turn - 1, 3 * turn - 2])
         batch.step()
     assert batch.num_rows == 4 + 4  # greedy and sampled ones, and the beams of the last
@@ -121,18 +121,18 @@ def test_captured_decoding_equals_eager(dtype: torch.dtype) -> None:
     backend = TorchBackend(random_model(CONFIG).to("cuda", dtype))
     ids = torch.randint(3, 90, (3, 70), generator=torch.Generator().manual_seed(3)).cuda()
     mask = torch.arange(70, device="cuda") < torch.tensor(LENGTHS, device="cuda")[:, None]
-    hidden = backend.encode(ids * mask, mask)
+    encoder_states = backend.encode(ids * mask, mask)
     options = [
         DecodingOptions(max_new_tokens=40),
         DecodingOptions(max_new_tokens=30, num_beams=4),
         DecodingOptions(max_new_tokens=40, do_sample=True, seed=3),
     ]
     same_shapes = StepGraphs(backend, replayed)  # other shapes may be summed in another order
-    expected = decode(backend, hidden, mask, options, DecodingBatch(backend, same_shapes))
+    expected = decode(backend, encoder_states, mask, options, DecodingBatch(backend, same_shapes))
     graphs = StepGraphs(backend)
     batch = DecodingBatch(backend, graphs)
     for _ in range(2):  # captured on the way, then replayed alone
-        results = decode(backend, hidden, mask, options, batch)
+        results = decode(backend, encoder_states, mask, options, batch)
         assert [one.token_ids for one in results] == [one.token_ids for one in expected]
         assert results[1].score == pytest.approx(expected[1].score, rel=1e-3)
     assert graphs.works

@@ -45,16 +45,16 @@ def test_norm_of_large_half_precision_states_has_its_variance_in_float32() -> No
 def test_heads_read_the_mean_over_real_tokens_only() -> None:
     torch.manual_seed(0)
     head = ClassificationHead(48, 4, dropout=0.5).eval()
-    hidden = torch.randn(2, 7, 48)
+    encoder_states = torch.randn(2, 7, 48)
     mask = torch.tensor([[True] * 4 + [False] * 3, [True] * 7])
-    expected = head.linear(torch.stack([hidden[0, :4].mean(0), hidden[1].mean(0)]))
-    said = head(mean_over_tokens(hidden, mask))
+    expected = head.linear(torch.stack([encoder_states[0, :4].mean(0), encoder_states[1].mean(0)]))
+    said = head(mean_over_tokens(encoder_states, mask))
     torch.testing.assert_close(said, expected)  # the default tolerance of float32
-    padded = torch.cat([hidden, torch.full((2, 9, 48), 1e4)], dim=1)
+    padded = torch.cat([encoder_states, torch.full((2, 9, 48), 1e4)], dim=1)
     longer = torch.cat([mask, torch.zeros(2, 9, dtype=torch.bool)], dim=1)
     assert torch.equal(head(mean_over_tokens(padded, longer)), said)
 
 
 def test_head_mean_of_many_half_precision_states_is_summed_in_float32() -> None:
-    hidden = torch.ones(1, 1000, 1, dtype=torch.bfloat16)  # a bf16 sum would stop at 256
-    assert mean_over_tokens(hidden, torch.ones(1, 1000, dtype=torch.bool)).item() == 1.0
+    encoder_states = torch.ones(1, 1000, 1, dtype=torch.bfloat16)  # a bf16 sum would stop at 256
+    assert mean_over_tokens(encoder_states, torch.ones(1, 1000, dtype=torch.bool)).item() == 1.0

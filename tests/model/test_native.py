@@ -41,11 +41,11 @@ def padded_sources() -> tuple[Tensor, Tensor]:
     return ids * mask, mask
 
 
-def step_logits(model: Backend, hidden: Tensor, mask: Tensor, tokens: list[int]) -> Tensor:
+def step_logits(model: Backend, encoder_states: Tensor, mask: Tensor, tokens: list[int]) -> Tensor:
     """Logits (T, B, V) of feeding every document `tokens`."""
     cache = model.new_cache(1)
-    cache.add(model.project_source(hidden, mask), mask, [len(tokens)] * len(hidden))
-    return torch.stack([model.step(torch.full((len(hidden),), token), [cache]) for token in tokens])
+    cache.add(model.project_source(encoder_states, mask), mask, [len(tokens)] * len(encoder_states))
+    return torch.stack([model.step(torch.full((len(encoder_states),), token), [cache]) for token in tokens])
 
 
 def test_encoder_states_are_those_of_transformers(
@@ -79,10 +79,12 @@ def test_beam_ids_and_scores_are_those_of_transformers(
 def test_logits_are_those_of_the_torch_step() -> None:
     ids, mask = padded_sources()
     plain = TorchBackend(random_model(CONFIG))
-    hidden = plain.encode(ids, mask)
+    encoder_states = plain.encode(ids, mask)
     tokens = torch.arange(40).tolist()
     torch.testing.assert_close(
-        step_logits(packed("float32"), hidden, mask, tokens), step_logits(plain, hidden, mask, tokens), **TOLERANCE
+        step_logits(packed("float32"), encoder_states, mask, tokens),
+        step_logits(plain, encoder_states, mask, tokens),
+        **TOLERANCE,
     )
 
 
@@ -94,10 +96,10 @@ def test_less_precise_logits_stay_near(precision: Precision, tied: bool) -> None
     plain = TorchBackend(random_model(replace(CONFIG, tie_lm_head=tied)))
     model = packed(precision, tied=tied)
     assert model.precision == precision
-    hidden = plain.encode(ids, mask)
-    exact = step_logits(plain, hidden, mask, [0, 5, 9, 7])
+    encoder_states = plain.encode(ids, mask)
+    exact = step_logits(plain, encoder_states, mask, [0, 5, 9, 7])
     error = (
-        step_logits(model, hidden.to(computing_dtype(precision)), mask, [0, 5, 9, 7]) - exact
+        step_logits(model, encoder_states.to(computing_dtype(precision)), mask, [0, 5, 9, 7]) - exact
     ).norm() / exact.norm()
     assert 0 < float(error) < (0.05 if precision == "bfloat16" else 0.1)
 
@@ -108,13 +110,13 @@ def test_a_row_alone_is_the_row_of_a_batch_to_the_bit(precision: Precision) -> N
     """Nothing else decides: neither how many rows there are nor how far the others' sources reach."""
     model = packed(precision)
     ids, mask = padded_sources()
-    hidden = model.encode(ids, mask)
+    encoder_states = model.encode(ids, mask)
     tokens = torch.arange(20).tolist()
-    together = step_logits(model, hidden, mask, tokens)
+    together = step_logits(model, encoder_states, mask, tokens)
     for row, length in enumerate(LENGTHS):
-        alone = step_logits(model, hidden[row : row + 1, :length], mask[row : row + 1, :length], tokens)
+        alone = step_logits(model, encoder_states[row : row + 1, :length], mask[row : row + 1, :length], tokens)
         assert torch.equal(alone[:, 0], together[:, row])
-    many = step_logits(model, hidden.repeat(9, 1, 1), mask.repeat(9, 1), tokens)  # 36 rows: several tiles
+    many = step_logits(model, encoder_states.repeat(9, 1, 1), mask.repeat(9, 1), tokens)  # 36 rows: several tiles
     assert torch.equal(many, together.repeat(1, 9, 1))
 
 
@@ -141,10 +143,12 @@ def test_states_alone_are_the_states_of_a_batch_to_the_bit(precision: Precision)
 def test_states_and_keys_are_those_of_torch() -> None:
     model, plain = packed("float32"), TorchBackend(random_model(CONFIG))
     ids, mask = padded_sources()
-    mask[0, 5:9] = False  # hidden inside the source
-    hidden = plain.encode(ids, mask)
-    torch.testing.assert_close(model.encode(ids, mask)[mask], hidden[mask], **TOLERANCE)
-    for ours, theirs in zip(model.project_source(hidden, mask), plain.project_source(hidden, mask), strict=True):
+    mask[0, 5:9] = False  # masked inside the source
+    encoder_states = plain.encode(ids, mask)
+    torch.testing.assert_close(model.encode(ids, mask)[mask], encoder_states[mask], **TOLERANCE)
+    for ours, theirs in zip(
+        model.project_source(encoder_states, mask), plain.project_source(encoder_states, mask), strict=True
+    ):
         for own, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(own.transpose(1, 2)[mask], other.transpose(1, 2)[mask], **TOLERANCE)
 
@@ -154,10 +158,10 @@ def test_int8_keys_are_near_with_a_scale_for_each_head_and_position() -> None:
     """However large another position's numbers are."""
     model, width = packed("int8"), CONFIG.d_kv
     ids, mask = padded_sources()
-    hidden = model.encode(ids, mask)
-    hidden[0, 3] *= 100.0
-    exact = packed("bfloat16").project_source(hidden, mask)
-    for ours, theirs in zip(model.project_source(hidden, mask), exact, strict=True):
+    encoder_states = model.encode(ids, mask)
+    encoder_states[0, 3] *= 100.0
+    exact = packed("bfloat16").project_source(encoder_states, mask)
+    for ours, theirs in zip(model.project_source(encoder_states, mask), exact, strict=True):
         for rows, near in zip(ours, theirs, strict=True):
             assert rows.dtype == torch.int8
             scales = rows[..., width:].contiguous().view(torch.float32)
@@ -174,26 +178,26 @@ def test_int8_keys_are_near_with_a_scale_for_each_head_and_position() -> None:
 def test_threads_change_nothing(precision: Precision) -> None:
     model = packed(precision)
     ids, mask = padded_sources()
-    hidden = model.encode(ids, mask)
-    one = step_logits(model, hidden, mask, [0, 5, 9])
+    encoder_states = model.encode(ids, mask)
+    one = step_logits(model, encoder_states, mask, [0, 5, 9])
     try:
         for threads in (2, 3, 7):
             torch.set_num_threads(threads)
-            assert torch.equal(model.encode(ids, mask), hidden)
-            assert torch.equal(step_logits(model, hidden, mask, [0, 5, 9]), one)
+            assert torch.equal(model.encode(ids, mask), encoder_states)
+            assert torch.equal(step_logits(model, encoder_states, mask, [0, 5, 9]), one)
     finally:
         torch.set_num_threads(1)
 
 
 @torch.inference_mode()
-def test_hidden_tokens_inside_a_source_count_nothing() -> None:
+def test_masked_tokens_inside_a_source_count_nothing() -> None:
     model, plain = packed("float32"), TorchBackend(random_model(CONFIG))
     ids, mask = padded_sources()
     mask[0, 5:9] = False
-    hidden = plain.encode(ids, mask)
+    encoder_states = plain.encode(ids, mask)
     tokens = [0, 5, 9, 7]
     torch.testing.assert_close(
-        step_logits(model, hidden, mask, tokens), step_logits(plain, hidden, mask, tokens), **TOLERANCE
+        step_logits(model, encoder_states, mask, tokens), step_logits(plain, encoder_states, mask, tokens), **TOLERANCE
     )
 
 

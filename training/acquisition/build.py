@@ -13,7 +13,7 @@ from pathlib import Path
 
 from training.acquisition.disk import JsonLines, disk_errors
 from training.acquisition.duplicates import SIMILARITY, WORDS, HeldOut, Twin
-from training.acquisition.progress import Progress
+from training.acquisition.progress import DownloadProgress
 from training.acquisition.records import records
 from training.acquisition.rows import Row, Unusable
 from training.acquisition.sources import Source
@@ -35,7 +35,7 @@ class Built:
     counts: dict[str, Counter[str]] = field(default_factory=dict)
 
 
-def build(sources: Sequence[Source], raw: Path, output: Path, progress: Progress) -> Built:
+def build(sources: Sequence[Source], raw: Path, output: Path, progress: DownloadProgress) -> Built:
     """Write every split of every task as `FILE.partial` under `output`.
 
     Raises:
@@ -67,7 +67,7 @@ class _Split:
     seen: set[bytes] = field(default_factory=set)  # hashes of text and target, in train
     first_bad: str = ""
 
-    def write(self, output: Path, progress: Progress) -> None:
+    def write(self, output: Path, progress: DownloadProgress) -> None:
         name = f"{self.task}/{self.split}"
         count = self.built.counts[name] = Counter(read=0, written=0)
         with JsonLines(output / f"{name}.jsonl.gz{PARTIAL}") as out, progress.writing(name) as advance:

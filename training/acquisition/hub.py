@@ -19,7 +19,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, disable_progress_bars  # type: ignore[attr-defined]  # documented
 
 from training.acquisition.disk import disk_errors, read_json, require_free, write_json
-from training.acquisition.progress import Progress
+from training.acquisition.progress import DownloadProgress
 from training.acquisition.sources import Source
 from training.errors import DataError, DownloadError
 
@@ -35,7 +35,7 @@ class Remote:
     checksum: str
 
 
-def fetch(source: Source, raw: Path, endpoint: str | None, progress: Progress) -> dict[str, Remote]:
+def fetch(source: Source, raw: Path, endpoint: str | None, progress: DownloadProgress) -> dict[str, Remote]:
     """Make `raw/NAME/` hold every file of `source`; what is there and whole is not asked for again.
 
     Raises:

@@ -4,16 +4,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-class Progress:
+class DownloadProgress:
     """A bar for what is under way; where the output is no terminal, a line when it begins and one when it ends."""
 
     def __init__(self) -> None:
         self._console = Console()
-        self._bars = RichProgress(
+        self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.fields[done]}"),
@@ -24,7 +23,7 @@ class Progress:
             transient=True,
         )
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "DownloadProgress":
         self._bars.start()
         return self
 

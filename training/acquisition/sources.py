@@ -91,4 +91,4 @@ SOURCES = (
         cut_key="id",
     ),
 )
-TASKS = tuple(dict.fromkeys(source.task for source in SOURCES))
+SOURCE_TASKS = tuple(dict.fromkeys(source.task for source in SOURCES))

@@ -23,7 +23,7 @@ IGNORED = -100  # the label that `cross_entropy` leaves out
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedExample:
     """One tokenized example: source with its end token, target with its end token (empty without a summary).
 
     `labels` has by the name of a head the numbers of its labels, as far as they are known.
@@ -61,10 +61,10 @@ class Batch:
 
 def encode_examples(
     examples: Sequence[Example], tokenizer: Tokenizer, prompt: str, max_source: int, max_target: int
-) -> list[Encoded]:
+) -> list[EncodedExample]:
     """Tokenize; sources and targets are cut to `max_source` and `max_target` tokens, end token included."""
     return [
-        Encoded(
+        EncodedExample(
             source=tuple(tokenizer.encode_source(example.source, prompt, max_source)),
             target=() if example.summary is None else tuple(tokenizer.encode_source(example.summary, "", max_target)),
             labels=example.labels,
@@ -73,7 +73,9 @@ def encode_examples(
     ]
 
 
-def collate(rows: Sequence[Encoded], numbers: Sequence[int], heads: Sequence[Head], shape: tuple[int, int]) -> Batch:
+def collate(
+    rows: Sequence[EncodedExample], numbers: Sequence[int], heads: Sequence[Head], shape: tuple[int, int]
+) -> Batch:
     """The rows `numbers` of `rows`, padded or cut to `shape` (S, T)."""
     rows = [rows[number] for number in numbers]
     source, target = shape
@@ -122,7 +124,7 @@ class Stream:
         DataError: no rows, or a budget below one row of the largest bucket.
     """
 
-    rows: Sequence[Encoded]
+    rows: Sequence[EncodedExample]
     buckets: Sequence[tuple[int, int]]
     tokens: int
     heads: Sequence[Head]
@@ -209,7 +211,7 @@ class Stream:
         pools = [numbers[start : start + pool] for start in range(0, len(numbers), pool)]
         return [number for one in pools for number in sorted(one, key=length)]
 
-    def _bucket(self, row: Encoded) -> tuple[int, int]:
+    def _bucket(self, row: EncodedExample) -> tuple[int, int]:
         for source, target in self.buckets[:-1]:
             if len(row.source) <= source and len(row.target) <= target:
                 return source, target

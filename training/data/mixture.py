@@ -112,24 +112,24 @@ class Feed:
         self._ahead: Future[tuple[list[Slot], dict[str, list[int]]]] | None = None
         self._state = mixture.state()
 
-    def take(self, number: int) -> list[Slot]:
-        """The slots of step `number`; steps are taken in order."""
+    def slots(self, number: int) -> list[Slot]:
+        """Those of step `number`; steps are asked for in order."""
         slots, self._state = (self._ahead or self._thread.submit(self._make, number)).result()
         self._ahead = self._thread.submit(self._make, number + 1)
         return slots
 
     def state(self) -> dict[str, list[int]]:
-        """Where the streams are after the last step that was taken."""
+        """Where the streams are after the last step that was asked for."""
         return self._state
 
     def load_state(self, state: Mapping[str, list[int]]) -> None:
-        """The inverse of `state`, before the first step is taken."""
+        """The inverse of `state`, before the first step is asked for."""
         assert self._ahead is None
         self._mixture.load_state(state)
         self._state = self._mixture.state()
 
-    def give_back(self, state: Mapping[str, list[int]]) -> None:
-        """Let `state` be this one, from before the last step that was taken; no further one can be."""
+    def rewind(self, state: Mapping[str, list[int]]) -> None:
+        """Let `state` be this one, from before the last step that was asked for; no further one can be."""
         self._state = dict(state)
 
     def close(self) -> None:

@@ -30,8 +30,8 @@ class Predictor:
     def classify(self, head: str, texts: Sequence[str]) -> Logits:
         """Logits of one of the model's heads: (texts, labels) float32."""
         out: list[Tensor | None] = [None] * len(texts)
-        for numbers, hidden, mask in self._encoded(head, texts):
-            logits = self.backend.classify(hidden, mask, [head])[head].float().cpu()
+        for numbers, encoder_states, mask in self._encoded(head, texts):
+            logits = self.backend.classify(encoder_states, mask, [head])[head].float().cpu()
             for number, row in zip(numbers, logits, strict=True):
                 out[number] = row
         return np.stack([row.numpy() for row in out if row is not None])
@@ -40,16 +40,16 @@ class Predictor:
     def mean_states(self, head: str, texts: Sequence[str]) -> Tensor:
         """What a head reads of each text: (texts, D) float32 on the CPU."""
         out = torch.empty(len(texts), self.backend.config.d_model)
-        for numbers, hidden, mask in self._encoded(head, texts):
-            out[numbers] = mean_over_tokens(hidden, mask).float().cpu()
+        for numbers, encoder_states, mask in self._encoded(head, texts):
+            out[numbers] = mean_over_tokens(encoder_states, mask).float().cpu()
         return out
 
     @torch.inference_mode()
     def summarize(self, texts: Sequence[str], options: DecodingOptions) -> list[str]:
         """One summary a text."""
         out = [""] * len(texts)
-        for numbers, hidden, mask in self._encoded(SUMMARIZE, texts):
-            results = decode(self.backend, hidden, mask, [options] * len(numbers))
+        for numbers, encoder_states, mask in self._encoded(SUMMARIZE, texts):
+            results = decode(self.backend, encoder_states, mask, [options] * len(numbers))
             for number, result in zip(numbers, results, strict=True):
                 out[number] = self.tokenizer.decode(result.token_ids)
         return out

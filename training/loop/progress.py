@@ -5,12 +5,19 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 
-class Progress:
+class TrainingProgress:
     """A bar on a terminal; where the output is not one, a line an update."""
 
     def __init__(self, total: int, done: int, *, quiet: bool) -> None:
@@ -27,7 +34,7 @@ class Progress:
         )
         self._task: TaskID = self._bar.add_task("", total=total, completed=done)
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "TrainingProgress":
         self._bar.start()
         return self
 
@@ -50,7 +57,7 @@ class Progress:
         self._console.print(line, highlight=False, soft_wrap=True)
 
 
-class _Bar(RichProgress):
+class _Bar(Progress):
     """The figures stand below the bar: beside it they would push the time left off a terminal of 80 columns."""
 
     figures = Text()

@@ -18,8 +18,8 @@ from training.errors import Interrupted, NotFinite, ResumeError
 from training.evaluation.report import table
 from training.loop.average import Average
 from training.loop.meter import Meter
-from training.loop.precision import Precision
-from training.loop.progress import Progress
+from training.loop.mixed_precision import MixedPrecision
+from training.loop.progress import TrainingProgress
 from training.loop.signals import Stop, Wish, stop_signals
 from training.loop.state import load_state, random_states, save_state, set_random_states
 from training.loop.validation import Validation, figures, shown
@@ -58,7 +58,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         loop = self.config.loop
-        self._precision = Precision(loop, self.device)
+        self._precision = MixedPrecision(loop, self.device)
         self._feed = Feed(self.mixture, self.device)
         self._parameters = [p for p in self.objective.parameters() if p.requires_grad]
         self._meter = Meter(self.objective.model.config, self.device)
@@ -77,7 +77,10 @@ class Trainer:
         """
         loop = self.config.loop
         self.objective.train()
-        with Progress(loop.steps, self.step, quiet=not self.processes.is_first) as progress, stop_signals() as wish:
+        with (
+            TrainingProgress(loop.steps, self.step, quiet=not self.processes.is_first) as progress,
+            stop_signals() as wish,
+        ):
             self._wish = wish
             try:
                 while self.step < loop.steps and not self._is_over():
@@ -95,10 +98,10 @@ class Trainer:
         # Up to the optimizer's step nothing has changed but gradients, the place in the data and dropout's generator.
         feed, generators = self._before
         self.optimizers.zero_grad()
-        self._feed.give_back(feed)
+        self._feed.rewind(feed)
         set_random_states(generators, self.device)
 
-    def _stop(self, progress: Progress, wish: Wish) -> NoReturn:
+    def _stop(self, progress: TrainingProgress, wish: Wish) -> NoReturn:
         self.save()
         progress.say(f"stopped; saved at step {self.step} in {self.folder}")
         raise Interrupted(wish.signal or signal.SIGTERM)
@@ -114,7 +117,7 @@ class Trainer:
             NotFinite: as `run`.
         """
         self._before = self._feed.state(), random_states(self.device)
-        slots = self._feed.take(self.step)
+        slots = self._feed.slots(self.step)
         totals, tasks = [], set[str]()
         # A large model's step takes minutes on a CPU, and so does compiling. Of several processes none can leave alone.
         with self._wish.granted_at_once() if self.processes.world_size == 1 else nullcontext():
@@ -194,7 +197,7 @@ class Trainer:
         if self.step and "commands" in state:  # one saved before these were kept cannot tell
             self.validation.went_on(state["commands"], self.step)
 
-    def _after_step(self, progress: Progress) -> None:
+    def _after_step(self, progress: TrainingProgress) -> None:
         loop = self.config.loop
         if self.step % loop.log_every == 0:
             rate = self.optimizers.parts[0].param_groups[0]["lr"]
@@ -212,7 +215,7 @@ class Trainer:
         if validate or self.step % loop.save_every == 0:
             self.save()
 
-    def _validate(self, progress: Progress) -> None:
+    def _validate(self, progress: TrainingProgress) -> None:
         scores: dict[str, float] = {}
         with ExitStack() as shown_weights:
             if self._average:

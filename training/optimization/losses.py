@@ -71,11 +71,11 @@ class Objective(nn.Module):
         `summarize`: cross-entropy a target token (label smoothing as in Szegedy et al. 2016). A head: see `head_loss`.
         """
         config, mask = self.config, batch.encoder_mask
-        hidden = self.model.encode(batch.input_ids, mask)
+        encoder_states = self.model.encode(batch.input_ids, mask)
         losses = {}
         if batch.has_summaries:
             # Padding is half of a batch of summaries or more: it has no part in the largest product of the network.
-            states = self.model.target_states(hidden, mask, batch.decoder_input_ids).flatten(0, 1)
+            states = self.model.target_states(encoder_states, mask, batch.decoder_input_ids).flatten(0, 1)
             smoothing = config.label_smoothing if self.training else 0.0
             losses[SUMMARIZE] = linear_cross_entropy(
                 states.index_select(0, batch.counted),
@@ -83,23 +83,23 @@ class Objective(nn.Module):
                 batch.labels.flatten().index_select(0, batch.counted),
                 smoothing,
             )
-        for name, logits in self.model.classify(hidden, mask, batch.heads).items():
+        for name, logits in self.model.classify(encoder_states, mask, batch.heads).items():
             weights: Tensor = getattr(self, f"weights_of_{name}")
             losses[name] = head_loss(logits, batch.heads[name], self._kinds[name], weights, config)
         counts = {SUMMARIZE: config.summarize, **config.heads}
         total = torch.stack([counts.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
         if self.everywhere:
-            total = total + 0.0 * self._rest(batch, hidden[:1], mask[:1])
+            total = total + 0.0 * self._rest(batch, encoder_states[:1], mask[:1])
         return total, losses
 
-    def _rest(self, batch: Batch, hidden: Tensor, mask: Tensor) -> Tensor:
+    def _rest(self, batch: Batch, encoder_states: Tensor, mask: Tensor) -> Tensor:
         # One row through all that `batch` does not use: processes whose batches differ meet in every part.
-        model, parts = self.model, [hidden.sum()]
+        model, parts = self.model, [encoder_states.sum()]
         if not batch.has_summaries:
-            start = torch.zeros(1, 1, dtype=torch.int64, device=hidden.device)
-            parts.append((model.target_states(hidden, mask, start) * model.lm_head_weight[:1]).sum())
+            start = torch.zeros(1, 1, dtype=torch.int64, device=encoder_states.device)
+            parts.append((model.target_states(encoder_states, mask, start) * model.lm_head_weight[:1]).sum())
         others = [name for name in model.heads if name not in batch.heads]
-        parts += [logits.sum() for logits in model.classify(hidden, mask, others).values()]
+        parts += [logits.sum() for logits in model.classify(encoder_states, mask, others).values()]
         return torch.stack([part.float() for part in parts]).sum()
 
 

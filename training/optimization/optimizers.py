@@ -118,18 +118,18 @@ def learning_rate_scale(config: ScheduleConfig, step: int, total_steps: int) -> 
 
 def _groups(model: LexiMind, config: OptimizerConfig) -> tuple[list[nn.Parameter], list[dict[str, Any]]]:
     # Muon and decay are for the hidden matrices; norms, biases, embeddings, positions and heads go without decay.
-    hidden: list[nn.Parameter] = []
+    matrices: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     heads: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             in_stack = name.startswith(("encoder.layers.", "decoder.layers."))
             is_head = config.head_lr is not None and name.startswith("heads.")
-            (hidden if in_stack and parameter.ndim == 2 else heads if is_head else plain).append(parameter)
+            (matrices if in_stack and parameter.ndim == 2 else heads if is_head else plain).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": [] if config.name == "muon" else hidden, "weight_decay": config.weight_decay},
+        {"params": [] if config.name == "muon" else matrices, "weight_decay": config.weight_decay},
         {"params": plain, "weight_decay": 0.0},
     ]
     if heads:
         groups.append({"params": heads, "weight_decay": 0.0, "lr": config.head_lr})
-    return hidden if config.name == "muon" else [], groups
+    return matrices if config.name == "muon" else [], groups

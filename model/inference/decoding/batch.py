@@ -35,21 +35,21 @@ class DecodingBatch:
 
     @torch.inference_mode()
     def add(
-        self, keys: Sequence[int], hidden: Tensor, encoder_mask: Tensor, options: Sequence[DecodingOptions]
+        self, keys: Sequence[int], encoder_states: Tensor, encoder_mask: Tensor, options: Sequence[DecodingOptions]
     ) -> None:
         """Let documents join.
 
         Args:
             keys: for each document a number that no document in flight has.
-            hidden: (B, S, D) encoder states, one row a document.
+            encoder_states: (B, S, D), one row a document.
             encoder_mask: (B, S) bool, True at real tokens.
             options: for each document how it is decoded.
         """
-        cross = self._backend.project_source(hidden, encoder_mask)
+        cross = self._backend.project_source(encoder_states, encoder_mask)
         for num_beams in sorted({option.num_beams for option in options}):
             chosen = [number for number, option in enumerate(options) if option.num_beams == num_beams]
             # One width, as nearly always, and nothing is copied.
-            rows = send(torch.tensor(chosen), hidden.device) if len(chosen) < len(options) else slice(None)
+            rows = send(torch.tensor(chosen), encoder_states.device) if len(chosen) < len(options) else slice(None)
             self._group(num_beams).add(
                 [keys[number] for number in chosen],
                 [(k[rows], v[rows]) for k, v in cross],
@@ -119,14 +119,14 @@ class DecodingBatch:
 
 def decode(
     backend: Backend,
-    hidden: Tensor,
+    encoder_states: Tensor,
     encoder_mask: Tensor,
     options: Sequence[DecodingOptions],
     batch: DecodingBatch | None = None,
 ) -> list[DecodingResult]:
     """Decode encoder states (B, S, D) to the end, in order; in `batch`, which must be empty, if one is given."""
     batch = batch or DecodingBatch(backend)
-    batch.add(range(len(options)), hidden, encoder_mask, options)
+    batch.add(range(len(options)), encoder_states, encoder_mask, options)
     results: dict[int, DecodingResult] = {}
     while batch.num_rows:
         results |= {news.key: news.result for news in batch.step() if news.result is not None}

@@ -5,14 +5,14 @@ import random
 import pytest
 import torch
 
-from training.data.batches import Encoded, Stream
+from training.data.batches import EncodedExample, Stream
 
 BUCKETS = [(16, 4), (64, 8)]
 
 
-def rows() -> list[Encoded]:
+def rows() -> list[EncodedExample]:
     draw = random.Random(0)
-    return [Encoded((7,) * draw.randint(3, 64), (9,) * draw.randint(1, 8), {}) for _ in range(300)]
+    return [EncodedExample((7,) * draw.randint(3, 64), (9,) * draw.randint(1, 8), {}) for _ in range(300)]
 
 
 def stream(pool: int, multiple: int | None) -> Stream:

@@ -12,7 +12,7 @@ import torch
 from model.storage.checkpoint import load_checkpoint
 from support.training_runs import SMALL, equal, state, trainer
 from training.config import flat
-from training.data.batches import Encoded, Stream
+from training.data.batches import EncodedExample, Stream
 from training.data.mixture import Mixture, MixtureConfig
 from training.distributed.processes import Processes
 from training.errors import TrainingError
@@ -82,8 +82,8 @@ def flat_tensors(tree: Any) -> list[tuple[str, torch.Tensor]]:
     return [(name, one) for name, one in flat(tree or {}) if isinstance(one, torch.Tensor)]
 
 
-def rows(number: int) -> list[Encoded]:
-    return [Encoded((5 + n, 1), (), {"topic": (0,)}) for n in range(number)]
+def rows(number: int) -> list[EncodedExample]:
+    return [EncodedExample((5 + n, 1), (), {"topic": (0,)}) for n in range(number)]
 
 
 @pytest.mark.parametrize("config", [MixtureConfig(None, 1), MixtureConfig(2.0, 2)])

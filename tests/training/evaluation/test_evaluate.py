@@ -135,10 +135,10 @@ def test_predictions_do_not_depend_on_their_batch(checkpoint: Checkpoint) -> Non
     logits = predictor.classify("topic", texts)
     for text, summary, row in zip(texts, together, logits, strict=True):
         ids = torch.tensor([checkpoint.tokenizer.encode_source(text, checkpoint.tasks.prompts["summarize"], 64)])
-        hidden = checkpoint.model.encode(ids, ids != 0)
-        alone = decode(TorchBackend(checkpoint.model), hidden, ids != 0, [options])[0]
+        encoder_states = checkpoint.model.encode(ids, ids != 0)
+        alone = decode(TorchBackend(checkpoint.model), encoder_states, ids != 0, [options])[0]
         assert checkpoint.tokenizer.decode(alone.token_ids) == summary
-        expected = checkpoint.model.classify(hidden, ids != 0, ["topic"])["topic"][0]
+        expected = checkpoint.model.classify(encoder_states, ids != 0, ["topic"])["topic"][0]
         assert torch.allclose(expected, torch.from_numpy(row), atol=1e-5)  # float32 sums in another order
 
 

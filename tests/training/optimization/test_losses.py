@@ -59,8 +59,8 @@ def test_decay_only_on_hidden_matrices_and_heads_at_their_own_rate(data: Path, t
     for group in run.optimizers.parts[0].param_groups:
         for parameter in group["params"]:
             name = names[id(parameter)]
-            hidden = ".layers." in name and parameter.ndim == 2
-            assert (group["weight_decay"] > 0) == hidden, name
+            decays = ".layers." in name and parameter.ndim == 2
+            assert (group["weight_decay"] > 0) == decays, name
             assert (group["lr"] == 1e-3) == name.startswith("heads."), name
 
 

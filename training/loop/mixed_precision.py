@@ -17,7 +17,7 @@ from training.optimization.optimizers import Optimizers
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
-class Precision:
+class MixedPrecision:
     """Autocast and scaling of one run."""
 
     def __init__(self, loop: LoopConfig, device: torch.device) -> None:
