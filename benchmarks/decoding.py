@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import report
 from benchmarks.contenders import CONTENDERS, ON_REQUEST
-from benchmarks.crew import Interpreter, Worker, WorkerFailed, choose, interpreters, named
+from benchmarks.interpreters import Interpreter, Worker, WorkerFailed, choose, interpreters, named
 from benchmarks.scores import Key, Scores
 from benchmarks.weights import BASE, CACHE, SMOKE, Shape, Weights, prepare
 

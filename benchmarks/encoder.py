@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks import decoding, report
 from benchmarks.contenders import CONTENDERS, Contender
-from benchmarks.crew import Worker, WorkerFailed, interpreters
 from benchmarks.decoding import Plan
+from benchmarks.interpreters import Worker, WorkerFailed, interpreters
 from benchmarks.weights import BASE, SMOKE, prepare
 
 _BATCH_TOKENS = 2048

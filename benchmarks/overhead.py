@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 
 from benchmarks import report
-from benchmarks.crew import Worker, interpreters
+from benchmarks.interpreters import Worker, interpreters
 from benchmarks.servers import Server, free_port, ours, running
 from benchmarks.weights import BASE, CACHE, SMOKE, Weights, prepare
 from model.storage.checkpoint import BUNDLED

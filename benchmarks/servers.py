@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.crew import ROOT
+from benchmarks.interpreters import ROOT
 
 _READY_WITHIN_S = 240.0  # an export to OpenVINO included
 _STOP_WITHIN_S = 15.0

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks import load, report
 from benchmarks.contenders import OURS
-from benchmarks.crew import choose, interpreters, named
+from benchmarks.interpreters import choose, interpreters, named
 from benchmarks.load import MIXED, UNIFORM, Mix
 from benchmarks.servers import SERVERS, Server, free_port, running
 from benchmarks.weights import BASE, CACHE, SMOKE, Weights, prepare

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import report
-from benchmarks.crew import Worker, WorkerFailed, choose, interpreters, named
+from benchmarks.interpreters import Worker, WorkerFailed, choose, interpreters, named
 from benchmarks.trainers import TRAINERS, Row
 from benchmarks.weights import BASE, CACHE, SHAPES, SMALL, SMOKE, Shape, prepare
 

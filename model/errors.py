@@ -1,8 +1,8 @@
-"""Every exception that this package raises for a mistake of its user; the tree is told once, here."""
+"""Every exception that this package raises for a mistake of its user; the tree stands here."""
 
 
 class ModelError(Exception):
-    """A mistake that the caller can mend; the message says the value, the limit and the remedy."""
+    """A mistake that the caller can correct; the message says the value, the limit and the remedy."""
 
 
 class ConfigError(ModelError):
@@ -19,7 +19,7 @@ class OptionsError(ModelError):
 
 
 class CheckpointError(ModelError):
-    """A checkpoint folder that is missing, damaged, foreign or incomplete."""
+    """A checkpoint folder that is missing, damaged, incomplete or of another program."""
 
 
 class TokenizerError(ModelError):

@@ -28,7 +28,7 @@ BUILT_IN: Mapping[str, HeadKind] = {"emotions": "multi_label", "topic": "single_
 BUILT_IN_LABELS = {"emotions": EMOTIONS, "topic": TOPICS}
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-# Other keys beside the heads: in answers, metrics, losses and scores.
+# Keys of the same tables that are no heads: in answers, metrics, losses and scores.
 _RESERVED = ("summarize", "summary", "summaries", "several", "overall", "lr", "grad_norm", "tokens_per_s", "mfu")
 
 

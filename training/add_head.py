@@ -55,8 +55,8 @@ class _Rows:
 
 
 @dataclass(frozen=True)
-class _OfStates(Predictor):
-    """Says of the one head and the texts of dev what it learned to say of their states."""
+class _FixedLogits(Predictor):
+    """The logits of one head for the texts of dev, from their states."""
 
     logits: Logits
 
@@ -76,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def add_head(options: argparse.Namespace, arguments: Sequence[str]) -> str:
-    """Learn, score on dev and save; returns what a person is told.
+    """Learn, score on dev and save; returns what the command prints.
 
     Raises:
         TrainingError, ModelError: a checkpoint, name or data that do not fit, before anything is computed.
@@ -96,7 +96,7 @@ def add_head(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     others = tuple(one for one in checkpoint.tasks.heads if one.name != head.name)
     tasks = replace(checkpoint.tasks, heads=(*others, head))
     model = _with_head(checkpoint.model, tasks, head.name, weight, bias)
-    predictor = _OfStates(TorchBackend(model), checkpoint.tokenizer, tasks, (dev @ weight.T + bias).numpy())
+    predictor = _FixedLogits(TorchBackend(model), checkpoint.tokenizer, tasks, (dev @ weight.T + bias).numpy())
     result = evaluate(predictor, split, 1, DecodingOptions())
     facts = _facts(options, arguments, checkpoint, train, iterations)
     card = model_card(options.output.name, model, facts, result)

@@ -1,4 +1,4 @@
-"""Everything that a training run can be told, typed; Hydra composes it, pydantic checks it, the run reads all of it.
+"""Every setting of a training run, typed; Hydra composes it, pydantic checks it, the run reads all of it.
 
 `training/configs/train.yaml` says what each key means and holds its default.
 """

@@ -54,7 +54,7 @@ def download(
     with DownloadProgress() as progress:
         if manifest and not overwrite:
             if not manifest.agrees_with(sources):
-                raise DataError(f"{output} was made from other commits or by other rules; --overwrite makes it anew")
+                raise DataError(f"{output} was made from other commits or by other rules; --overwrite makes it again")
             if manifest.made_of(sources):
                 progress.say(f"{output} has {', '.join(sorted(wanted))}, as its manifest says: nothing to do")
                 return
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("data/processed"), metavar="FOLDER", help="data/processed")
     parser.add_argument("--raw", type=Path, default=Path("data/raw"), metavar="FOLDER", help="fetched files (data/raw)")
     parser.add_argument("--endpoint", metavar="URL", help="another hub or mirror (HF_ENDPOINT, or huggingface.co)")
-    parser.add_argument("--overwrite", action="store_true", help="make the folder anew, whatever it holds")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder, whatever it holds")
     return parser
 
 

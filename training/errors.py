@@ -1,8 +1,8 @@
-"""Every exception that training raises for a mistake of its user; the tree is told once, here."""
+"""Every exception that training raises for a mistake of its user; the tree stands here."""
 
 
 class TrainingError(Exception):
-    """A mistake that the caller can mend; the message says the value, the limit and the remedy."""
+    """A mistake that the caller can correct; the message says the value, the limit and the remedy."""
 
 
 class DataError(TrainingError):

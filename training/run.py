@@ -128,7 +128,7 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
 def finish_run(trainer: Trainer, status: str) -> None:
     """Draw the curves and close the tracking, which keeps them, what stopped a failed run, and the best checkpoint."""
     folder = trainer.folder
-    with suppress(OSError):  # a full disk, which may be what ended the run: its error is told, not this one
+    with suppress(OSError):  # a full disk, which may be what ended the run: its error is reported, not this one
         draw_curves(read_history(folder), folder / PLOTS / "training.png", folder.resolve().name)
     artefacts = [folder / PLOTS]
     if status == "FINISHED":
@@ -156,7 +156,7 @@ def _read(data: DataConfig, name: str, own: Sequence[Head], seed: int) -> list[E
             raise TrainingError(f"data.groups.{name}.readers: no reader {reader}{suggestion(reader, known)}")
         found = read_own(root, mine[reader], "train") if reader in mine else READERS[reader](root, "train")
         if not found:
-            raise DataError(f"{data.root}: the reader {reader} finds no train rows; leave it out or mend the data")
+            raise DataError(f"{data.root}: the reader {reader} finds no train rows; leave it out or correct the data")
         examples += sample(found, data.max_rows, seed)
     return examples
 

@@ -1,4 +1,4 @@
-"""`python -m training.train`: compose the configuration, build the run, train, leave a checkpoint folder."""
+"""`python -m training.train`: compose the configuration, build the run, train, write a checkpoint folder."""
 
 import json
 import sys

@@ -69,7 +69,7 @@ class StepGraphs:
             cache.window = None
 
     def forget(self, num_beams: int) -> None:
-        """Give up what was recorded on a cache of this width, which is to be given up too."""
+        """Drop what was recorded on a cache of this width, which is to be dropped too."""
         self._recorded = {key: recorded for key, recorded in self._recorded.items() if key[0] != num_beams}
 
     def prepare(self, cache: KVCache) -> None:

@@ -38,7 +38,7 @@ class KVCache:
         self.num_beams = num_beams
         self.num_documents = 0
         self.window: tuple[int, int, int] | None = None
-        self.generation = 0  # of the arrays: goes up when they are made anew
+        self.generation = 0  # of the arrays: goes up when they are replaced
         self._shape = (config.num_decoder_layers, config.num_heads, config.d_kv)
         self.dtype, self.source_dtype = dtype, source_dtype or dtype
         self._device = device

@@ -17,7 +17,7 @@ from model.kernels.structs import Linear, Shape
 from model.precision import Precision, int8_scales
 
 _ZERO = 128  # added to activations, which the processor multiplies unsigned
-_NUMBERS_AT_ONCE = 2**18  # small, so that the heap finds room for them anew each time
+_NUMBERS_AT_ONCE = 2**18  # small, so that the heap reuses the same place each time
 _MAPPED_AT_ONCE = 2**25
 _CACHE_LINE = 64
 

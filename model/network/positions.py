@@ -1,6 +1,6 @@
 """Learned positions: a vector for each position up to the end of a table, nothing past it.
 
-The relative bias still tells later positions apart. Without a table embeddings stay as they are.
+The relative bias still distinguishes later positions. Without a table embeddings stay as they are.
 """
 
 import torch

@@ -16,7 +16,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # <fcntl.h>, <linux/fs.h>
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A folder to fill; it takes the place of `folder` when the block ends well and vanishes when it does not.
 
-    A writer that is killed leaves `folder` as it was, and beside it a hidden `.NAME.*` that may be deleted.
+    A writer that is killed leaves `folder` as it was, and next to it a hidden `.NAME.*` that may be deleted.
     """
     folder = folder.resolve()  # behind a link the folder is replaced, not the link
     folder.parent.mkdir(parents=True, exist_ok=True)

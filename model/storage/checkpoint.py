@@ -78,7 +78,7 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype = tor
     """Read and verify a checkpoint folder.
 
     Raises:
-        CheckpointError: names the file that is missing, altered, foreign or does not fit the others.
+        CheckpointError: names the file that is missing, altered, of another program or does not fit the others.
     """
     checkpoint, weights = _verified(folder)
     model = from_tensors(checkpoint.config, {name: weights.read(name, dtype, device) for name in weights})

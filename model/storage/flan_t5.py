@@ -87,9 +87,9 @@ def _weight_files(folder: Path) -> list[Path]:
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise CheckpointError(f"{folder / _INDEX}: has no weight_map from tensors to files; fetch the file again")
         names = sorted(set(shards.values()))
-        if foreign := [name for name in names if name != Path(name).name or not name.endswith(".safetensors")]:
+        if outside := [name for name in names if name != Path(name).name or not name.endswith(".safetensors")]:
             raise CheckpointError(
-                f"{folder / _INDEX}: weight_map names {listed(foreign)}; shards are .safetensors files beside it"
+                f"{folder / _INDEX}: weight_map names {listed(outside)}; shards are .safetensors files in that folder"
             )
         return [folder / name for name in names]
     pickles = sorted(path.name for path in folder.glob("*.bin"))

@@ -33,7 +33,7 @@ def save_checkpoint(
     facts: Mapping[str, Any] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write a checkpoint folder beside `folder` and rename it into place: a crash leaves the old one or the new one.
+    """Write a checkpoint folder next to `folder` and rename it into place: a crash leaves the old one or the new one.
 
     Args:
         folder: where; a checkpoint that is there already is replaced.

@@ -44,7 +44,7 @@ class StoredWeights(Mapping[str, Tensor]):
                     self._places[name] = path, stored
 
     def __getitem__(self, name: str) -> Tensor:
-        # Opened anew each time: the pages of a mapping count as this process's memory until it is closed.
+        # Opened again each time: the pages of a mapping count as this process's memory until it is closed.
         path, stored = self._places[name]
         with _opened(path) as file:
             return _finite(path, name, file.get_tensor(stored))
@@ -69,7 +69,7 @@ def _check_header(path: Path) -> None:
             raise CheckpointError(
                 f"{path}: its table of tensors has {length} bytes, at most {_MAX_HEADER_BYTES} are read; no T5 has more"
             )
-    except OSError:  # told in `_opened`
+    except OSError:  # reported by `_opened`
         return
 
 

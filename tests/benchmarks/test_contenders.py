@@ -1,12 +1,12 @@
-"""The harness measures what it says: the same ids for the same arithmetic, whole answers, absent peers told as such."""
+"""The harness measures what it says: the same ids for the same arithmetic, whole answers, absent peers named so."""
 
 from pathlib import Path
 
 import pytest
 
 from benchmarks.contenders import CONTENDERS
-from benchmarks.crew import Interpreter, choose
 from benchmarks.decoding import QUICK, chosen, sources, start
+from benchmarks.interpreters import Interpreter, choose
 from benchmarks.scores import Scores
 from benchmarks.weights import SMOKE, Weights, prepare
 

@@ -1,4 +1,4 @@
-"""Both trainers minimise the same function, and what is told of them is what was measured."""
+"""Both trainers minimise the same function, and what is reported of them is what was measured."""
 
 import pytest
 
@@ -52,6 +52,6 @@ def test_ratios_are_of_medians_and_warming_up_does_not_count() -> None:
         ],
         "notes": {},
     }
-    told = markdown(data)
-    assert "| our trainer bf16 | 100 | 50% | – | – | 7.000 |" in told
-    assert "| **ours ÷ HF, bf16** | 2.00 |" in told
+    shown = markdown(data)
+    assert "| our trainer bf16 | 100 | 50% | – | – | 7.000 |" in shown
+    assert "| **ours ÷ HF, bf16** | 2.00 |" in shown

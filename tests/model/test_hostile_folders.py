@@ -160,7 +160,7 @@ def test_index_that_leads_elsewhere_is_refused(tmp_path: Path, spiece: Path, sha
     (published / "spiece.model").write_bytes(spiece.read_bytes())
     index: dict[str, Any] = {"weight_map": {"shared.weight": shard, "lm_head.weight": "model-1.safetensors"}}
     (published / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(CheckpointError, match=r"weight_map names .*; shards are .safetensors files beside it"):
+    with pytest.raises(CheckpointError, match=r"weight_map names .*; shards are .safetensors files in that folder"):
         import_flan_t5(str(published), tmp_path / "target")
 
 

@@ -57,7 +57,7 @@ _TOPIC = {"title": "A title", "description": "What it is about.", "label": "Worl
 
 
 @pytest.mark.parametrize(
-    ("task", "row", "told"),
+    ("task", "row", "expected"),
     [
         ("emotion", {"text": None, "labels": ["joy"]}, "text is null; it must be a text in quotes"),
         ("emotion", {"text": 5, "labels": ["joy"]}, "text is 5; it must be a text in quotes"),
@@ -74,13 +74,13 @@ _TOPIC = {"title": "A title", "description": "What it is about.", "label": "Worl
 )
 @pytest.mark.parametrize("split", ["train", "dev"])
 def test_wrong_cell_names_file_line_and_remedy(
-    split: str, task: str, row: dict[str, Any], told: str, broken: Path, tmp_path: Path
+    split: str, task: str, row: dict[str, Any], expected: str, broken: Path, tmp_path: Path
 ) -> None:
     path = broken / task / f"{split}.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     write_jsonl(path, [*rows, row])
-    with pytest.raises(DataError, match=re.escape(f"{path}:{len(rows) + 1}: {told}")):
+    with pytest.raises(DataError, match=re.escape(f"{path}:{len(rows) + 1}: {expected}")):
         trainer(broken, tmp_path / "run")
 
 
@@ -99,15 +99,15 @@ def test_blank_lines_and_byte_order_marks_are_passed_over_with_a_count(
     ]
 
 
-@pytest.mark.parametrize(("split", "told"), [("train", "finds no train rows"), ("dev", "dev has 0 rows")])
-def test_empty_split_is_refused(split: str, told: str, broken: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("split", "expected"), [("train", "finds no train rows"), ("dev", "dev has 0 rows")])
+def test_empty_split_is_refused(split: str, expected: str, broken: Path, tmp_path: Path) -> None:
     write_jsonl(broken / "emotion" / f"{split}.jsonl.gz", [])
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=expected):
         trainer(broken, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "expected"),
     [
         ("loop.stps=3", "no such key; did you mean loop.steps?"),
         ("optimiser.lr=1", "did you mean optimizer.lr?"),
@@ -115,8 +115,8 @@ def test_empty_split_is_refused(split: str, told: str, broken: Path, tmp_path: P
         ("model.d_modle=3", "did you mean model.d_model?"),
     ],
 )
-def test_mistyped_override_suggests_the_nearest(typed: str, told: str) -> None:
-    with pytest.raises(TrainingError, match=told.replace("?", r"\?")):
+def test_mistyped_override_suggests_the_nearest(typed: str, expected: str) -> None:
+    with pytest.raises(TrainingError, match=expected.replace("?", r"\?")):
         check_overrides(["training=dev", typed])
 
 
@@ -125,7 +125,7 @@ def test_right_overrides_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("+loop.stepz=1", r"loop\.stepz: no such key; did you mean steps\?"),
         ("+model.dropuot=0.1", r"model\.dropuot: no such key; did you mean dropout\?"),
@@ -146,8 +146,8 @@ def test_right_overrides_pass() -> None:
         ("init_from=/nowhere", "/nowhere: no such folder"),
     ],
 )
-def test_impossible_configuration_says_what_to_do(override: str, told: str, data: Path, tmp_path: Path) -> None:
-    with pytest.raises((TrainingError, ModelError), match=told):
+def test_impossible_configuration_says_what_to_do(override: str, expected: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises((TrainingError, ModelError), match=expected):
         trainer(data, tmp_path / "run", override)
 
 
@@ -167,7 +167,7 @@ def test_nan_stops_the_run_and_names_its_rows(data: Path, tmp_path: Path) -> Non
         run.objective.model.heads["topic"].linear.bias[0] = math.nan
     with pytest.raises(NotFinite, match=r"step 1: the loss is nan on topics"):
         run.run()
-    told = json.loads((tmp_path / "run" / "bad_batch.json").read_text())
-    assert told["batches"][0]["group"] == "topics"
-    assert told["batches"][0]["rows"]
+    written = json.loads((tmp_path / "run" / "bad_batch.json").read_text())
+    assert written["batches"][0]["group"] == "topics"
+    assert written["batches"][0]["rows"]
     assert (tmp_path / "run" / "state.pt").read_bytes() == before

@@ -78,7 +78,7 @@ REPORT = {
 
 
 @pytest.mark.parametrize(
-    ("reports", "told"),
+    ("reports", "expected"),
     [
         ([REPORT], "a spread needs two or more"),
         ([REPORT, REPORT], "a and a hold the same weights"),
@@ -86,9 +86,9 @@ REPORT = {
         ([REPORT, {"scores": {}}], r"1\.json: no report of training\.evaluate"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(reports: list[object], told: str, tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_refused(reports: list[object], expected: str, tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.json" for number in range(len(reports))]
     for path, report in zip(paths, reports, strict=True):
         path.write_text(json.dumps(report))
-    with pytest.raises(SystemExit, match=told):
+    with pytest.raises(SystemExit, match=expected):
         seeds.main([str(path) for path in paths])

@@ -1,7 +1,7 @@
 """Fetched files → the splits of a data folder, without the rows of train and dev that repeat what is held out.
 
 Test is written as published, then dev without what is in test, then train without what is in either, across all tasks
-of the folder; a row of train that comes twice stays once. Everything left out is told, with its place and why.
+of the folder; a row of train that comes twice stays once. Everything left out is listed, with its place and why.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what a full disk is told as."""
+"""Files that are there whole or not at all, and our error for a full disk."""
 
 import errno
 import gzip
@@ -90,7 +90,7 @@ def require_free(folder: Path, needed: int, what: str) -> None:
 
 @contextmanager
 def disk_errors(folder: Path, option: str) -> Iterator[None]:
-    """Within the block, what the operating system refuses is told as our own error.
+    """Within the block, what the operating system refuses becomes our own error.
 
     Raises:
         DownloadError: says what is free, and that `option` names another folder.
@@ -106,5 +106,5 @@ def disk_errors(folder: Path, option: str) -> Iterator[None]:
                 f"with {option}, then run the command again: it goes on from here"
             ) from error
         raise DownloadError(
-            f"{place}: {error.strerror or error}; mend that or name another folder with {option}"
+            f"{place}: {error.strerror or error}; correct that or name another folder with {option}"
         ) from error

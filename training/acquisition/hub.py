@@ -1,6 +1,6 @@
 """The files of a data set from the Hugging Face hub: listed at the pinned commit, fetched, checked, kept.
 
-`huggingface_hub.hf_hub_download` begins a file anew after a killed process (its partial files are private to the
+`huggingface_hub.hf_hub_download` begins a file again after a killed process (its partial files are private to the
 process), so the part is kept here and the library's `http_get` goes on from its end.
 """
 

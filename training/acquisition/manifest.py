@@ -71,7 +71,7 @@ def check(output: Path, manifest: Manifest | None, tasks: Collection[str]) -> No
         path = output / name
         if not path.exists() or (found := sha256(path)) != facts["sha256"]:
             state = f"has the sha256 {found}" if path.exists() else "is missing"
-            raise DataError(f"{path} {state}; the manifest says {facts['sha256']}; --overwrite makes it anew")
+            raise DataError(f"{path} {state}; the manifest says {facts['sha256']}; --overwrite makes it again")
     for task in tasks:
         for path in sorted((output / task).glob("*.jsonl.gz")):
             if f"{task}/{path.name}" not in files:

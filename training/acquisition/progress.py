@@ -36,7 +36,7 @@ class DownloadProgress:
 
     @contextmanager
     def fetching(self, name: str, size: int) -> Iterator[Callable[[int], None]]:
-        """A file of `size` bytes; the function is told how many are there."""
+        """A file of `size` bytes; the function takes how many there are."""
         self._log(f"fetching {name}, {size / 1e6:,.1f} MB")
         bar = self._bars.add_task(name, total=size, done="")
 
@@ -52,7 +52,7 @@ class DownloadProgress:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Callable[[int], None]]:
-        """A split being written; the function is told how many rows were read."""
+        """A split being written; the function takes how many rows were read."""
         self._log(f"checking and writing {name}")
         bar = self._bars.add_task(name, total=None, done="")
         try:

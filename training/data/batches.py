@@ -1,6 +1,6 @@
 """Examples to batches of ids: tokenized once, bucketed by shape, shuffled by epoch, resumable at any batch.
 
-Every batch of a bucket can have the same shape, so that a compiled model meets few; otherwise rows of like length come
+Every batch of a bucket can have the same shape, so that a compiled model sees few; otherwise rows of like length come
 together and a batch is as long as its longest row.
 """
 

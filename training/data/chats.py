@@ -88,7 +88,7 @@ def _renamed(example: Example, pool: Sequence[str], rng: random.Random) -> Examp
 def _name(pool: Sequence[str], rng: random.Random) -> str:
     kind = rng.random()
     name = rng.choice(_NAMES_WITH_MARKS if kind < 0.06 else pool)
-    if kind > 0.9:  # no real name: so that every letter is met often enough to be told from its like
+    if kind > 0.9:  # no real name: so that every letter occurs often enough to be distinguished from similar ones
         name = "".join(rng.choice(_VARIANTS[c]) if c in _VARIANTS and rng.random() < 0.5 else c for c in name)
     return name
 

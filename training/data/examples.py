@@ -159,7 +159,7 @@ def _check_cell(value: Any, column: str, where: str) -> None:
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise DataError(f"{where}: {column} holds half of a surrogate pair; mend or remove the row") from error
+            raise DataError(f"{where}: {column} holds half of a surrogate pair; correct or remove the row") from error
 
 
 def _shown(value: Any) -> str:

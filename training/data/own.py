@@ -51,7 +51,7 @@ def read_own(root: Path, head: Head, split: str) -> list[Example]:
             if label not in numbers:
                 raise DataError(
                     f"{where}: label {label!r} is none of the head's, which are those of its train rows: "
-                    f"{_shown(head.labels)}; add train rows with it or mend the row"
+                    f"{_shown(head.labels)}; add train rows with it or correct the row"
                 )
         found = tuple(sorted({numbers[label] for label in labels}))
         examples.append(Example(text, f"{FOLDER}/{head.name}", labels={head.name: found}))

@@ -28,7 +28,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this one speaks, saves and validates."""
+        """Whether this one prints, saves and validates."""
         return self.rank == 0
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -73,7 +73,7 @@ class Processes:
 
 
 def join(device: str) -> tuple[Processes, torch.device]:
-    """Meet the other processes if `torchrun` started this one; says on which device this one works.
+    """Join the other processes if `torchrun` started this one; gives the device that this one works on.
 
     `device` is `auto`, `cpu` or a CUDA device.
 

@@ -1,4 +1,4 @@
-"""What words alone tell: TF-IDF and logistic regression on the rows that a head learned from, to be set beside it."""
+"""What words alone predict: TF-IDF and logistic regression on the rows that a head learned from, to compare with."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def tfidf_probabilities(head: Head, train: Sequence[Example], texts: Sequence[st
         return out
     for number in range(len(head.labels)):
         there = [number in labels for labels in known]
-        if len(set(there)) == 1:  # in every row or in none: nothing to tell
+        if len(set(there)) == 1:  # in every row or in none: nothing to learn
             out[:, number] = float(there[0])
         else:
             out[:, number] = _regression().fit(seen, there).predict_proba(asked)[:, 1]

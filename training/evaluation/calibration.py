@@ -1,4 +1,4 @@
-"""Turning logits into decisions and honest probabilities: thresholds, a temperature, and the error that is left.
+"""Turning logits into decisions and calibrated probabilities: thresholds, a temperature, and the error that is left.
 
 Everything is fitted on one half of a split and measured on the other (`halves`), never on the same rows.
 """

@@ -18,7 +18,7 @@ _RESTRICTED = ("non-commercial", "-NC", "research", "no licence")
 
 
 def model_card(name: str, model: LexiMind, manifest: Mapping[str, Any], result: Result) -> str:
-    """The card of checkpoint `name`, whose manifest tells the data and the run as far as they were recorded."""
+    """The card of checkpoint `name`, whose manifest has the data and the run as far as they were recorded."""
     return (
         "\n\n".join(
             (

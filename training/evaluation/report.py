@@ -147,11 +147,11 @@ def _tuned(result: Result, head: Head) -> str:
 
 def _one_label(result: Result, head: Head) -> str:
     fact, scores = result.facts[head.name], result.scores
-    beside = [f"{name} {figure}" for name, figure in _baseline(result, head)]
+    baseline = [f"{name} {figure}" for name, figure in _baseline(result, head)]
     parts = [
         f"## {title(head)}",
         f"{result.rows[head.name]} rows: accuracy {_figure(scores[f'{head.name}.accuracy'])}, "
-        f"macro F1 {_figure(scores[f'{head.name}.macro_f1'])}." + "".join(f" {one}." for one in beside),
+        f"macro F1 {_figure(scores[f'{head.name}.macro_f1'])}." + "".join(f" {one}." for one in baseline),
         _confusion(fact),
         _calibration(fact),
     ]
@@ -162,7 +162,7 @@ _of_kind: dict[HeadKind, Callable[[Result, Head], str]] = {"multi_label": _sever
 
 
 def _baseline(result: Result, head: Head) -> list[tuple[str, str]]:
-    """Name and figure of what words alone score, beside a head of one's own."""
+    """Name and figure of what words alone score, to compare a head of one's own with."""
     score = MAIN_SCORE[head.kind]
     found = result.scores.get(f"{head.name}.tfidf.{score}")
     return [(f"{_BASELINE}: {score.replace('_f1', ' F1')}", _figure(found))] if found else []
@@ -173,12 +173,12 @@ def _confusion(fact: Mapping[str, Any]) -> str:
     if len(labels) <= _MOST_CONFUSED:
         rows = [(f"**{label}**", *map(str, row)) for label, row in zip(labels, counts, strict=True)]
         return table(("true ↓ predicted →", *labels), rows)
-    told = []
+    rows = []
     for number, (label, row) in enumerate(zip(labels, counts, strict=True)):
         missed = max((count, other) for other, count in zip(labels, row, strict=True) if other != label)
         taken = f"{missed[1]} ({missed[0]})" if missed[0] else ""
-        told.append((label, str(sum(row)), f"{row[number] / max(1, sum(row)):.3f}", taken))
-    return table(("label", "rows", "recall", "most often taken for"), told)
+        rows.append((label, str(sum(row)), f"{row[number] / max(1, sum(row)):.3f}", taken))
+    return table(("label", "rows", "recall", "most often taken for"), rows)
 
 
 def _cell(text: str) -> str:

@@ -81,7 +81,7 @@ class Split:
         return sha256(repr(self).encode()).hexdigest()
 
     def baseline(self, head: Head) -> dict[str, Score]:
-        """Scores of what words alone tell about a head, computed once; nothing for those that are built in."""
+        """Scores of what words alone predict of a head, computed once; nothing for those that are built in."""
         if head.name in self.train and head.name not in self._baselines:
             found = score_baseline(head, self.train[head.name], self.heads[head.name], tunes=self.name == TUNED_ON)
             self._baselines[head.name] = found
@@ -120,7 +120,7 @@ def read_split(root: Path, name: str, tasks: Tasks, scored: Collection[str] | No
 
 
 def tasks_of(root: Path) -> set[str]:
-    """What a data folder can be used to score, told by its folders.
+    """What a data folder can be used to score, by its folders.
 
     Raises:
         DataError: it has none of them.
@@ -150,7 +150,7 @@ def evaluate(
 
     Args:
         rows: at most so many summaries of each source, the first ones; classification takes every row.
-        say: is told what is scored next.
+        say: takes a line about what is scored next.
     """
     result = Result(split.name)
     known = _words(split)

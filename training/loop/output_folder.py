@@ -31,8 +31,8 @@ def make_output(folder: Path) -> None:
 def check_room(folder: Path, architecture: ModelConfig, config: TrainConfig) -> None:
     """Refuse a disk that the states and checkpoints of a run will fill.
 
-    Counted are `state.pt`, `last` and `checkpoint`, and once more the state and a checkpoint, since the new stands
-    beside the old until it is whole; what a run has left in the folder already is there to be replaced.
+    Counted are `state.pt`, `last` and `checkpoint`, and once more the state and a checkpoint, since the new
+    one is written before the old one is removed; what a run has left in the folder already is there to be replaced.
 
     Raises:
         TrainingError: says how much is free and how much is needed.

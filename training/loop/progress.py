@@ -58,7 +58,7 @@ class TrainingProgress:
 
 
 class _Bar(Progress):
-    """The figures stand below the bar: beside it they would push the time left off a terminal of 80 columns."""
+    """The figures stand below the bar: next to it they would push the time left off a terminal of 80 columns."""
 
     figures = Text()
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish that the loop grants where nothing is lost; a second one ends the process at once."""
+"""SIGTERM and Ctrl-C as a request to stop, obeyed where nothing is lost; a second one ends the process at once."""
 
 import signal
 from collections.abc import Iterator
@@ -8,53 +8,53 @@ from types import FrameType
 
 
 class Stop(BaseException):
-    """A signal came within `Wish.granted_at_once`. No `Exception`, which a compiler at work would take for its own."""
+    """A signal came within `StopRequest.interruptible`. No `Exception`, which a running compiler would handle."""
 
 
 @dataclass
-class Wish:
+class StopRequest:
     """`signal` is the number of the one that came, or None."""
 
     signal: int | None = None
-    _at_once: bool = False
+    _interruptible: bool = False
 
     @contextmanager
-    def granted_at_once(self) -> Iterator[None]:
-        """Around what may be broken off anywhere, since it is done again: a signal raises `Stop` there."""
-        self._at_once = True
+    def interruptible(self) -> Iterator[None]:
+        """Around what may be interrupted anywhere, since it is repeated: a signal raises `Stop` there."""
+        self._interruptible = True
         try:
             if self.signal is not None:
                 raise Stop
             yield
         finally:
-            self._at_once = False
+            self._interruptible = False
 
-    def come(self, number: int) -> None:
+    def receive(self, number: int) -> None:
         """Note the signal `number`.
 
         Raises:
-            Stop: within `granted_at_once`.
+            Stop: within `interruptible`.
         """
         self.signal = number
-        if self._at_once:
+        if self._interruptible:
             raise Stop
 
 
 @contextmanager
-def stop_signals() -> Iterator[Wish]:
+def stop_signals() -> Iterator[StopRequest]:
     """Within the block the two signals are only noted."""
-    wish = Wish()
+    request = StopRequest()
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def note(number: int, _: FrameType | None) -> None:
         for each, handler in before.items():
             signal.signal(each, handler)
-        wish.come(number)
+        request.receive(number)
 
     for number in before:
         signal.signal(number, note)
     try:
-        yield wish
+        yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

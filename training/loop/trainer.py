@@ -20,7 +20,7 @@ from training.loop.average import Average
 from training.loop.meter import Meter
 from training.loop.mixed_precision import MixedPrecision
 from training.loop.progress import TrainingProgress
-from training.loop.signals import Stop, Wish, stop_signals
+from training.loop.signals import Stop, StopRequest, stop_signals
 from training.loop.state import load_state, random_states, save_state, set_random_states
 from training.loop.validation import Validation, figures, shown
 from training.optimization.losses import Objective
@@ -65,7 +65,7 @@ class Trainer:
         self._average = Average(self.objective.model, loop.ema) if loop.ema else None
         self._norm = 0.0
         self.last_loss = math.nan
-        self._wish = Wish()
+        self._stop_request = StopRequest()
 
     def run(self) -> None:
         """Train up to `loop.steps`, or until the metric has not risen for `loop.patience` validations.
@@ -79,18 +79,18 @@ class Trainer:
         self.objective.train()
         with (
             TrainingProgress(loop.steps, self.step, quiet=not self.processes.is_first) as progress,
-            stop_signals() as wish,
+            stop_signals() as stop,
         ):
-            self._wish = wish
+            self._stop_request = stop
             try:
                 while self.step < loop.steps and not self._is_over():
                     self.one_step()
                     self._after_step(progress)
-                    if self.processes.any(wish.signal is not None):
-                        self._stop(progress, wish)
+                    if self.processes.any(stop.signal is not None):
+                        self._stop(progress, stop)
             except Stop:
                 self._undo_step()
-                self._stop(progress, wish)
+                self._stop(progress, stop)
             finally:
                 self.close()
 
@@ -101,10 +101,10 @@ class Trainer:
         self._feed.rewind(feed)
         set_random_states(generators, self.device)
 
-    def _stop(self, progress: TrainingProgress, wish: Wish) -> NoReturn:
+    def _stop(self, progress: TrainingProgress, stop: StopRequest) -> NoReturn:
         self.save()
         progress.say(f"stopped; saved at step {self.step} in {self.folder}")
-        raise Interrupted(wish.signal or signal.SIGTERM)
+        raise Interrupted(stop.signal or signal.SIGTERM)
 
     def close(self) -> None:
         """Let the thread that makes batches end; no further step can be taken."""
@@ -119,8 +119,8 @@ class Trainer:
         self._before = self._feed.state(), random_states(self.device)
         slots = self._feed.slots(self.step)
         totals, tasks = [], set[str]()
-        # A large model's step takes minutes on a CPU, and so does compiling. Of several processes none can leave alone.
-        with self._wish.granted_at_once() if self.processes.world_size == 1 else nullcontext():
+        # A large model's step takes minutes on a CPU, and so does compiling. Of several processes none can stop alone.
+        with self._stop_request.interruptible() if self.processes.world_size == 1 else nullcontext():
             for slot in slots:
                 with self._precision.autocast():
                     loss, losses = self.objective(slot.batch)
@@ -194,8 +194,8 @@ class Trainer:
             self._average.load_state_dict(state["average"])
         set_random_states(state["rng"][self.processes.rank], self.device)
         self.step, self.best, self.run_id = state["step"], Best(**state["best"]), state["run_id"]
-        if self.step and "commands" in state:  # one saved before these were kept cannot tell
-            self.validation.went_on(state["commands"], self.step)
+        if self.step and "commands" in state:  # a state of before these were kept has none
+            self.validation.resume_from(state["commands"], self.step)
 
     def _after_step(self, progress: TrainingProgress) -> None:
         loop = self.config.loop
@@ -226,10 +226,10 @@ class Trainer:
         if result:
             scores = figures(result)
             self.tracker.log(self.step, {f"dev/{name}": value for name, value in scores.items()})
-            told = [
+            main = [
                 f"{n} {v:.4f}" for n, v in scores.items() if n.endswith(("overall", "rougeL", "macro_f1", "accuracy"))
             ]
-            progress.say(f"dev at step {self.step}: {', '.join(told)}")
+            progress.say(f"dev at step {self.step}: {', '.join(main)}")
             self.tracker.text(f"outputs/step-{self.step}.md", table(("row", "output"), shown(result)))
         scores = self.processes.from_first(scores)
         metric = self.config.loop.metric

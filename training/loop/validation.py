@@ -1,4 +1,4 @@
-"""What a run does on dev now and then: score the model as it will be served, and leave folders that a server can load.
+"""What a run does on dev now and then: score the model as it will be served, and write folders that a server can load.
 
 `FOLDER/last` is the newest model, `FOLDER/checkpoint` the best so far; neither is written by halves.
 """
@@ -60,12 +60,12 @@ class Validation:
         training = self.facts.get("training", {})
         return [{"from_step": 0, "command": training.get("command", [])}, *training.get("resumed", [])]
 
-    def went_on(self, commands: list[dict[str, Any]], step: int) -> None:
-        """Tell of a run that `commands` took to `step` and this one goes on with; what came to nothing is left out."""
+    def resume_from(self, commands: list[dict[str, Any]], step: int) -> None:
+        """Record that `commands` took the run to `step`, where this one resumes; what was lost is left out."""
         first, *others = [one for one in commands if one["from_step"] < step]
         now = {"from_step": step, "command": self.facts["training"]["command"]}
-        told = {"command": first["command"], "resumed": [*others, now]}
-        self.facts = {**self.facts, "training": {**self.facts["training"], **told}}
+        commands_of_run = {"command": first["command"], "resumed": [*others, now]}
+        self.facts = {**self.facts, "training": {**self.facts["training"], **commands_of_run}}
 
     def keep(self) -> None:
         """Write what was scored last to `checkpoint`."""

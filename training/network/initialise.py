@@ -29,8 +29,8 @@ def initialise(model: LexiMind) -> None:
     initialisation, Trockman and Kolter 2023): an induction head (Olsson et al. 2022) across the two stacks. A head of
     the first encoder layer looks at the previous token and writes it, projected, into the stream; a cross-attention
     head of every decoder layer looks for source positions whose previous token is the newest one of the target, and
-    all of them hand the token there on to the output. Measured on sentences copied out of news, 3 + 3 layers of width
-    256, 3,600 tokens a step: 62 % of the tokens right after 60 steps; a cross-attention that hands on without knowing
+    all of them copy the token there to the output. Measured on sentences copied out of news, 3 + 3 layers of width
+    256, 3,600 tokens a step: 62 % of the tokens right after 60 steps; a cross-attention that copies without knowing
     where to look was still at the loss of a unigram model after 200.
     """
     for module in model.modules():
@@ -115,7 +115,7 @@ def _copy_by_induction(model: LexiMind) -> None:
         keys[:width] = write.T
         nn.init.orthogonal_(values)
         attention.out.weight.copy_(values.T * EMBEDDING_STD * COPY_GAIN / attention.num_heads)
-        attention.out.weight[:, :width].mul_(attention.num_heads)  # the head that knows where to look speaks loudest
+        attention.out.weight[:, :width].mul_(attention.num_heads)  # the head that finds the position weighs most
 
 
 def _look_at_neighbours(encoder: Encoder) -> None:

@@ -93,7 +93,7 @@ class Objective(nn.Module):
         return total, losses
 
     def _rest(self, batch: Batch, encoder_states: Tensor, mask: Tensor) -> Tensor:
-        # One row through all that `batch` does not use: processes whose batches differ meet in every part.
+        # One row through all that `batch` does not use: processes whose batches differ synchronise in every part.
         model, parts = self.model, [encoder_states.sum()]
         if not batch.has_summaries:
             start = torch.zeros(1, 1, dtype=torch.int64, device=encoder_states.device)
@@ -104,7 +104,7 @@ class Objective(nn.Module):
 
 
 def asymmetric_loss(logits: Tensor, truth: Tensor, positive_weights: Tensor, config: LossConfig) -> Tensor:
-    """Binary cross-entropy that looks away from easy decisions: (B, E), (B, E), (E,) to (B, E).
+    """Binary cross-entropy with less weight on easy decisions: (B, E), (B, E), (E,) to (B, E).
 
     Asymmetric loss (Ridnik et al. 2021, eq. 4 to 7): both sides are focused by their own power of what is missing to
     certainty, and a negative below the probability `ignore_below` counts nothing. With all of these 0 and weights of 1

@@ -24,8 +24,8 @@ def draw_curves(history: History, path: Path, title: str) -> list[Path]:
     Returns:
         [path], or nothing where the history has no line yet.
     """
-    told = dict.fromkeys(name for line in history for name in line)
-    losses = [name for name in told if name.startswith("train/") and name not in _NO_LOSSES]
+    recorded = dict.fromkeys(name for line in history for name in line)
+    losses = [name for name in recorded if name.startswith("train/") and name not in _NO_LOSSES]
     others = [name for name in _OTHERS if _has(history, name)]
     dev = _dev_scores(history)
     count = len(losses) + len(others) + bool(dev)
@@ -50,13 +50,13 @@ def _has(history: History, name: str) -> bool:
 
 
 def _dev_scores(history: History) -> dict[str, str]:
-    told = dict.fromkeys(name for line in history for name in line if name.startswith("dev/"))
-    names = {"dev/overall": "overall"} if "dev/overall" in told else {}
-    for name in told:
+    recorded = dict.fromkeys(name for line in history for name in line if name.startswith("dev/"))
+    names = {"dev/overall": "overall"} if "dev/overall" in recorded else {}
+    for name in recorded:
         task, _, score = name.removeprefix("dev/").rpartition(".")
         if score == "accuracy":
             names[name] = f"{task}, accuracy"
-        elif score == "macro_f1" and f"dev/{task}.accuracy" not in told:
+        elif score == "macro_f1" and f"dev/{task}.accuracy" not in recorded:
             names[name] = f"{task}, macro F1"
         elif task.startswith("summaries.") and score == "rougeL":
             names[name] = f"{task.removeprefix('summaries.')}, ROUGE-L"

@@ -47,14 +47,14 @@ def _lengths(result: Result, path: Path, title: str) -> Path:
 
 def _histogram(ax: Axes, columns: Mapping[str, tuple[Sequence[int], str]]) -> None:
     every = np.concatenate([np.asarray(values) for values, _ in columns.values()])
-    # A few texts are far longer than the rest; the last bar takes them all, so that the others can be told apart.
+    # A few texts are far longer than the rest; the last bar takes them all, so that the others can be distinguished.
     end = max(10.0, float(np.percentile(every, 99)))
     width = max(1, round(end / 20))
     edges = np.arange(0, end + width + 1, width)
     for label, (values, colour) in columns.items():
         shown = np.minimum(values, edges[-1] - 1)
-        told = f"{label}, median {np.median(values):.0f}"
-        ax.hist(shown, edges.tolist(), histtype="stepfilled", fc=(colour, 0.35), ec=colour, lw=1.4, label=told)
+        legend = f"{label}, median {np.median(values):.0f}"
+        ax.hist(shown, edges.tolist(), histtype="stepfilled", fc=(colour, 0.35), ec=colour, lw=1.4, label=legend)
     ax.set_xlim(0, edges[-1])
     ax.set_ylim(top=1.3 * ax.get_ylim()[1])  # room for the legend
     ax.legend(fontsize="small", loc="upper right")
@@ -89,8 +89,8 @@ def _confusion(result: Result, head: Head, path: Path, title: str) -> Path:
         image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for (row, column), count in np.ndenumerate(counts) if has_room else ():
             colour = "white" if shares[row, column] > 0.5 else "black"
-            told = f"{count:,}\n{shares[row, column]:.1%}"
-            ax.text(column, row, told, ha="center", va="center", color=colour)
+            cell = f"{count:,}\n{shares[row, column]:.1%}"
+            ax.text(column, row, cell, ha="center", va="center", color=colour)
         ax.set_xticks(range(len(labels)), labels, rotation=0 if has_room else 90)
         ax.set_yticks(range(len(labels)), labels)
         ax.set_xlabel("predicted")
@@ -109,8 +109,8 @@ def _reliability(facts: Mapping[str, Mapping[str, Any]], path: Path, title: str)
             error, left = fact["calibration_error"], fact.get("calibration_error_at_temperature")
             curves = [("reliability", f"as it is, error {error:.3f}", BLUE, "o-")]
             if left is not None:
-                told = f"temperature {fact['temperature']:.2f}, error {left:.3f}"
-                curves.append(("reliability_at_temperature", told, GREEN, "s--"))
+                legend = f"temperature {fact['temperature']:.2f}, error {left:.3f}"
+                curves.append(("reliability_at_temperature", legend, GREEN, "s--"))
             for key, label, colour, style in curves:
                 stated, observed, _ = zip(*fact[key], strict=True)
                 top.plot(stated, observed, style, color=colour, markersize=4, label=label)

@@ -1,4 +1,4 @@
-"""Where a run leaves its figures: `history.jsonl` in its folder, and MLflow unless that is switched off.
+"""Where a run records its figures: `history.jsonl` in its folder, and MLflow unless that is switched off.
 
 The only module that knows MLflow. Neither place ends a run: what cannot be kept now is kept later, with a warning.
 """
@@ -203,7 +203,7 @@ class _Mlflow:
             self._client.log_artifact(str(self.run_id), str(path))
 
     def _unusable(self, error: Exception) -> TrainingError:
-        return TrainingError(f"tracking.uri is {self._config.uri}: {error}; mend it or pass tracking.enabled=false")
+        return TrainingError(f"tracking.uri is {self._config.uri}: {error}; correct it or pass tracking.enabled=false")
 
 
 def _is_final(error: Exception) -> bool:
@@ -231,7 +231,7 @@ def _alone(uri: str) -> Iterator[None]:
 
 
 def _artefacts(uri: str) -> str | None:
-    # Beside the database; MLflow's own choice would be the working directory.
+    # In the folder of the database; MLflow's own choice would be the working directory.
     if not uri.startswith(_SQLITE):
         return None
     return (Path(uri.removeprefix(_SQLITE)).resolve().parent / "artefacts").as_uri()

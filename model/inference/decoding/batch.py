@@ -21,12 +21,12 @@ class DecodingBatch:
     """Decoding of many documents on one model; a document's tokens do not depend on what else is in flight."""
 
     def __init__(self, backend: Backend, graphs: StepGraphs | None = None, *, lags: bool | None = None) -> None:
-        """`graphs` replays steps; with `lags`, which a GPU has by default, news come a step late and nothing waits."""
+        """`graphs` replays steps; with `lags`, the default on a GPU, results come a step late and nothing waits."""
         self._backend = backend
         self._graphs = graphs
         self._lags = backend.device.type == "cuda" if lags is None else lags
         self._groups: dict[int, Rows] = {}  # by beam width
-        self._taken: list[tuple[Rows, Outcome]] = []  # steps whose news are still to come
+        self._pending: list[tuple[Rows, Outcome]] = []  # steps whose results have not been read
 
     @property
     def num_rows(self) -> int:
@@ -59,13 +59,13 @@ class DecodingBatch:
 
     @torch.inference_mode()
     def step(self) -> list[Step]:
-        """One token for every row in flight; documents that finish with it leave. Gives the news that are due."""
+        """One token for every row in flight; documents that finish with it leave. Gives what is due of each."""
         groups = [group for group in self._groups.values() if group.keys]
-        taken = [(group, group.advance(logits)) for group, logits in zip(groups, self._logits(groups), strict=True)]
-        due, self._taken = (self._taken, taken) if self._lags else (taken, [])
-        news = [one for group, outcome in due for one in group.report(outcome)]
-        self._give_back()
-        return news
+        advanced = [(group, group.advance(logits)) for group, logits in zip(groups, self._logits(groups), strict=True)]
+        due, self._pending = (self._pending, advanced) if self._lags else (advanced, [])
+        steps = [one for group, outcome in due for one in group.report(outcome)]
+        self._free_idle_caches()
+        return steps
 
     @torch.inference_mode()
     def prepare(self, num_documents: int, source_length: int, target_length: int) -> None:
@@ -91,7 +91,7 @@ class DecodingBatch:
         """Let documents leave unfinished; keys that are not in flight are ignored."""
         for group in self._groups.values():
             group.remove(keys)
-        self._give_back()
+        self._free_idle_caches()
 
     def _group(self, num_beams: int) -> Rows:
         if num_beams not in self._groups:
@@ -101,8 +101,8 @@ class DecodingBatch:
             )
         return self._groups[num_beams]
 
-    def _give_back(self) -> None:
-        # One large request, or a crowd with beams of every width, would fill memory for good. Recorded steps hold their
+    def _free_idle_caches(self) -> None:
+        # One large request, or many with beams of every width, would fill memory for good. Recorded steps hold their
         # caches, and recording takes longer than a request: there it is enough to have no more than one idle width.
         if self._graphs is None:
             for num_beams, group in list(self._groups.items()):
@@ -129,6 +129,6 @@ def decode(
     batch.add(range(len(options)), encoder_states, encoder_mask, options)
     results: dict[int, DecodingResult] = {}
     while batch.num_rows:
-        results |= {news.key: news.result for news in batch.step() if news.result is not None}
-    batch.step()  # what a lagging batch has taken a step too many of
+        results |= {step.key: step.result for step in batch.step() if step.result is not None}
+    batch.step()  # reads the one step too many of a lagging batch
     return [results[number] for number in range(len(options))]

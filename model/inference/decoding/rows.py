@@ -22,7 +22,7 @@ from model.transfer import send
 
 @dataclass(frozen=True)
 class Step:
-    """News of one document after a step: its new token (None with beams), and its result once it has finished."""
+    """What a step gave one document: its new token (None with beams), and its result once it has finished."""
 
     key: int
     token_id: int | None
@@ -118,11 +118,11 @@ class Rows(ABC):
 
     @abstractmethod
     def advance(self, logits: Tensor) -> Outcome:
-        """Take the step that `logits` (R, V) decide."""
+        """Append what `logits` (R, V) decide."""
 
     @abstractmethod
     def report(self, outcome: Outcome) -> list[Step]:
-        """The news of a step taken; documents that finished with it leave. Those that left since are passed over."""
+        """What a step gave; documents that finished with it leave. Those that left since are passed over."""
 
     def outcome(self, values: Tensor) -> Outcome:
         """`values` (C,) of the documents in flight, sent to the host without waiting."""

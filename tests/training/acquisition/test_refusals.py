@@ -23,9 +23,9 @@ def test_unknown_task_names_the_known(download: Callable[..., Path]) -> None:
 
 def test_no_network_says_what_to_check(tmp_path: Path) -> None:
     command = [*places(tmp_path), "--endpoint", "http://127.0.0.1:9", "emotion"]
-    told = refused(lambda: main(command))
-    assert "google-research-datasets/go_emotions: the hub cannot be reached" in told
-    assert "check the network" in told
+    message = refused(lambda: main(command))
+    assert "google-research-datasets/go_emotions: the hub cannot be reached" in message
+    assert "check the network" in message
 
 
 def test_incomplete_mirror_names_the_file(hub: SmallHub, download: Callable[..., Path]) -> None:
@@ -37,9 +37,9 @@ def test_damaged_fetched_file_is_named(hub: SmallHub, download: Callable[..., Pa
     download("topic")
     path = tmp_path / "raw" / "ag_news" / "data" / "test-00000-of-00001.parquet"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    told = refused(lambda: download("topic", "--overwrite"))
-    assert f"{path}: damaged" in told
-    assert "delete it and run the command again" in told
+    message = refused(lambda: download("topic", "--overwrite"))
+    assert f"{path}: damaged" in message
+    assert "delete it and run the command again" in message
     path.unlink()
     fetched = len(hub.fetched())
     download("topic", "--overwrite")
@@ -55,8 +55,8 @@ def test_what_comes_damaged_is_thrown_away(hub: SmallHub, download: Callable[...
 
 def test_what_cannot_fit_is_refused_before_it_is_fetched(hub: SmallHub, download: Callable[..., Path]) -> None:
     hub.announced_size = 10**17
-    assert "goemotions takes 300,000,000,000 MB more" in (told := refused(lambda: download("emotion")))
-    assert "--raw" in told
+    assert "goemotions takes 300,000,000,000 MB more" in (message := refused(lambda: download("emotion")))
+    assert "--raw" in message
     assert not hub.fetched()
 
 
@@ -64,9 +64,9 @@ def test_what_cannot_fit_is_refused_before_it_is_fetched(hub: SmallHub, download
 def test_full_disk_while_writing_is_told(download: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "data" / "emotion").mkdir(parents=True)
     (tmp_path / "data" / "emotion" / "train.jsonl.gz.partial").symlink_to("/dev/full")
-    told = refused(lambda: download("emotion"))
-    assert "the disk is full" in told
-    assert "--output" in told
+    message = refused(lambda: download("emotion"))
+    assert "the disk is full" in message
+    assert "--output" in message
     assert not (tmp_path / "data" / "manifest.json").exists()
 
 
@@ -83,8 +83,8 @@ def test_files_of_another_origin_are_not_replaced(download: Callable[..., Path],
 def test_a_changed_file_is_not_replaced(download: Callable[..., Path]) -> None:
     path = download("emotion") / "emotion" / "dev.jsonl.gz"
     path.write_bytes(b"changed")
-    assert f"{path} has the sha256" in (told := refused(lambda: download("emotion")))
-    assert "--overwrite makes it anew" in told
+    assert f"{path} has the sha256" in (message := refused(lambda: download("emotion")))
+    assert "--overwrite makes it again" in message
 
 
 def test_another_revision_needs_the_flag(download: Callable[..., Path]) -> None:

@@ -104,8 +104,8 @@ def test_rows_that_repeat_what_is_held_out_go_with_the_reason(hub: SmallHub, dow
     assert len(rows_of(folder / "emotion" / "test.jsonl.gz")) == 8
     assert len(rows_of(folder / "emotion" / "dev.jsonl.gz")) == 7
     place = "goemotions/simplified/{}-00000-of-00001.parquet:{}"
-    told = [(row["split"], row["where"], row["reason"], row["twin"]) for row in left_out(folder)]
-    assert told == [
+    listed = [(row["split"], row["where"], row["reason"], row["twin"]) for row in left_out(folder)]
+    assert listed == [
         ("emotion/dev", place.format("validation", 1), "exact", place.format("test", 4)),
         ("emotion/train", place.format("train", 1), "exact", place.format("test", 1)),
         ("emotion/train", place.format("train", 2), "near", place.format("test", 2)),
@@ -139,9 +139,9 @@ def test_no_prose_of_a_book_whose_chapters_are_held_out(hub: SmallHub, download:
     hub.files[BOOKS] = json_lines_file(books(70000, 30))
     folder = download("summarization", "prose")
     assert "70001" not in {row["book"] for row in rows_of(folder / "prose" / "train.jsonl.gz")}
-    told = [row for row in left_out(folder) if row["reason"] == "book"]
-    assert {row["split"] for row in told} == {"summarization/train", "prose/train"}
-    assert told[0]["twin"] == "booksum/test.csv:1"
+    listed = [row for row in left_out(folder) if row["reason"] == "book"]
+    assert {row["split"] for row in listed} == {"summarization/train", "prose/train"}
+    assert listed[0]["twin"] == "booksum/test.csv:1"
 
 
 def test_chapter_with_a_second_summary_stays(hub: SmallHub, download: Callable[..., Path]) -> None:
@@ -172,25 +172,25 @@ def test_bad_rows_are_told_with_their_place_and_counted(hub: SmallHub, download:
     lines[6] = lines[6].replace(b"Public Domain", b"In copyright")
     hub.files[BOOKS] = gzip.compress(b"".join(lines))
     folder = download("emotion", "prose")
-    told = {row["where"].split("/", 1)[1]: row["why"] for row in left_out(folder) if row["reason"] == "bad"}
+    listed = {row["where"].split("/", 1)[1]: row["why"] for row in left_out(folder) if row["reason"] == "bad"}
     place = "simplified/train-00000-of-00001.parquet:"
-    assert told == {
+    assert listed == {
         f"{place}3": "label 28 is none of 0 to 27",
         f"{place}8": "text is empty",
         f"{place}10": "text is None; it must be a text",
         f"{place}12": "labels are []; there must be one or more",
-        "project_gutenberg-dolma-0000.json.gz:5": told["project_gutenberg-dolma-0000.json.gz:5"],
+        "project_gutenberg-dolma-0000.json.gz:5": listed["project_gutenberg-dolma-0000.json.gz:5"],
         "project_gutenberg-dolma-0000.json.gz:7": "the book's licence is 'In copyright', not 'Public Domain'",
     }
-    assert told["project_gutenberg-dolma-0000.json.gz:5"].startswith("not JSON")
+    assert listed["project_gutenberg-dolma-0000.json.gz:5"].startswith("not JSON")
     assert manifest_of(folder)["splits"]["emotion/train"] == {"read": 40, "written": 36, "bad": 4}
 
 
 def test_a_split_of_bad_rows_is_another_format(hub: SmallHub, download: Callable[..., Path], tmp_path: Path) -> None:
     rows = [{**row, "labels": [100]} for row in comments(4000, 30)]
     hub.files[f"{GO_EMOTIONS}/train-00000-of-00001.parquet"] = parquet_file(rows)
-    assert "30 of 30 rows are bad" in (told := refused(lambda: download("emotion")))
-    assert "train-00000-of-00001.parquet:1: label 100" in told
+    assert "30 of 30 rows are bad" in (message := refused(lambda: download("emotion")))
+    assert "train-00000-of-00001.parquet:1: label 100" in message
     assert not (tmp_path / "data" / "emotion" / "train.jsonl.gz").exists()
 
 

@@ -1,4 +1,4 @@
-"""Chats made anew: names exchanged in source and summary alike, and every form still tells who spoke."""
+"""Varied chats: names exchanged in source and summary alike, and every form still shows who spoke."""
 
 from pathlib import Path
 

@@ -86,9 +86,9 @@ def test_heads_are_trained_with_the_rest_scored_and_drawn(own_data: Path, tmp_pa
     assert {"ticket", "tags"} <= run.mixture.streams.keys()
     run.run()
     history = [json.loads(line) for line in (tmp_path / "run" / "history.jsonl").read_text().splitlines()]
-    told = {name for line in history for name in line}
-    assert {"train/ticket", "train/tags", "dev/ticket.accuracy", "dev/tags.macro_f1", "dev/overall"} <= told
-    assert not any("tfidf" in name for name in told)
+    shown = {name for line in history for name in line}
+    assert {"train/ticket", "train/tags", "dev/ticket.accuracy", "dev/tags.macro_f1", "dev/overall"} <= shown
+    assert not any("tfidf" in name for name in shown)
     checkpoint = load_checkpoint(tmp_path / "run" / "checkpoint", CPU)
     assert checkpoint.tasks.names == ("summarize", "emotions", "topic", "ticket", "tags")
     ticket, tags = checkpoint.tasks.heads[2:]

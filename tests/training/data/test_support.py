@@ -1,4 +1,4 @@
-"""What a summary may be told to have invented: names, numbers, words that are none."""
+"""What a summary may have invented: names, numbers, words that are none."""
 
 import pytest
 

@@ -143,7 +143,7 @@ def test_predictions_do_not_depend_on_their_batch(checkpoint: Checkpoint) -> Non
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "expected"),
     [
         ("--rows", "0", "0 is no whole number of at least 1"),
         ("--rows", "-1", "-1 is no whole number of at least 1"),
@@ -152,8 +152,8 @@ def test_predictions_do_not_depend_on_their_batch(checkpoint: Checkpoint) -> Non
     ],
 )
 def test_bad_options_are_refused_before_anything_is_loaded(
-    option: str, value: str, told: str, capsys: pytest.CaptureFixture[str]
+    option: str, value: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         main(["/no/such/folder", "--data", "/no/such/folder", f"{option}={value}"])
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A device, a folder or a disk that a run cannot use: told in one line before data is read."""
+"""A device, a folder or a disk that a run cannot use: refused in one line before data is read."""
 
 import subprocess
 import sys
@@ -15,14 +15,14 @@ NO_DATA = Path("no such data")
 
 
 @pytest.mark.parametrize(
-    ("device", "told"),
+    ("device", "expected"),
     [
         ("gpu", "loop.device is gpu; it must be auto, cpu, cuda or cuda:N"),
         ("cuda:99", r"loop.device is cuda:99, and this machine offers \d+ CUDA devices; choose auto or cpu"),
     ],
 )
-def test_a_device_that_is_not_there_is_told(device: str, told: str) -> None:
-    with pytest.raises(TrainingError, match=told):
+def test_absent_device_is_refused(device: str, expected: str) -> None:
+    with pytest.raises(TrainingError, match=expected):
         join(device)
 
 

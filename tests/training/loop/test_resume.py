@@ -144,7 +144,7 @@ def saved(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("model.d_model=48", "model.d_model was 32, now 48"),
         ("optimizer.name=adafactor", "optimizer.name was 'adamw', now 'adafactor'"),
@@ -152,8 +152,8 @@ def saved(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("loop.accumulate=2", "loop.accumulate was 1, now 2"),
     ],
 )
-def test_state_of_another_run_is_refused(override: str, told: str, saved: Path, data: Path) -> None:
-    with pytest.raises(ResumeError, match=re.escape(told)):
+def test_state_of_another_run_is_refused(override: str, expected: str, saved: Path, data: Path) -> None:
+    with pytest.raises(ResumeError, match=re.escape(expected)):
         trainer(data, saved, f"resume_from={saved}", override)
 
 
@@ -184,8 +184,8 @@ def test_the_card_of_a_resumed_run_tells_every_command(data: Path, tmp_path: Pat
     trainer(data, run, resumed, "loop.save_every=2", command="came to nothing").close()
     cut(trainer(data, run, resumed, "loop.save_every=2", command="second"), at=5)  # saved at 4
     trainer(data, run, resumed, command="third").run()
-    told = "Trained with `first`; resumed at step 2 with `second`; resumed at step 4 with `third`, 6 steps."
-    assert told in (run / "last" / "MODEL_CARD.md").read_text()
+    expected = "Trained with `first`; resumed at step 2 with `second`; resumed at step 4 with `third`, 6 steps."
+    assert expected in (run / "last" / "MODEL_CARD.md").read_text()
     training = json.loads((run / "last" / "manifest.json").read_text())["training"]
     assert training["command"] == ["first"]
     assert training["resumed"][-1] == {"from_step": 4, "command": ["third"]}

@@ -1,4 +1,4 @@
-"""A run that starts from a checkpoint takes its architecture from there; what contradicts it is told before data."""
+"""A run that starts from a checkpoint has its architecture; what contradicts it is refused before data is read."""
 
 from pathlib import Path
 from typing import Any
@@ -39,16 +39,16 @@ def test_init_from_brings_its_architecture(data: Path, first: Path, tmp_path: Pa
     config = run.objective.model.config
     assert (config.d_model, config.num_encoder_layers, config.dropout) == (32, 1, 0.3)
     assert torch.equal(run.objective.model.embedding.weight, there.model.embedding.weight)
-    assert run.config.must_match()["model.d_model"] == 32  # what the card, MLflow and resuming are told
+    assert run.config.must_match()["model.d_model"] == 32  # what the card, MLflow and resuming get
     assert not (tmp_path / "run" / "spiece.model").exists()
 
 
 @pytest.mark.parametrize(
-    ("choice", "told"),
+    ("choice", "expected"),
     [("model=tiny", "model.d_model is 256, there 32"), ("model.d_ff=64", "model.d_ff is 64, there 48")],
 )
-def test_what_contradicts_it_is_an_error_before_data(choice: str, told: str, first: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=rf"{told}.*Leave model out: init_from brings its own"):
+def test_what_contradicts_it_is_an_error_before_data(choice: str, expected: str, first: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=rf"{expected}.*Leave model out: init_from brings its own"):
         build(tmp_path / "no data", tmp_path / "run", first, choice)
 
 

@@ -218,8 +218,8 @@ def test_first_runs_started_together_are_all_kept(tmp_path: Path) -> None:
         for name in "ab"
     ]
     for run in runs:
-        _, told = run.communicate(timeout=200)
-        assert run.returncode == 0, told
+        _, shown = run.communicate(timeout=200)
+        assert run.returncode == 0, shown
     client = MlflowClient(config(tmp_path).uri)
     experiment = client.get_experiment_by_name("x")
     assert experiment is not None

@@ -1,4 +1,4 @@
-"""Intact files that do not fit each other: a checkpoint is loaded whole or not at all, and every misfit is named."""
+"""Intact files that do not fit each other: a checkpoint is loaded whole or not at all, and every mismatch is named."""
 
 import json
 from collections.abc import Callable
