@@ -22,5 +22,9 @@ class CheckpointError(ModelError):
     """A checkpoint folder that is missing, damaged, incomplete or of another program."""
 
 
+class DeviceError(ModelError):
+    """A device that this machine does not offer."""
+
+
 class TokenizerError(ModelError):
     """A tokenizer file that cannot be read or does not fit the model."""

@@ -23,8 +23,10 @@ def computing_dtype(precision: Precision) -> torch.dtype:
 
 
 INT8_LEVELS = 127  # on either side of zero
+INT8_ZERO = 128  # added to the levels of activations, which are multiplied unsigned
 
 
-def int8_scales(matrix: Tensor) -> Tensor:
-    """What the levels of each row of a float32 `matrix` (out, in) are multiplied by: (out,)."""
-    return matrix.abs().amax(1).clamp_(min=1e-12) / INT8_LEVELS
+def int8_levels(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """A float32 `matrix` (out, in) as whole numbers of -127 to 127 and what each row's are multiplied by: (out,)."""
+    scales = matrix.abs().amax(1).clamp_(min=1e-12) / INT8_LEVELS
+    return (matrix / scales[:, None]).round_(), scales

@@ -21,7 +21,8 @@ from model.errors import ModelError
 from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
-from model.network.leximind import LexiMind
+from model.network.heads import head_tensors
+from model.network.leximind import LexiMind, from_tensors
 from model.precision import Precision
 from model.storage.checkpoint import Checkpoint, load_checkpoint, load_served
 from model.storage.saving import save_checkpoint
@@ -159,11 +160,8 @@ def _solve(head: Head, rows: _Rows, weights: Tensor, loss: LossConfig, penalty: 
 
 def _with_head(source: LexiMind, tasks: Tasks, name: str, weight: Tensor, bias: Tensor) -> LexiMind:
     heads = {head.name: len(head.labels) for head in tasks.heads}
-    model = LexiMind(replace(source.config, heads=heads))
-    kept = {key: tensor for key, tensor in source.state_dict().items() if not key.startswith(f"heads.{name}.")}
-    learned = {f"heads.{name}.linear.weight": weight, f"heads.{name}.linear.bias": bias}
-    model.load_state_dict({**kept, **learned})
-    return model.eval().requires_grad_(False)
+    config = replace(source.config, heads=heads)
+    return from_tensors(config, {**source.state_dict(), **dict(zip(head_tensors(name), (weight, bias), strict=True))})
 
 
 def _dtype(folder: Path) -> torch.dtype:

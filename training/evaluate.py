@@ -3,14 +3,14 @@
 import argparse
 import hashlib
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from model.errors import ModelError
+from model.devices import device_named
+from model.errors import DeviceError, ModelError
 from model.inference.decoding.options import DecodingOptions
 from model.precision import PRECISIONS
 from model.storage.checkpoint import LoadedCheckpoint, checkpoint_name, load_checkpoint, load_served
@@ -102,12 +102,10 @@ def _positive(text: str) -> int:
 
 
 def _device(text: str) -> torch.device:
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", text):
-        raise argparse.ArgumentTypeError(f"{text} is no device; give cpu, cuda or cuda:N")
-    device = torch.device(text)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise argparse.ArgumentTypeError(f"{text}: this machine offers {torch.cuda.device_count()} CUDA devices")
-    return device
+    try:
+        return device_named(text)
+    except DeviceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         default=DecodingOptions().max_new_tokens,
         help="longest summary (%(default)s)",
     )
-    parser.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, cuda:1, … (cpu)")
+    parser.add_argument("--device", type=_device, default="cpu", help="auto, cpu, cuda, cuda:1, … (cpu)")
     parser.add_argument(
         "--dtype", default="float32", choices=PRECISIONS, help="float32, bfloat16, or int8 on a CPU (float32)"
     )

@@ -14,7 +14,7 @@ from model.kernels.encoder import NativeEncoder
 from model.kernels.formats import FORMATS
 from model.kernels.library import MAX_HEAD_WIDTH, is_available
 from model.kernels.structs import Cache
-from model.network.heads import mean_over_tokens
+from model.network.heads import head_tensors, mean_over_tokens
 from model.network.positions import add_positions, add_positions_at
 from model.network.relative_bias import bias_by_offset
 from model.precision import Precision, computing_dtype
@@ -62,9 +62,7 @@ class NativeBackend(Backend):
         self._encoder_positions, self._decoder_positions = (
             small(f"{stack}_positions").float() if config.num_positions else None for stack in ("encoder", "decoder")
         )
-        self._heads = {
-            name: [small(f"heads.{name}.linear.{part}").float() for part in ("weight", "bias")] for name in config.heads
-        }
+        self._heads = {name: [small(tensor).float() for tensor in head_tensors(name)] for name in config.heads}
 
     @property
     def precision(self) -> Precision:

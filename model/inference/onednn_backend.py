@@ -7,9 +7,7 @@ from torch import Tensor, nn
 
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
-from model.precision import INT8_LEVELS, Precision, int8_scales
-
-_ZERO = 128  # oneDNN has fast kernels for unsigned activations only: with signed ones a row takes 100 times as long
+from model.precision import INT8_LEVELS, INT8_ZERO, Precision, int8_levels
 
 
 class OneDnnBackend(TorchBackend):
@@ -69,20 +67,19 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        wide = weight.detach().float()
-        self.scales = int8_scales(wide)  # (out,)
-        levels = (wide / self.scales[:, None]).round_().to(torch.int8)
+        levels, self.scales = int8_levels(weight.detach().float())  # (out, in), (out,)
         self.zeros = torch.zeros(len(levels), dtype=torch.int32)
-        self.weight = torch.ops.onednn.qlinear_prepack(levels, None)
+        self.weight = torch.ops.onednn.qlinear_prepack(levels.to(torch.int8), None)
         self.out_features = len(levels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, in) to (…, out), dtype kept."""
         rows = x.flatten(0, -2)
         scale = rows.abs().amax(1, keepdim=True).float().clamp_(min=1e-12).div_(INT8_LEVELS)
-        levels = (rows / scale).round_().add_(_ZERO).to(torch.uint8)
+        # oneDNN has fast kernels for unsigned activations only: with signed ones a row takes 100 times as long.
+        levels = (rows / scale).round_().add_(INT8_ZERO).to(torch.uint8)
         out: Any = torch.ops.onednn.qlinear_pointwise(
-            levels, 1.0, _ZERO, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
+            levels, 1.0, INT8_ZERO, self.weight, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
         result: Tensor = out.mul_(scale).to(x.dtype).unflatten(0, x.shape[:-1])
         return result

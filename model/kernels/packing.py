@@ -14,9 +14,8 @@ from model.config import ModelConfig
 from model.kernels.formats import FORMATS
 from model.kernels.library import COLUMNS
 from model.kernels.structs import Linear, Shape
-from model.precision import Precision, int8_scales
+from model.precision import INT8_ZERO, Precision, int8_levels
 
-_ZERO = 128  # added to activations, which the processor multiplies unsigned
 _NUMBERS_AT_ONCE = 2**18  # small, so that the heap reuses the same place each time
 _MAPPED_AT_ONCE = 2**25
 _CACHE_LINE = 64
@@ -59,10 +58,9 @@ def pack_matrix(weight: Tensor, order: Tensor, precision: Precision, memory: "Me
         rows = weight.detach()[outs.clamp(min=0)].masked_fill_(outs[:, None] < 0, 0.0)
         rows = F.pad(rows, (0, -in_features % group))
         if precision == "int8":
-            rows, place = rows.float(), slice(start * COLUMNS, start * COLUMNS + len(outs))
-            scales[place] = int8_scales(rows)
-            rows = (rows / scales[place, None]).round_()
-            sums[place] = rows.sum(1).int() * _ZERO
+            place = slice(start * COLUMNS, start * COLUMNS + len(outs))
+            rows, scales[place] = int8_levels(rows.float())
+            sums[place] = rows.sum(1).int() * INT8_ZERO
         blocks[start : start + at_once] = rows.view(-1, COLUMNS, num_groups, group).transpose(1, 2)
     return PackedMatrix(blocks, scales, sums, in_features, out_features)
 

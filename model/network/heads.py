@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from model.errors import ConfigError
 
+HEADS_PREFIX = "heads."  # of the names of all their parameters
+
 
 def new_heads(d_model: int, heads: Mapping[str, int], dropout: float) -> nn.ModuleDict:
     """A head of each name with its number of labels.
@@ -17,6 +19,11 @@ def new_heads(d_model: int, heads: Mapping[str, int], dropout: float) -> nn.Modu
     for name in heads:
         check_module_name(name)
     return nn.ModuleDict({name: ClassificationHead(d_model, num, dropout) for name, num in heads.items()})
+
+
+def head_tensors(name: str) -> tuple[str, str]:
+    """Names of a head's weight (labels, D) and bias (labels,) among the network's tensors."""
+    return f"{HEADS_PREFIX}{name}.linear.weight", f"{HEADS_PREFIX}{name}.linear.bias"
 
 
 def check_module_name(name: str) -> None:

@@ -5,7 +5,6 @@ step is complete. DistributedDataParallel would average after each backward pass
 parameters that only an earlier one used (a head, the decoder), since its buckets follow the last graph alone.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +13,8 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
+from model.devices import device_named
+from model.errors import DeviceError
 from training.errors import TrainingError
 
 _PATIENCE = timedelta(hours=2)  # the others wait while the first one validates
@@ -80,21 +81,17 @@ def join(device: str) -> tuple[Processes, torch.device]:
     Raises:
         TrainingError: a device that is none of these, or not there.
     """
-    there = torch.cuda.device_count()
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", device):
-        raise TrainingError(f"loop.device is {device}; it must be auto, cpu, cuda or cuda:N")
-    if device.startswith("cuda") and int(device.partition(":")[2] or 0) >= there:
-        raise TrainingError(
-            f"loop.device is {device}, and this machine offers {there} CUDA devices; choose auto or cpu"
-        )
-    kind = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        place = device_named(device)
+    except DeviceError as error:
+        raise TrainingError(f"loop.device: {error}") from error
     if not distributed.is_torchelastic_launched():
-        return Processes(), torch.device(kind)
-    distributed.init_process_group("nccl" if kind.startswith("cuda") else "gloo", timeout=_PATIENCE)
-    if kind == "cuda":
-        kind = f"cuda:{distributed.get_node_local_rank()}"
-        torch.cuda.set_device(torch.device(kind))
-    return Processes(distributed.get_rank(), distributed.get_world_size()), torch.device(kind)
+        return Processes(), place
+    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=_PATIENCE)
+    if place == torch.device("cuda"):
+        place = torch.device("cuda", distributed.get_node_local_rank())
+        torch.cuda.set_device(place)
+    return Processes(distributed.get_rank(), distributed.get_world_size()), place
 
 
 def leave() -> None:

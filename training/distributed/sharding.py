@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from model.network.heads import HEADS_PREFIX
 from model.network.leximind import LexiMind
 from model.tasks import SUMMARIZE
 from training.config import TrainConfig
@@ -90,7 +91,7 @@ def shared_optimizer_state(state: dict[str, Any], optimizer: torch.optim.Optimiz
 
 def drop_unused(model: LexiMind, tasks: Collection[str]) -> None:
     """Without a batch of some task in any process, the parameters of its own are not stepped: as one process does."""
-    unused = tuple(f"heads.{name}." for name in model.heads if name not in tasks)
+    unused = tuple(f"{HEADS_PREFIX}{name}." for name in model.heads if name not in tasks)
     unused += () if SUMMARIZE in tasks else _SUMMARIZING
     for name, parameter in model.named_parameters():
         if name.startswith(unused):

@@ -1,13 +1,12 @@
 """Where a run writes: whether the folder can be made and has room, which is asked before data is read."""
 
+import math
 import os
 import shutil
 from pathlib import Path
 
-import torch
-
 from model.config import ModelConfig
-from model.network.leximind import LexiMind
+from model.network.leximind import tensor_shapes
 from training.config import TrainConfig
 from training.errors import TrainingError
 
@@ -37,8 +36,7 @@ def check_room(folder: Path, architecture: ModelConfig, config: TrainConfig) -> 
     Raises:
         TrainingError: says how much is free and how much is needed.
     """
-    with torch.device("meta"):
-        weights = 4 * sum(parameter.numel() for parameter in LexiMind(architecture).parameters())  # bytes
+    weights = 4 * sum(map(math.prod, tensor_shapes(architecture).values()))  # bytes
     kept = 0 if config.lora.rank or config.loop.freeze else _OPTIMIZER_NUMBERS[config.optimizer.name]
     state = weights * (1 + kept + bool(config.loop.ema))
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -44,7 +44,7 @@ class Validation:
 
     def __call__(self, model: LexiMind, step: int) -> Result:
         """Score `model` and write it to `last`; no random number is drawn."""
-        served = fold_queries(model).eval().requires_grad_(False)
+        served = fold_queries(model)
         predictor = Predictor(TorchBackend(served, self.tokenizer.byte_pieces), self.tokenizer, self.tasks)
         result = evaluate(predictor, self.split, self.rows, DECODING)
         training = {**self.facts.get("training", {}), "step": step}

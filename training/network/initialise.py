@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from model.network.attention import CrossAttention, SelfAttention
 from model.network.encoder import Encoder
 from model.network.layers import FeedForward
-from model.network.leximind import LexiMind
+from model.network.leximind import LexiMind, from_tensors, tensor_shapes
 
 EMBEDDING_STD = 0.05
 # Of every projection back into the residual stream: small, so that at first the stream carries the tokens.
@@ -65,16 +65,13 @@ def scale_queries(model: LexiMind) -> None:
 
 
 def fold_queries(model: LexiMind) -> LexiMind:
-    """A copy of `model` with every parametrization worked into its weights."""
+    """A copy of `model` with every parametrization worked into its weights, in evaluation mode."""
     # Not by removing them from a deep copy: it shares its classes with the original, which would lose its weights.
-    with torch.device("meta"):
-        folded = LexiMind(model.config)
     weights = {}
-    for name in folded.state_dict():
+    for name in tensor_shapes(model.config):
         module, _, parameter = name.rpartition(".")
         weights[name] = getattr(model.get_submodule(module), parameter).detach().clone()
-    folded.load_state_dict(weights, assign=True)
-    return folded
+    return from_tensors(model.config, weights)
 
 
 class _QueryScale(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from model.network.heads import HEADS_PREFIX
 from model.network.leximind import LexiMind
 from training.errors import TrainingError
 
@@ -34,7 +35,7 @@ class LoraConfig:
 def add_lora(model: LexiMind, config: LoraConfig) -> None:
     """Freeze all but the heads, and give every matrix of both stacks a low-rank change, zero at first."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(("heads.", "lm_head.")))
+        parameter.requires_grad_(name.startswith((HEADS_PREFIX, "lm_head.")))
     for stack in (model.encoder, model.decoder):
         for linear in [module for module in stack.modules() if isinstance(module, nn.Linear)]:
             parametrize.register_parametrization(linear, "weight", _LowRank(linear, config))

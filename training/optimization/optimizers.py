@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from model.network.heads import HEADS_PREFIX
 from model.network.leximind import LexiMind
 from training.errors import TrainingError
 
@@ -124,7 +125,7 @@ def _groups(model: LexiMind, config: OptimizerConfig) -> tuple[list[nn.Parameter
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             in_stack = name.startswith(("encoder.layers.", "decoder.layers."))
-            is_head = config.head_lr is not None and name.startswith("heads.")
+            is_head = config.head_lr is not None and name.startswith(HEADS_PREFIX)
             (matrices if in_stack and parameter.ndim == 2 else heads if is_head else plain).append(parameter)
     groups: list[dict[str, Any]] = [
         {"params": [] if config.name == "muon" else matrices, "weight_decay": config.weight_decay},

@@ -147,7 +147,7 @@ def test_predictions_do_not_depend_on_their_batch(checkpoint: Checkpoint) -> Non
     [
         ("--rows", "0", "0 is no whole number of at least 1"),
         ("--rows", "-1", "-1 is no whole number of at least 1"),
-        ("--device", "gpu", "gpu is no device; give cpu, cuda or cuda:N"),
+        ("--device", "gpu", "gpu is no device; it must be auto, cpu, cuda or cuda:N"),
         ("--device", "cuda:99", "cuda:99: this machine offers"),
     ],
 )

@@ -17,8 +17,8 @@ NO_DATA = Path("no such data")
 @pytest.mark.parametrize(
     ("device", "expected"),
     [
-        ("gpu", "loop.device is gpu; it must be auto, cpu, cuda or cuda:N"),
-        ("cuda:99", r"loop.device is cuda:99, and this machine offers \d+ CUDA devices; choose auto or cpu"),
+        ("gpu", "loop.device: gpu is no device; it must be auto, cpu, cuda or cuda:N"),
+        ("cuda:99", r"loop.device: cuda:99: this machine offers \d+ CUDA devices; use cpu, auto or a lower number"),
     ],
 )
 def test_absent_device_is_refused(device: str, expected: str) -> None:
@@ -37,13 +37,13 @@ def test_an_output_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_a_folder_in_the_way_is_told_before_data(tmp_path: Path) -> None:
+def test_a_folder_in_the_way_is_refused_before_data(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(TrainingError, match="which cannot be made"):
         trainer(NO_DATA, tmp_path / "file" / "run")
 
 
-def test_too_little_room_is_told_before_data(tmp_path: Path) -> None:
+def test_too_little_room_is_refused_before_data(tmp_path: Path) -> None:
     # 9 times the 200 TB of weights, the largest that a configuration may ask for: nothing of it is allocated.
     largest = (
         "model.d_model=65536",

@@ -1,0 +1,24 @@
+"""Which device a name means on this machine."""
+
+import re
+
+import torch
+
+from model.errors import DeviceError
+
+
+def device_named(name: str) -> torch.device:
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        DeviceError: none of these, or a GPU that this machine does not offer.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise DeviceError(f"{name} is no device; it must be auto, cpu, cuda or cuda:N")
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if num_gpus else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= num_gpus:
+        raise DeviceError(f"{name}: this machine offers {num_gpus} CUDA devices; use cpu, auto or a lower number")
+    return device
