@@ -1,6 +1,7 @@
 """The state of an unfinished run on disk: what exact resumption needs and no server ever sees."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
             os.fsync(out.fileno())
         partial.replace(folder / STATE_FILE)
     except (OSError, RuntimeError) as error:  # torch wraps what the disk says
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # where no folder can be made there is none to remove it from
+            partial.unlink(missing_ok=True)
         raise TrainingError(
             f"{folder / STATE_FILE}: cannot be written ({error}); what was saved before is still there: make room "
             "and resume from it"
