@@ -15,6 +15,7 @@ from torch import Tensor
 
 Precision = Literal["float32", "bfloat16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+ON_CPUS_ALONE: tuple[Precision, ...] = ("int8",)
 
 
 def computing_dtype(precision: Precision) -> torch.dtype:

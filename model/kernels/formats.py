@@ -1,10 +1,12 @@
 """What a precision means to the kernels, all in one place."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from model.precision import Precision
+from model.precision import Precision, int8_levels
 
 
 @dataclass(frozen=True)
@@ -13,7 +15,7 @@ class Format:
 
     `kind` is the value of `Kind` in numbers.h, `feature` the processor's that its products need. `group` inputs of a
     matrix lie side by side, as `dtype`. The decoder's own keys and values are of `cache_dtype`, the source's of
-    `source_dtype`.
+    `source_dtype`. `quantise` gives a matrix (out, in) as levels and the scale of each output, where there are any.
     """
 
     kind: int
@@ -22,6 +24,7 @@ class Format:
     dtype: torch.dtype
     cache_dtype: torch.dtype
     source_dtype: torch.dtype
+    quantise: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
 FORMATS: dict[Precision, Format] = {
@@ -48,5 +51,6 @@ FORMATS: dict[Precision, Format] = {
         dtype=torch.int8,
         cache_dtype=torch.bfloat16,
         source_dtype=torch.int8,
+        quantise=int8_levels,
     ),
 }

@@ -14,7 +14,7 @@ from model.config import ModelConfig
 from model.kernels.formats import FORMATS
 from model.kernels.library import COLUMNS
 from model.kernels.structs import Linear, Shape
-from model.precision import INT8_ZERO, Precision, int8_levels
+from model.precision import INT8_ZERO, Precision
 
 _NUMBERS_AT_ONCE = 2**18  # small, so that the heap reuses the same place each time
 _MAPPED_AT_ONCE = 2**25
@@ -26,8 +26,8 @@ class PackedMatrix:
     """A matrix (out, in) in blocks; keeps alive what `as_struct` points to."""
 
     blocks: Tensor  # (ceil(out / 32), ceil(in / g), 32, g)
-    scales: Tensor  # (out, up to the next 32) float32; int8 only
-    sums: Tensor  # 128 times the sum of each output's levels, int32; int8 only
+    scales: Tensor  # (out, up to the next 32) float32; of a quantised matrix alone
+    sums: Tensor  # 128 times the sum of each output's levels, int32; likewise
     in_features: int
     out_features: int
 
@@ -43,12 +43,12 @@ class PackedMatrix:
 
 
 def pack_matrix(weight: Tensor, order: Tensor, precision: Precision, memory: "Memory") -> PackedMatrix:
-    """The rows `order` of `weight` (out, in) in blocks, -1 for zeros; in int8 of 255 levels, one scale an output."""
+    """The rows `order` of `weight` (out, in) in blocks, -1 for zeros; quantised as its format has it."""
     layout = FORMATS[precision]
     group = layout.group
     out_features, in_features = len(order), weight.shape[1]
     num_blocks, num_groups = -(-out_features // COLUMNS), -(-in_features // group)
-    num_scales = num_blocks * COLUMNS if precision == "int8" else 0
+    num_scales = num_blocks * COLUMNS if layout.quantise else 0
     blocks = memory.allocate(layout.dtype, num_blocks, num_groups, COLUMNS, group)
     scales, sums = memory.allocate(torch.float32, num_scales), memory.allocate(torch.int32, num_scales)
     order = F.pad(order, (0, -out_features % COLUMNS), value=-1).unflatten(0, (-1, COLUMNS))
@@ -57,9 +57,9 @@ def pack_matrix(weight: Tensor, order: Tensor, precision: Precision, memory: "Me
         outs = order[start : start + at_once].flatten()
         rows = weight.detach()[outs.clamp(min=0)].masked_fill_(outs[:, None] < 0, 0.0)
         rows = F.pad(rows, (0, -in_features % group))
-        if precision == "int8":
+        if layout.quantise:
             place = slice(start * COLUMNS, start * COLUMNS + len(outs))
-            rows, scales[place] = int8_levels(rows.float())
+            rows, scales[place] = layout.quantise(rows.float())
             sums[place] = rows.sum(1).int() * INT8_ZERO
         blocks[start : start + at_once] = rows.view(-1, COLUMNS, num_groups, group).transpose(1, 2)
     return PackedMatrix(blocks, scales, sums, in_features, out_features)

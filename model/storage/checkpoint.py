@@ -25,7 +25,7 @@ from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
 from model.network.attention import avoid_cudnn_attention
 from model.network.leximind import LexiMind, from_tensors, tensor_shapes
-from model.precision import Precision, computing_dtype
+from model.precision import ON_CPUS_ALONE, Precision, computing_dtype
 from model.storage.fit import check_fit, check_tensors
 from model.storage.format1 import upgrade_config, upgrade_tasks, weight_name
 from model.storage.manifest import FORMAT_VERSION, read_json, verified_manifest
@@ -95,8 +95,10 @@ def load_served(folder: Path, device: torch.device, precision: Precision) -> Ser
         ModelError: int8 on a GPU, bfloat16 on a CPU that has no instructions for it.
     """
     if device.type == "cuda":
-        if precision == "int8":
-            raise ModelError(f"dtype is int8 and device {device}; int8 is for the CPU: use bfloat16 on a GPU")
+        if precision in ON_CPUS_ALONE:
+            raise ModelError(
+                f"dtype is {precision} and device {device}; {precision} is for the CPU: use bfloat16 on a GPU"
+            )
         avoid_cudnn_attention()
     elif precision == "bfloat16" and not is_available("bfloat16") and not can_pack_bfloat16():
         raise ModelError("dtype is bfloat16, for which this processor has no instructions; use auto or float32")
