@@ -12,8 +12,6 @@ import torch
 from model.storage.checkpoint import load_checkpoint
 from support.training_runs import SMALL, equal, state, trainer
 from training.config import flat
-from training.data.batches import EncodedExample, Stream
-from training.data.mixture import Mixture, MixtureConfig
 from training.distributed.processes import Processes
 from training.errors import TrainingError
 from training.loop.state import load_state
@@ -80,37 +78,3 @@ def test_what_cannot_be_shared_out_is_refused_at_once(option: str, data: Path, t
 
 def flat_tensors(tree: Any) -> list[tuple[str, torch.Tensor]]:
     return [(name, one) for name, one in flat(tree or {}) if isinstance(one, torch.Tensor)]
-
-
-def rows(number: int) -> list[EncodedExample]:
-    return [EncodedExample((5 + n, 1), (), {"topic": (0,)}) for n in range(number)]
-
-
-@pytest.mark.parametrize("config", [MixtureConfig(None, 1), MixtureConfig(2.0, 2)])
-def test_processes_share_a_step_out(config: MixtureConfig) -> None:
-    def mixture(rank: int, world_size: int) -> Mixture:
-        streams = {name: (Stream(rows(number), [(8, 0)], 16, (), seed=0), 1) for name, number in (("a", 40), ("b", 10))}
-        return Mixture(streams, config, 2, 0, rank, world_size)
-
-    whole, halves = mixture(0, 1), [mixture(rank, 2) for rank in (0, 1)]
-    for step in range(6):
-        expected = sorted((slot.group, slot.batch.numbers) for slot in whole.step(step))
-        parts = [slot for half in halves for slot in half.step(step)]
-        assert sorted((slot.group, slot.batch.numbers) for slot in parts) == expected
-        assert all(half.state() == whole.state() for half in halves)
-
-
-def test_temperature_decides_the_odds() -> None:
-    def counts(temperature: float) -> int:
-        streams = {name: (Stream(rows(n), [(8, 0)], 8, (), seed=0), 1) for name, n in (("large", 90), ("small", 10))}
-        mixture = Mixture(streams, MixtureConfig(temperature, 1), 1, 0)
-        return sum(mixture.step(step)[0].group == "large" for step in range(1000))
-
-    assert counts(1.0) == pytest.approx(900, abs=40)  # 4 standard deviations
-    assert counts(2.0) == pytest.approx(750, abs=55)  # √90 : √10 is 3 : 1
-
-
-def test_batches_that_do_not_divide_are_refused() -> None:
-    streams = {"a": (Stream(rows(8), [(8, 0)], 8, (), seed=0), 1)}
-    with pytest.raises(TrainingError, match=r"do not divide among 2 processes; raise loop\.accumulate"):
-        Mixture(streams, MixtureConfig(None, 1), 1, 0, rank=0, world_size=2)
