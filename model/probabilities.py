@@ -16,6 +16,15 @@ def probabilities(logits: Tensor, kind: HeadKind, temperature: float = 1.0) -> T
     return scaled.sigmoid() if kind == "multi_label" else scaled.softmax(dim=-1)
 
 
+def energy(logits: Tensor) -> Tensor:
+    """How well any label fits, (…, labels) to (…): log Σ exp, the negative free energy of Liu et al. 2020.
+
+    High for texts as a single-label head has learned from, low for others, of which the probabilities say nothing: they
+    add up to 1 whatever the text.
+    """
+    return logits.float().logsumexp(dim=-1)
+
+
 def joined(chunks: Sequence[tuple[int, tuple[float, ...]]], kind: HeadKind) -> tuple[float, ...]:
     """The probabilities of a text from its chunks' number of tokens and probabilities.
 

@@ -1,5 +1,6 @@
 """What a checkpoint answers, as data: its prompt, its classification heads, its lengths. One source for all who ask."""
 
+import math
 import re
 import reprlib
 from collections.abc import Collection, Mapping
@@ -51,7 +52,9 @@ class Head:
     """A classification head: `multi_label`, each label for itself, or `single_label`, one of them.
 
     `thresholds` has for each label of a multi-label head the probability from which on it counts; otherwise it is
-    empty. Logits are divided by `temperature` before they become probabilities. `prompt` is put before its input.
+    empty. Logits are divided by `temperature` before they become probabilities. A text whose logits have an energy
+    (`model.probabilities.energy`) below `min_energy` has none of a single-label head's labels; None: it was not
+    measured. `prompt` is put before its input.
 
     Raises:
         CheckpointError: a value that no head can have.
@@ -63,6 +66,7 @@ class Head:
     thresholds: tuple[float, ...] = ()
     temperature: float = 1.0
     prompt: str = FLAN_PROMPT
+    min_energy: float | None = None
 
     def __post_init__(self) -> None:
         check_head_name(self.name)
@@ -86,6 +90,10 @@ class Head:
             )
         if not 0.01 <= self.temperature <= 100.0:
             raise CheckpointError(f"{where}: temperature is {self.temperature}; it lies in [0.01, 100]")
+        if self.min_energy is not None and (self.kind != "single_label" or not math.isfinite(self.min_energy)):
+            raise CheckpointError(
+                f"{where}, {self.kind}: min_energy is {self.min_energy}; a single_label head has a number or none"
+            )
 
     @classmethod
     def from_json(cls, value: Any) -> "Head":
@@ -95,6 +103,7 @@ class Head:
             CheckpointError: a missing, unknown or impossible field.
         """
         types = {"name": str, "kind": str, "labels": list, "thresholds": list, "temperature": float, "prompt": str}
+        types["min_energy"] = float
         read = _checked(value, types, ("name", "kind", "labels"), "tasks.json: a head")
         read["labels"] = tuple(read["labels"])
         if "thresholds" in read:
@@ -107,12 +116,15 @@ class Tasks:
     """What a checkpoint can do and how its inputs are written.
 
     `prompt` is the text put before what is summarized; a head has its own, and equal prompts share one encoding.
-    `max_source_tokens` is the longest input that the checkpoint was made for, prompt and end token included.
+    `max_source_tokens` is the longest input that the checkpoint was made for, prompt and end token included. A text of
+    whose words the vocabulary has a smaller share than `min_known_words` (`model.vocabulary_words`) is unlike what the
+    checkpoint has learned from; 0: not measured.
     """
 
     prompt: str = FLAN_PROMPT
     heads: tuple[Head, ...] = ()
     max_source_tokens: int = 512
+    min_known_words: float = 0.0
 
     def __post_init__(self) -> None:
         names = [head.name for head in self.heads]
@@ -120,6 +132,8 @@ class Tasks:
             raise CheckpointError(f"tasks.json: heads are named {reprlib.repr(names)}; each name must be there once")
         if not _is_text(self.prompt):
             raise CheckpointError(f"tasks.json: the prompt is {self.prompt!r}; it must be a text")
+        if not 0 <= self.min_known_words <= 1:
+            raise CheckpointError(f"tasks.json: min_known_words is {self.min_known_words}; it lies in [0, 1]")
         if not 8 <= self.max_source_tokens <= _MAX_SOURCE_TOKENS:
             raise CheckpointError(
                 f"tasks.json: max_source_tokens is {self.max_source_tokens}; it must lie in [8, {_MAX_SOURCE_TOKENS}]"
@@ -144,8 +158,14 @@ class Tasks:
         return next(head for head in self.heads if head.name == name)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as a JSON object."""
-        return asdict(self)
+        """The fields as a JSON object; what was not measured is left out."""
+        fields = asdict(self)
+        for head in fields["heads"]:
+            if head["min_energy"] is None:
+                del head["min_energy"]
+        if not self.min_known_words:
+            del fields["min_known_words"]
+        return fields
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Tasks":
@@ -154,8 +174,8 @@ class Tasks:
         Raises:
             CheckpointError: a missing, unknown or impossible field.
         """
-        types = {"prompt": str, "heads": list, "max_source_tokens": int}
-        read = _checked(value, types, tuple(types), "tasks.json:")
+        types = {"prompt": str, "heads": list, "max_source_tokens": int, "min_known_words": float}
+        read = _checked(value, types, ("prompt", "heads", "max_source_tokens"), "tasks.json:")
         return cls(**{**read, "heads": tuple(map(Head.from_json, read["heads"]))})
 
 

@@ -5,11 +5,13 @@ Control tokens have no spelling here: a text that contains `</s>` or `<extra_id_
 
 import codecs
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import sentencepiece
 
 from model.errors import TokenizerError
+from model.vocabulary_words import whole_words
 
 _LONGEST_CHARACTER = 4  # bytes in UTF-8
 
@@ -55,6 +57,11 @@ class Tokenizer:
         """The spelling of a piece; `▁` stands for the space before a word."""
         piece: str = self._pieces.id_to_piece(token_id)
         return piece
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """The pieces that are whole words; see `model.vocabulary_words`."""
+        return whole_words(map(self.piece, range(self.num_pieces)))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids`; control tokens, sentinels and padding rows have none, nor a last character in parts."""

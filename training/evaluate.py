@@ -75,7 +75,7 @@ def _evaluate(
     def say(line: str) -> None:
         print(f"{checkpoint_name(folder)} {line}", file=sys.stderr, flush=True)  # noqa: T201
 
-    return checkpoint, evaluate(predictor, split, options.rows, decoding, bertscore, say)
+    return checkpoint, evaluate(predictor, split, options.rows, decoding, bertscore, say, bounds=True)
 
 
 def _describe(checkpoint: LoadedCheckpoint, result: Result, report: dict[str, Any]) -> None:

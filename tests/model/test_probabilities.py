@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from model.probabilities import joined, probabilities
+from model.probabilities import energy, joined, probabilities
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5]])
 
@@ -21,3 +23,9 @@ def test_chunks_of_several_labels_give_the_highest_and_those_of_one_label_the_me
     chunks = [(10, (0.9, 0.1)), (30, (0.1, 0.9))]
     assert joined(chunks, "multi_label") == (0.9, 0.9)
     assert joined(chunks, "single_label") == pytest.approx((0.3, 0.7))
+
+
+def test_energy_is_high_where_some_label_fits() -> None:
+    assert energy(LOGITS).tolist() == pytest.approx([math.log(sum(map(math.exp, LOGITS[0].tolist())))])
+    assert energy(LOGITS + 3) > energy(LOGITS)
+    assert torch.equal(probabilities(LOGITS + 3, "single_label"), probabilities(LOGITS, "single_label"))

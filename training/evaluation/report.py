@@ -53,6 +53,7 @@ def to_markdown(result: Result) -> str:
     """The tables of the report, without a title."""
     parts = [_summaries(result)] if sources(result) else []
     parts += [_of_kind[head.kind](result, head) for head in result.heads]
+    parts += [_known_words(result.facts["known_words"])] if "known_words" in result.facts else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -154,6 +155,7 @@ def _one_label(result: Result, head: Head) -> str:
         f"macro F1 {_figure(scores[f'{head.name}.macro_f1'])}." + "".join(f" {one}." for one in baseline),
         _confusion(fact),
         _calibration(fact),
+        *([_unfamiliar(fact["unfamiliar"])] if "unfamiliar" in fact else []),
     ]
     return "\n\n".join(parts)
 
@@ -183,6 +185,27 @@ def _confusion(fact: Mapping[str, Any]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _unfamiliar(fact: Mapping[str, Any]) -> str:
+    return (
+        f"A text of an energy below {fact['min_energy']:.2f} is answered with a warning that no label may fit. "
+        f"Such are: {_shares(fact['below'])}."
+    )
+
+
+def _known_words(fact: Mapping[str, Any]) -> str:
+    return "\n\n".join(
+        (
+            "## Texts of other kinds",
+            f"A text of whose words the vocabulary has less than {fact['min_known_words']:.0%} is answered with a "
+            f"warning that it is unlike what was learned from. Such are: {_shares(fact['below'])}.",
+        )
+    )
+
+
+def _shares(below: Mapping[str, float]) -> str:
+    return ", ".join(f"{share:.1%} of {_cell(origin)}" for origin, share in below.items())
 
 
 def _calibration(fact: Mapping[str, Any]) -> str:

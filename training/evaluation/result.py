@@ -28,6 +28,7 @@ from training.errors import DataError
 from training.evaluation.heads import score_baseline, score_head
 from training.evaluation.predict import Predictor
 from training.evaluation.scores import Score, bleu, mean, rouge
+from training.evaluation.unfamiliar import fit_energy, fit_known_words, others
 
 Measure = Callable[[Sequence[str], Sequence[str]], Score]  # predictions, references
 
@@ -64,6 +65,7 @@ class Result:
     heads: list[Head] = field(default_factory=list)  # as they were scored: with what was fitted
     samples: list[list[Sample]] = field(default_factory=list)  # for each source its first rows
     lengths: dict[str, Lengths] = field(default_factory=dict)  # by source
+    min_known_words: float | None = None  # as fitted; None: nothing was
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ def evaluate(
     options: DecodingOptions,
     bertscore: Measure | None = None,
     say: Callable[[str], None] = lambda _: None,
+    *,
+    bounds: bool = False,
 ) -> Result:
     """Score all that the checkpoint can do.
 
@@ -151,6 +155,7 @@ def evaluate(
     Args:
         rows: at most so many summaries of each source, the first ones; classification takes every row.
         say: takes a line about what is scored next.
+        bounds: also find out which texts are of no kind that the checkpoint knows (`training.evaluation.unfamiliar`).
     """
     result = Result(split.name)
     known = _words(split)
@@ -162,17 +167,27 @@ def evaluate(
         head = predictor.tasks.head(name)
         logits = predictor.classify(name, [example.source for example in examples])
         head, num_rows, scores, facts = score_head(head, logits, examples, tunes=split.name == TUNED_ON)
+        if bounds and head.kind == "single_label":
+            unlike = others(name, split.summaries, split.heads)
+            unlike_logits = predictor.classify(name, [example.source for example in unlike])
+            head, unfamiliar = fit_energy(head, logits, unlike_logits, unlike, tunes=split.name == TUNED_ON)
+            facts |= {"unfamiliar": unfamiliar} if unfamiliar else {}
         result.scores |= {f"{name}.{key}": score for key, score in scores.items()}
         result.scores |= {f"{name}.tfidf.{key}": score for key, score in split.baseline(head).items()}
         result.rows[name], result.facts[name] = num_rows, facts
         result.heads.append(head)
+    if bounds and split.name == TUNED_ON:
+        texts = [example for rows in (*split.summaries.values(), *split.heads.values()) for example in rows]
+        result.min_known_words, below = fit_known_words(predictor.tokenizer.words, texts)
+        result.facts["known_words"] = {"min_known_words": result.min_known_words, "below": below}
     return result
 
 
 def fitted(tasks: Tasks, result: Result) -> Tasks:
     """`tasks` with the heads as `result` has scored them: what was fitted on dev is what will be served."""
     scored = {head.name: head for head in result.heads}
-    return replace(tasks, heads=tuple(scored.get(head.name, head) for head in tasks.heads))
+    known = tasks.min_known_words if result.min_known_words is None else result.min_known_words
+    return replace(tasks, heads=tuple(scored.get(head.name, head) for head in tasks.heads), min_known_words=known)
 
 
 def _full(examples: list[Example], folder: Path, split: str) -> list[Example]:

@@ -62,6 +62,11 @@ def test_card_is_written_into_the_checkpoint_and_its_hashes_hold(copy: Path, dat
     assert after.manifest["files"]["model.safetensors"] == before.manifest["files"]["model.safetensors"]
     thresholds = after.manifest["evaluation"]["facts"]["emotions"]["thresholds"]
     assert after.tasks.head("emotions").thresholds == tuple(thresholds.values())
+    unfamiliar = after.manifest["evaluation"]["facts"]["topic"]["unfamiliar"]
+    assert after.tasks.head("topic").min_energy == unfamiliar["min_energy"]
+    assert {"topic", "dialogsum", "cnn_dailymail", "goemotions"} <= unfamiliar["below"].keys()
+    known_words = after.manifest["evaluation"]["facts"]["known_words"]
+    assert after.tasks.min_known_words == known_words["min_known_words"] > 0
     card = (copy / "MODEL_CARD.md").read_text()
     assert card.startswith("# LexiMind: trained\n")
     assert card.count(" row ") >= 10
