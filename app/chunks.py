@@ -1,7 +1,7 @@
 """A long text as several sources, cut at sentence ends. Knows the tokenizer, nothing of tasks or answers.
 
-The tokenizer is never given more than a block at a time: what it works on, it works on to the end, while nothing else
-of this process runs, and a character may be many tokens.
+The tokenizer gets one block at a time: a call holds the interpreter's lock to its end, and a character may be many
+tokens.
 """
 
 import math
@@ -16,27 +16,27 @@ _SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”’»)\]]*\s+|\n\s*|(?<=[。�
 
 
 # In characters of English, which take the tokenizer half a millisecond.
-_BLOCK_WORK = 2_000
+_BLOCK_COST = 2_000
 # Normalised, a character of three bytes may be eighteen of two bytes each (U+FDFA); an ASCII one is never more.
-_WORK_PER_FURTHER_BYTE = 11
+_COST_PER_FURTHER_BYTE = 11
 
 
-class Encodes(Protocol):
-    """What is asked of a tokenizer here."""
+class TextEncoder(Protocol):
+    """The part of a tokenizer that is used here."""
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without the end token."""
 
 
-def work_of(text: str) -> int:
-    """What it takes to tokenize `text` at worst, in characters of English."""
+def tokenizing_cost(text: str) -> int:
+    """The cost of tokenizing `text` at worst, in characters of English."""
     if text.isascii():
         return len(text)
     num_bytes = len(text.encode("utf-8", "surrogatepass"))
-    return len(text) + _WORK_PER_FURTHER_BYTE * (num_bytes - len(text))
+    return len(text) + _COST_PER_FURTHER_BYTE * (num_bytes - len(text))
 
 
-def encode_in_blocks(tokenizer: Encodes, text: str) -> Iterator[list[int]]:
+def encode_in_blocks(tokenizer: TextEncoder, text: str) -> Iterator[list[int]]:
     """Token ids of `text`, block by block, cut between words; a word that is longer than a block is cut too."""
     start = 0
     while start < len(text):
@@ -48,31 +48,31 @@ def encode_in_blocks(tokenizer: Encodes, text: str) -> Iterator[list[int]]:
 
 
 def _end_of_block(text: str, start: int) -> int:
-    end = min(start + _BLOCK_WORK, len(text))
-    if work_of(text[start:end]) <= _BLOCK_WORK:
+    end = min(start + _BLOCK_COST, len(text))
+    if tokenizing_cost(text[start:end]) <= _BLOCK_COST:
         return end
-    num_fitting = bisect_right(range(start + 1, end), _BLOCK_WORK, key=lambda end: work_of(text[start:end]))
+    num_fitting = bisect_right(range(start + 1, end), _BLOCK_COST, key=lambda end: tokenizing_cost(text[start:end]))
     return start + max(1, num_fitting)
 
 
-def cut_into_chunks(tokenizer: Encodes, text: str, max_tokens: int) -> list[list[int]]:
+def cut_into_chunks(tokenizer: TextEncoder, text: str, max_tokens: int) -> list[list[int]]:
     """Token ids of `text` in order, in about as few chunks of at most `max_tokens` as sentence ends allow.
 
-    The chunks are of like length, because a last chunk of three words has a poor summary. A sentence longer than
+    The chunks are of similar length, because a last chunk of three words has a poor summary. A sentence longer than
     a chunk is cut between words, a word longer than a chunk between tokens; no token is lost.
     """
     pieces = [piece for piece in _pieces(tokenizer, text, max_tokens) if piece]
     num_tokens = sum(len(piece) for piece in pieces)
-    like = math.ceil(num_tokens / max(1, math.ceil(num_tokens / max_tokens)))
+    target = math.ceil(num_tokens / max(1, math.ceil(num_tokens / max_tokens)))
     chunks: list[list[int]] = [[]]
     for piece in pieces:
-        if chunks[-1] and (len(chunks[-1]) >= like or len(chunks[-1]) + len(piece) > max_tokens):
+        if chunks[-1] and (len(chunks[-1]) >= target or len(chunks[-1]) + len(piece) > max_tokens):
             chunks.append([])
         chunks[-1] += piece
     return chunks
 
 
-def _pieces(tokenizer: Encodes, text: str, max_tokens: int) -> Iterator[list[int]]:
+def _pieces(tokenizer: TextEncoder, text: str, max_tokens: int) -> Iterator[list[int]]:
     """Token ids of sentences, of words where the sentence is too long, of parts where the word is too long."""
     for sentence in _sentences(text):
         token_ids: list[int] = []

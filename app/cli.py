@@ -1,29 +1,30 @@
-"""`leximind`: serve, answer at the command line, import, inform. A refusal is one line and an exit code."""
+"""`leximind`: serve, run tasks at the command line, import, inform. A refusal is one line and an exit code.
+
+Knows nothing of HTTP: only `serve` loads what does, which takes a second.
+"""
 
 import asyncio
 import json
 import math
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
-from app import server
-from app.api.answers import analyze_answer, emotions_answer, head_answer, summary_answer, topic_answer
-from app.documents import Answer
+from app.answers import TextResult, analyze_answer, emotions_answer, head_answer, summary_answer, topic_answer
 from app.engine.request import EngineError
-from app.flags import SettingsError, settings_from, with_flags
+from app.flags import SettingsError, options_from, settings_from, with_decoding_flags, with_flags
 from app.keys import KeysError
-from app.planning import OnLong, Question, TextError, UnsupportedTask
+from app.limits import limit_options
+from app.planning import OnLong, TextError, TextRequest, UnsupportedTask
 from app.service import Service
 from app.tables import AnyAnswer, print_answers
 from app.telemetry import configure_logging
 from app.version import VERSION
 from model.errors import ModelError, OptionsError
-from model.inference.decoding.options import DecodingOptions
 from model.storage.checkpoint import Checkpoint
 from model.storage.flan_t5 import import_flan_t5
 from model.tasks import BUILT_IN
@@ -32,9 +33,9 @@ BAD_INPUT = 2
 LOAD_FAILED = 1
 MODEL_FAILED = 3
 
-# What the commands that answer here need of the settings.
+# The settings of the commands that run here.
 _LOCAL = ("checkpoint", "device", "dtype", "threads")
-_DEFAULT = DecodingOptions()
+A = TypeVar("A")
 T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -44,24 +45,26 @@ Texts = Annotated[
 ]
 Files = Annotated[list[Path] | None, typer.Option("--file", help="A file that holds one text; may be repeated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON, as the server gives it, instead of a table.")]
-MaxNewTokens = Annotated[int, typer.Option(help="Longest summary, in tokens.")]
-MinNewTokens = Annotated[int, typer.Option(help="Shortest summary, in tokens.")]
-NumBeams = Annotated[int, typer.Option(help="1 is greedy, more is beam search.")]
-OnLongText = Annotated[OnLong, typer.Option(help="What becomes of a long text.")]
-Threshold = Annotated[float | None, typer.Option(min=0, max=1, help="Least score of every label.")]
+OnLongText = Annotated[
+    OnLong, typer.Option(help="A text longer than the model reads is cut into chunks, truncated, or refused.")
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Minimum score of all labels, instead of their own thresholds."),
+]
 TopK = Annotated[int | None, typer.Option(min=1, help="The k best labels.")]
 
 
-def _tell_version(asked: bool) -> None:
-    if asked:
+def _print_version(is_given: bool) -> None:
+    if is_given:
         typer.echo(VERSION)
         raise typer.Exit
 
 
 @app.callback()
-def _options_of_all(
+def _common_options(
     _: Annotated[
-        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
     """Summaries, emotions and topics of texts."""
@@ -76,6 +79,8 @@ def main() -> None:
 @with_flags()
 def serve(**flags: Any) -> None:
     """Serve over HTTP. Every flag is an environment variable too; a flag wins."""
+    from app import server
+
     try:
         server.serve(settings_from(flags))
     except (SettingsError, KeysError, server.AddressError) as error:
@@ -86,24 +91,12 @@ def serve(**flags: Any) -> None:
 
 @app.command()
 @with_flags(_LOCAL)
+@with_decoding_flags
 def summarize(
-    texts: Texts = None,
-    file: Files = None,
-    as_json: AsJson = False,
-    max_new_tokens: MaxNewTokens = _DEFAULT.max_new_tokens,
-    min_new_tokens: MinNewTokens = _DEFAULT.min_new_tokens,
-    num_beams: NumBeams = _DEFAULT.num_beams,
-    on_long: OnLongText = "chunk",
-    **flags: Any,
+    texts: Texts = None, file: Files = None, as_json: AsJson = False, on_long: OnLongText = "chunk", **flags: Any
 ) -> None:
-    """Summarise texts."""
-    question = Question(("summarize",), _options(max_new_tokens, min_new_tokens, num_beams), on_long)
-
-    def shape(checkpoint: Checkpoint, answer: Answer) -> AnyAnswer:
-        assert answer.summary is not None
-        return summary_answer(checkpoint, answer.summary)
-
-    _answer(_read(texts, file), question, shape, as_json, flags)
+    """Summarize texts."""
+    _run(_read(texts, file), ("summarize",), summary_answer, as_json, flags, on_long)
 
 
 @app.command()
@@ -116,23 +109,23 @@ def emotions(
     threshold: Threshold = None,
     **flags: Any,
 ) -> None:
-    """Tell the emotions in texts."""
+    """Detect the emotions in texts."""
 
-    def shape(checkpoint: Checkpoint, answer: Answer) -> AnyAnswer:
-        return emotions_answer(checkpoint, answer.scores["emotions"], top_k, threshold)
+    def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
+        return emotions_answer(checkpoint, result.scores["emotions"], top_k, threshold)
 
-    _answer(_read(texts, file), Question(("emotions",)), shape, as_json, flags)
+    _run(_read(texts, file), ("emotions",), shape, as_json, flags)
 
 
 @app.command()
 @with_flags(_LOCAL)
 def topic(texts: Texts = None, file: Files = None, as_json: AsJson = False, top_k: TopK = None, **flags: Any) -> None:
-    """Tell the topic of texts."""
+    """Detect the topic of texts."""
 
-    def shape(checkpoint: Checkpoint, answer: Answer) -> AnyAnswer:
-        return topic_answer(checkpoint, answer.scores["topic"], top_k)
+    def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
+        return topic_answer(checkpoint, result.scores["topic"], top_k)
 
-    _answer(_read(texts, file), Question(("topic",)), shape, as_json, flags)
+    _run(_read(texts, file), ("topic",), shape, as_json, flags)
 
 
 @app.command()
@@ -146,31 +139,25 @@ def classify(
     threshold: Threshold = None,
     **flags: Any,
 ) -> None:
-    """Classify texts by any head that the checkpoint has."""
+    """Classify texts with any head of the checkpoint."""
 
-    def shape(checkpoint: Checkpoint, answer: Answer) -> AnyAnswer:
+    def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
         found = checkpoint.tasks.head(head)
         if threshold is not None and found.kind == "single_label":
             _fail(f"--threshold is {threshold} with {head}, which has one label a text; leave it out, or give --top-k")
-        return head_answer(checkpoint, found, answer.scores[head], top_k, threshold)
+        return head_answer(checkpoint, found, result.scores[head], top_k, threshold)
 
-    _answer(_read(texts, file), Question((head,)), shape, as_json, flags)
+    _run(_read(texts, file), (head,), shape, as_json, flags)
 
 
 @app.command()
 @with_flags(_LOCAL)
+@with_decoding_flags
 def analyze(
-    texts: Texts = None,
-    file: Files = None,
-    as_json: AsJson = False,
-    max_new_tokens: MaxNewTokens = _DEFAULT.max_new_tokens,
-    num_beams: NumBeams = _DEFAULT.num_beams,
-    on_long: OnLongText = "chunk",
-    **flags: Any,
+    texts: Texts = None, file: Files = None, as_json: AsJson = False, on_long: OnLongText = "chunk", **flags: Any
 ) -> None:
-    """Tell all that the checkpoint can."""
-    options = _options(max_new_tokens, _DEFAULT.min_new_tokens, num_beams)
-    _answer(_read(texts, file), Question((), options, on_long), analyze_answer, as_json, flags)
+    """Run every task of the checkpoint."""
+    _run(_read(texts, file), (), analyze_answer, as_json, flags, on_long)
 
 
 @app.command(name="import")
@@ -208,7 +195,7 @@ def _shown(value: object) -> str:
 
 
 async def _facts(service: Service) -> dict[str, Any]:
-    checkpoint = service.loaded.checkpoint
+    checkpoint = service.deployment.checkpoint
     labels = {head.name: list(head.labels) for head in checkpoint.tasks.heads}
     return {
         "version": VERSION,
@@ -226,27 +213,28 @@ async def _facts(service: Service) -> dict[str, Any]:
     }
 
 
-def _answer(
+def _run(
     texts: Sequence[str],
-    question: Question,
-    shape: Callable[[Checkpoint, Answer], AnyAnswer],
+    tasks: tuple[str, ...],
+    shape: Callable[[Checkpoint, TextResult], AnyAnswer],
     as_json: bool,
     flags: dict[str, Any],
+    on_long: OnLong = "chunk",
 ) -> None:
-    async def ask(service: Service) -> list[AnyAnswer]:
-        loaded = service.loaded
-        asked, limit = question.options.max_new_tokens, service.settings.max_new_tokens
-        if asked > limit:
-            _fail(f"--max-new-tokens is {asked}, at most {limit} are allowed (LEXIMIND_MAX_NEW_TOKENS)")
-        known = loaded.checkpoint.tasks
-        tasks = question.tasks or known.names
+    """Run `tasks`, all by default, and print the answers that `shape` makes of the results."""
+    options, is_given = _or_fail(options_from, flags)
+
+    async def run(service: Service) -> list[AnyAnswer]:
+        deployment, limits = service.deployment, service.settings
+        known = deployment.checkpoint.tasks
         if unknown := [task for task in tasks if not known.has(task) and task not in BUILT_IN]:
             names = ", ".join(head.name for head in known.heads) or "none"
-            _fail(f"{unknown[0]}: the checkpoint {loaded.checkpoint.name} has no head of that name; it has {names}")
-        plans = await loaded.documents.plan(texts, replace(question, tasks=tasks), deadline=math.inf)
-        return [shape(loaded.checkpoint, answer) for answer in await loaded.documents.answer(plans)]
+            _fail(f"{unknown[0]}: the checkpoint {deployment.checkpoint.name} has no head of that name; it has {names}")
+        limited = _or_fail(partial(limit_options, limits, is_given=is_given), options)
+        plans = await deployment.documents.plan(texts, TextRequest(tasks or known.names, limited, on_long), math.inf)
+        return [shape(deployment.checkpoint, result) for result in await deployment.documents.run(plans)]
 
-    answers = asyncio.run(_with_service(flags, ask))
+    answers = asyncio.run(_with_service(flags, run))
     if not as_json:
         print_answers(answers)
         return
@@ -254,27 +242,28 @@ def _answer(
     typer.echo(json.dumps(objects[0] if len(objects) == 1 else objects, indent=2, ensure_ascii=False))
 
 
-async def _with_service(flags: dict[str, Any], ask: Callable[[Service], Awaitable[T]]) -> T:
+async def _with_service(flags: dict[str, Any], run: Callable[[Service], Awaitable[T]]) -> T:
     try:
         settings = settings_from(flags)
     except SettingsError as error:
         _fail(str(error))
-    configure_logging("critical", as_json=False)  # failures are told as one line, by `_fail`
+    configure_logging("critical", as_json=False)  # failures are one line, by `_fail`
     service = Service(settings)
     await service.load()
     if service.failure is not None:
         _fail(service.failure, LOAD_FAILED)
     try:
-        return await ask(service)
+        return await run(service)
     except (TextError, UnsupportedTask, EngineError) as error:
         _fail(f"text {error.index + 1} {error}" if isinstance(error, TextError) else str(error))
     finally:
         await service.drain(0.0)
 
 
-def _options(max_new_tokens: int, min_new_tokens: int, num_beams: int) -> DecodingOptions:
+def _or_fail(make: Callable[[A], T], value: A) -> T:
+    """`make(value)`, which may refuse a decoding option."""
     try:
-        return DecodingOptions(max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams)
+        return make(value)
     except OptionsError as error:
         _fail(f"--{error.field.replace('_', '-')}: {error.message}")
 

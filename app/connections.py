@@ -9,14 +9,15 @@ import logging
 import resource
 import socket
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from app.api.context import context_of
 from app.api.problems import Problem
 from app.metrics import Metrics
 
@@ -26,12 +27,12 @@ _SWEEP_S = 0.25
 # A client that is cut off while it sends sees a broken connection and not the answer, so what it still sends is read
 # for so long and thrown away.
 _LINGER_S = 2.0
-# While draining: how long a connection without a request stays open, so that a client that is about to send is told
-# and not reset, and how long unfinished bodies and unread answers may hold the end of the process.
+# While draining: how long a connection without a request stays open, so that a client that is about to send gets an
+# answer and no reset, and how long unfinished bodies and unread answers may delay the end of the process.
 _DRAIN_IDLE_S = 1.0
 _DRAIN_BODY_S = 5.0
 _DRAIN_WRITE_S = 2.0
-_SLOW_READER_S = 1.0  # at the limit of connections, of which answers that nobody reads would otherwise hold every one
+_SLOW_READER_S = 1.0  # at the limit of connections, all of which unread answers could otherwise occupy
 _MAX_HEAD_BYTES = 64 * 1024
 _MAX_HEADERS = 128  # each is looked at several times: 16,000 empty ones take 50 ms
 # A callback each. Clients that stream send a chunk per write, which may be a few bytes.
@@ -39,14 +40,14 @@ _MAX_BODY_CHUNKS = 65_536
 # Of a socket at a time, asyncio's default being 256 KiB: what is parsed in one go stops the loop.
 _READ_BYTES = 64 * 1024
 _MAX_PIPELINED_REQUESTS = 128  # 2 kB each; a read of 64 KiB can hold 3,600, which stop the loop for 0.15 s
-_MAX_PIPELINED = 1  # with more, reading pauses; it must not with the first, or nobody would see that its client left
+_MAX_PIPELINED = 1  # with more, reading pauses; it must not with the first, or a disconnect would go unnoticed
 
 _RESERVED_DESCRIPTORS = 128  # for libraries, checkpoints, logs and what is accepted between two rounds of the loop
-_MOST_CONNECTIONS = 4096  # unless asked otherwise
+_DEFAULT_CONNECTIONS = 4096  # unless the setting says otherwise
 ACCEPTED_AT_ONCE = 32
 _BACKLOG = 2048
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_QUIET_S = 60.0
+_LOG_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class ConnectionLimits:
 
 
 class Connections:
-    """All connections of a server: how many there may be, and which has to go for a new one."""
+    """All connections of a server: how many there may be, and which is closed for a new one."""
 
     def __init__(self, limits: ConnectionLimits, metrics: Metrics) -> None:
         self.limits = limits
@@ -75,7 +76,7 @@ class Connections:
         metrics.open_connections_limit.set(limits.max_connections)
 
     def add(self, connection: "Connection") -> bool:
-        """Whether it may stay: at the limit the longest waiting goes, then who reads least; else the new one."""
+        """Whether it may stay: at the limit the longest idle is closed, then the slowest reader; else the new one."""
         if len(self._open) >= self.limits.max_connections:
             outgoing = next(iter(self._waiting), None) or self._slowest_reader()
             if outgoing is None:
@@ -103,7 +104,7 @@ class Connections:
         return slowest if slowest.unread_s > _SLOW_READER_S else None
 
     async def watch(self) -> None:
-        """Cut off whoever is over a time limit, for ever. One sweep instead of a timer for each state of each one."""
+        """Close connections over a time limit, for ever. One sweep instead of a timer for each state of each one."""
         loop = asyncio.get_running_loop()
         swept_at = loop.time()
         while True:
@@ -128,7 +129,7 @@ class Connection(HttpToolsProtocol):
         self._connections = connections
         self._running: RequestResponseCycle | None = None  # `cycle` is the newest, which may wait in `pipeline`
         self._reading = _Reading.NOTHING
-        self._has_asked = False
+        self._had_request = False
         self._since = self.loop.time()
         self._num_head_bytes = 0
         self._num_chunks = 0
@@ -139,17 +140,19 @@ class Connection(HttpToolsProtocol):
     # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Take it, or tell it that there are too many."""
+        """Accept it, or refuse it at the limit of connections."""
         super().connection_made(transport)
         if hasattr(transport, "max_size"):
             transport.max_size = _READ_BYTES
         if not self._connections.add(self):
             limit = self._connections.limits.max_connections
-            detail = f"{limit} connections have requests in work, {limit} are allowed (max_connections); retry in 1 s"
+            detail = (
+                f"{limit} connections have requests in progress, {limit} are allowed (max_connections); retry in 1 s"
+            )
             self._refuse(Problem(503, detail, "overloaded", headers={"Retry-After": "1"}))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request in work, which uvicorn forgets when another waits behind it."""
+        """Cancel the request in progress, which uvicorn forgets when another waits behind it."""
         self._connections.discard(self)
         self._leave_running()
         self.pipeline.clear()
@@ -181,10 +184,10 @@ class Connection(HttpToolsProtocol):
         """The first byte of a request."""
         super().on_message_begin()
         self._begin_reading(_Reading.HEAD)
-        self._has_asked = True
+        self._had_request = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """A header; a trailer is left out, since nobody reads it and it must not pass for a header."""
+        """A header; a trailer is left out, which is not used and must not be taken for a header."""
         if self._reading is _Reading.BODY:
             return
         super().on_header(name, value)
@@ -193,7 +196,7 @@ class Connection(HttpToolsProtocol):
             raise ValueError(self._refusal.detail)  # ends the parser's loop
 
     def on_headers_complete(self) -> None:
-        """Start the request, or queue it behind the one in work."""
+        """Start the request, or queue it behind the one in progress."""
         if self.parser.should_upgrade():
             return  # it comes again
         if len(self.pipeline) >= _MAX_PIPELINED_REQUESTS:
@@ -237,7 +240,7 @@ class Connection(HttpToolsProtocol):
         self._connections.set_waiting(self, self._is_waiting())
 
     def shutdown(self) -> None:
-        """The server drains: the answer in work is the last, and without one the sweep closes in a moment."""
+        """The server drains: the answer in progress is the last, and without one the sweep closes in a moment."""
         self._since = self.loop.time()
         for cycle in (self._running, self.cycle):
             if cycle is not None:
@@ -266,7 +269,7 @@ class Connection(HttpToolsProtocol):
                 detail = "the service is draining, and the body was not complete; send it again in 5 s"
                 self._refuse(Problem(503, detail, "unavailable", headers={"Retry-After": "5"}))
                 return
-            # A request in work has its own time limit for the body and tells the client; this is for what nobody reads.
+            # A request in progress times its body itself and answers 408; this is for bodies that nothing reads.
             if not self.pipeline and waited_s > limits.body_timeout_s + (0.0 if self._is_waiting() else _LINGER_S):
                 self.transport.abort()
         elif self._is_waiting():
@@ -274,7 +277,7 @@ class Connection(HttpToolsProtocol):
                 if waited_s > limits.header_timeout_s:
                     detail = f"the headers were not complete after {limits.header_timeout_s:g} s; send them faster"
                     self._refuse(Problem(408, detail))
-            elif waited_s > (limits.idle_timeout_s if self._has_asked else limits.header_timeout_s):
+            elif waited_s > (limits.idle_timeout_s if self._had_request else limits.header_timeout_s):
                 self.transport.close()
 
     def _head_without_upgrade(self) -> bytes:
@@ -301,7 +304,8 @@ class Connection(HttpToolsProtocol):
     def _leave_running(self) -> None:
         if self._running is not None and not self._running.response_complete:
             self._running.disconnected = True
-            self._running.scope["state"]["client_left"] = True  # what is sent from now on goes nowhere, in silence
+            scope = cast("MutableMapping[str, Any]", self._running.scope)
+            context_of(scope).client_left = True  # what is sent from now on is dropped without an error
             self._running.message_event.set()
 
     def _refuse(self, problem: Problem) -> None:
@@ -335,7 +339,7 @@ class Listener(socket.socket):
         super().listen(max(backlog, _BACKLOG))
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """As ever; the second failure in a row says that nobody waits, which ends asyncio's round."""
+        """As inherited; the second failure in a row reports an empty queue, which ends asyncio's round."""
         try:
             accepted = super().accept()
         except OSError as error:
@@ -349,16 +353,16 @@ class Listener(socket.socket):
 
 
 def quiet_exception_handler() -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """A handler for the event loop that tells of lacking descriptors once a minute, in a line."""
-    told_at = float("-inf")
+    """An exception handler for the event loop that logs a lack of descriptors once a minute, in one line."""
+    logged_at = float("-inf")
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        nonlocal told_at
+        nonlocal logged_at
         error = context.get("exception")
         if not (isinstance(error, OSError) and error.errno in _OUT_OF_RESOURCES and "socket" in context):
             loop.default_exception_handler(context)
-        elif loop.time() - told_at > _QUIET_S:
-            told_at = loop.time()
+        elif loop.time() - logged_at > _LOG_EVERY_S:
+            logged_at = loop.time()
             logging.getLogger(__name__).warning(
                 "no new connections for now: %s; lower max_connections or raise the descriptor limit", error.strerror
             )
@@ -366,8 +370,8 @@ def quiet_exception_handler() -> Callable[[asyncio.AbstractEventLoop, dict[str, 
     return handle
 
 
-def connection_limit(asked: int) -> int:
-    """How many connections there may be: `asked`, or a default if 0, within the descriptor limit, which is raised."""
+def connection_limit(max_connections: int) -> int:
+    """The most connections: the setting, or a default if 0, within the descriptor limit, which is raised."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
@@ -376,10 +380,10 @@ def connection_limit(asked: int) -> int:
         except (OSError, ValueError):  # macOS refuses what it calls infinity
             logging.getLogger(__name__).info("the limit of descriptors stays at %d", soft)
     possible = (
-        _MOST_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, soft - min(_RESERVED_DESCRIPTORS, soft // 2))
+        _DEFAULT_CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, soft - min(_RESERVED_DESCRIPTORS, soft // 2))
     )
-    if asked > possible:
+    if max_connections > possible:
         logging.getLogger(__name__).warning(
-            "max_connections is %d, but only %d descriptors may be open: it is %d", asked, soft, possible
+            "max_connections is %d, but only %d descriptors may be open: it is %d", max_connections, soft, possible
         )
-    return min(asked or _MOST_CONNECTIONS, possible)
+    return min(max_connections or _DEFAULT_CONNECTIONS, possible)

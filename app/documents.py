@@ -1,173 +1,165 @@
-"""Questions about texts → answers, through the engine. Knows tokens and chunks, nothing of HTTP.
+"""Text requests → text results, through the engine. Knows tokens and chunks, nothing of HTTP.
 
-A long text is several chunks, and their answers become one:
+A long text is several chunks, and their results become one:
 
-- summary: the chunks' summaries in order, joined by a space. Nothing is summarised twice, so nothing is made up
-  from what was already made up; a long text has a long summary, and `chunks` says why.
+- summary: the chunks' summaries in order, joined by a space. Nothing is summarized twice, so no error of one
+  summary is carried into another; a long text has a long summary, and `chunks` says why.
 - a head's probabilities: as `model.probabilities.joined` says for its kind.
 """
 
 import asyncio
 import math
 import threading
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 
-from app.chunks import work_of
+from app.answers import SummaryAnswer, TextResult
+from app.chunks import tokenizing_cost
 from app.engine.engine import Engine
-from app.engine.request import DeadlineExceeded, EngineAnswer, Overloaded
+from app.engine.request import DeadlineExceeded, EngineResult, EngineStopped, Overloaded
 from app.metrics import Metrics
-from app.planning import Plan, Planner, Question
-from model.inference.decoding.options import DecodingResult, FinishReason
+from app.planning import Plan, PlanCancelled, Planner, TextRequest
+from app.settings import Settings, half_of
+from model.inference.decoding.options import DecodingResult
 from model.probabilities import joined
 from model.storage.checkpoint import Checkpoint
 from model.tokenizer import IncrementalDecoder
 
-# What takes longer (see `work_of`) is tokenized beside the event loop, which the rest holds up for three milliseconds.
-_INLINE_WORK = 8_000
-_MAX_WAITING_BYTES = 1_000_000  # of those texts: a second's work or less
-
-
-@dataclass(frozen=True)
-class Summary:
-    """`finish_reason` is `length` when any chunk's summary was cut.
-
-    `input_tokens` counts prompts and end tokens too; `output_tokens` leaves end tokens out.
-    """
-
-    text: str
-    finish_reason: FinishReason
-    input_tokens: int
-    output_tokens: int
-    chunks: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What was asked of one text: a summary or None, and of each head the probabilities in the order of its labels."""
-
-    summary: Summary | None
-    scores: Mapping[str, tuple[float, ...]]
+# What costs more (see `tokenizing_cost`) is tokenized in a thread; the rest delays the event loop by 3 ms at most.
+_INLINE_COST = 8_000
+_STOPPED = "the service stopped before the text was tokenized; ask again"
 
 
 class Documents:
-    """Answers questions about texts with one checkpoint through one engine.
+    """Runs text requests on one checkpoint through one engine.
 
     Raises:
         CheckpointError: as `Planner`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, engine: Engine, metrics: Metrics, max_tokens: int) -> None:
-        """`max_tokens` as of `Planner`."""
+    def __init__(self, checkpoint: Checkpoint, engine: Engine, metrics: Metrics, settings: Settings) -> None:
+        self._name = checkpoint.name
         self._tokenizer = checkpoint.tokenizer
         self._kinds = {head.name: head.kind for head in checkpoint.tasks.heads}
-        self._planner = Planner(checkpoint, max_tokens)
+        self._planner = Planner(checkpoint, half_of(settings.max_queued_tokens))
         self._engine = engine
-        self._beside = ThreadPoolExecutor(1, "leximind-tokenizer")  # several would only slow the event loop
+        self._executor = ThreadPoolExecutor(1, "leximind-tokenizer")  # several would only slow the event loop
+        self._is_closed = threading.Event()
+        self._max_waiting_bytes = settings.max_tokenizer_bytes
         self._waiting = engine.backlog.add_stage()  # bytes
         metrics.tokenizer_waiting_bytes.set_function(lambda: self._waiting.amount)
-        metrics.tokenizer_waiting_bytes_limit.set(_MAX_WAITING_BYTES)
+        metrics.tokenizer_waiting_bytes_limit.set(self._max_waiting_bytes)
 
-    async def plan(self, texts: Sequence[str], question: Question, deadline: float) -> list[Plan]:
-        """`question` about each of `texts` as engine requests, due at `deadline` on the engine's clock.
+    async def plan(self, texts: Sequence[str], request: TextRequest, deadline: float) -> list[Plan]:
+        """`request` for each of `texts` as engine requests, due at `deadline` on the engine's clock.
 
         Raises:
             TextError, UnsupportedTask: as `Planner.plan`.
             Overloaded: too much text waits for the tokenizer.
-            DeadlineExceeded: `deadline` passed before the tokenizer came to it.
+            DeadlineExceeded: `deadline` passed before the texts were tokenized.
+            EngineStopped: the service ends.
         """
-        if sum(map(work_of, texts)) <= _INLINE_WORK:
-            return self._planner.plan(texts, question, deadline)
+        if sum(map(tokenizing_cost, texts)) <= _INLINE_COST:
+            return self._planner.plan(texts, request, deadline)
         num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
-        if self._waiting.amount and self._waiting.amount + num_bytes > _MAX_WAITING_BYTES:
+        if self._waiting.amount and self._waiting.amount + num_bytes > self._max_waiting_bytes:
             retry_after_s = self._engine.backlog.retry_after_s()
             raise Overloaded(
                 f"the tokenizer is busy: with this request {self._waiting.amount + num_bytes} bytes of text, "
-                f"{_MAX_WAITING_BYTES} are allowed; retry in {retry_after_s} s",
+                f"{self._max_waiting_bytes} are allowed; retry in {retry_after_s} s",
                 retry_after_s,
                 "tokenizer",
             )
+        if self._is_closed.is_set():
+            raise EngineStopped(_STOPPED)
         self._waiting.accept(num_bytes)
         has_left = threading.Event()
-        planning = self._beside.submit(self._planner.plan, texts, question, deadline, lambda: not has_left.is_set())
+
+        def is_wanted() -> bool:
+            return not (has_left.is_set() or self._is_closed.is_set())
+
+        planning = self._executor.submit(self._planner.plan, texts, request, deadline, is_wanted)
         loop = asyncio.get_running_loop()
-        # Its bytes count until the work ends, which is later than its client's leaving.
+        # Its bytes count until the thread is done with it, which is later than its client's leaving.
         planning.add_done_callback(lambda _: _call(loop, self._waiting.finish, num_bytes))
         try:
             async with asyncio.timeout(deadline - self._engine.clock() if math.isfinite(deadline) else None):
                 return await asyncio.wrap_future(planning)
         except TimeoutError:
             raise DeadlineExceeded("the deadline passed before the text was tokenized") from None
+        except PlanCancelled:
+            raise EngineStopped(_STOPPED) from None
         finally:
             has_left.set()
 
-    def close(self) -> None:
-        """End the threads that tokenize; what they are at is finished."""
-        self._beside.shutdown(wait=False)
+    async def close(self) -> None:
+        """Fail what waits for the tokenizer and end its thread, which takes a block's time."""
+        self._is_closed.set()
+        await asyncio.to_thread(self._executor.shutdown)
 
-    async def answer(self, plans: Sequence[Plan]) -> list[Answer]:
-        """The answers, in order; all plans are admitted together or none.
+    async def run(self, plans: Sequence[Plan]) -> list[TextResult]:
+        """The results, in order; all plans are admitted together or none.
 
         Raises:
             EngineError: refused, late or failed.
         """
-        answers = iter(await self._engine.answer_all([request for plan in plans for request in plan.requests]))
-        return [self._join(plan, [next(answers) for _ in plan.requests]) for plan in plans]
+        results = iter(await self._engine.run_all([request for plan in plans for request in plan.requests]))
+        return [self._join(plan, [next(results) for _ in plan.requests]) for plan in plans]
 
-    async def stream(self, plan: Plan) -> AsyncGenerator[str | Answer, None]:
-        """The summary in pieces as it is made, chunk after chunk, then the answer, whose text the pieces add up to.
+    async def stream(self, plan: Plan) -> AsyncGenerator[str | TextResult, None]:
+        """The summary in pieces as it is decoded, chunk after chunk, then the result, whose text the pieces add up to.
 
-        All chunks are admitted together, and made at once.
+        All chunks are admitted together, and decoded at once.
 
         Raises:
             EngineError: refused, late or failed, possibly after some pieces.
         """
         decoders = [IncrementalDecoder(self._tokenizer) for _ in plan.requests]
-        made = [""] * len(decoders)  # of each chunk, and not told yet
-        answers: dict[int, EngineAnswer] = {}
+        pending = [""] * len(decoders)  # of each chunk, and not yielded yet
+        results: dict[int, EngineResult] = {}
         current, has_text, separator = 0, False, ""
         async with aclosing(self._engine.stream(plan.requests)) as items:
             async for number, item in items:
-                if isinstance(item, EngineAnswer):
-                    answers[number] = item
+                if isinstance(item, EngineResult):
+                    results[number] = item
                 else:
-                    made[number] += decoders[number].push(item)
-                while current < len(made):
-                    if made[current]:
-                        yield separator + made[current]
-                        made[current], has_text, separator = "", True, ""
-                    if current not in answers:
+                    pending[number] += decoders[number].push(item)
+                while current < len(pending):
+                    if pending[current]:
+                        yield separator + pending[current]
+                        pending[current], has_text, separator = "", True, ""
+                    if current not in results:
                         break
                     current, separator = current + 1, " " if has_text else ""
-        yield self._join(plan, [answers[number] for number in range(len(decoders))])
+        yield self._join(plan, [results[number] for number in range(len(decoders))])
 
-    def _join(self, plan: Plan, answers: Sequence[EngineAnswer]) -> Answer:
+    def _join(self, plan: Plan, results: Sequence[EngineResult]) -> TextResult:
         lengths = [len(request.input_ids) for request in plan.requests]
-        pairs = list(zip(lengths, answers, strict=True))
+        pairs = list(zip(lengths, results, strict=True))
         scores: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
-        for length, answer in pairs:
-            for name, values in answer.scores.items():
+        for length, result in pairs:
+            for name, values in result.scores.items():
                 scores.setdefault(name, []).append((length, values))
-        summaries = [(length, answer.summary) for length, answer in pairs if answer.summary is not None]
-        return Answer(
+        summaries = [(length, result.summary) for length, result in pairs if result.summary is not None]
+        return TextResult(
             summary=self._summary(summaries) if summaries else None,
             scores={name: joined(chunks, self._kinds[name]) for name, chunks in scores.items()},
         )
 
-    def _summary(self, summaries: Sequence[tuple[int, DecodingResult]]) -> Summary:
+    def _summary(self, summaries: Sequence[tuple[int, DecodingResult]]) -> SummaryAnswer:
         results = [result for _, result in summaries]
         texts = [self._tokenizer.decode(result.token_ids) for result in results]
-        return Summary(
-            text=" ".join(text for text in texts if text),
+        return SummaryAnswer(
+            summary=" ".join(text for text in texts if text),
             finish_reason="length" if any(result.finish_reason == "length" for result in results) else "stop",
             input_tokens=sum(length for length, _ in summaries),
             output_tokens=sum(len(result.token_ids) for result in results),
             chunks=len(summaries),
+            model=self._name,
         )
 
 
 def _call(loop: asyncio.AbstractEventLoop, function: Callable[[int], None], amount: int) -> None:
-    with suppress(RuntimeError):  # the loop is closed, and nobody counts
+    with suppress(RuntimeError):  # the loop is closed, and nothing is counted any more
         loop.call_soon_threadsafe(function, amount)

@@ -1,6 +1,7 @@
-"""The ASGI app: routes, middleware and errors put together around one service, which it loads and drains."""
+"""The ASGI app: routes, middleware and error handlers around one service, which it loads and drains."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,14 +15,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api import admin, compatibility, health, routes
+from app.api.access import AccessControl
 from app.api.bodies import BodyBudget, BodyLimit
+from app.api.context import AppContext, set_app_context
 from app.api.heads import served
-from app.api.keys import Gate
 from app.api.middleware import ConcurrencyLimit, Observe
 from app.api.openapi import describe
 from app.api.problems import CLIENT_LEFT, Problem, invalid, problem_of
 from app.api.validation import field_errors
 from app.engine.request import EngineError
+from app.limits import LimitError
 from app.planning import UnsupportedTask
 from app.service import NotReady, Service
 from app.settings import Settings
@@ -35,21 +38,23 @@ This server waits {header_timeout_s:g} s for headers (128, 64 KiB), {body_timeou
 bytes, 65,536 chunks, 10,000 JSON lists and objects), {write_timeout_s:g} s in all for an answer to be read, and
 {idle_timeout_s:g} s for the next request of a connection. It holds {max_buffered_bytes:,} bytes of all bodies together,
 and {max_connections} connections; beyond that the one that has been without a request for longest is closed, or the one
-with answers unread for longest. On one connection 128 requests may wait behind the one in work.
+with answers unread for longest. On one connection 128 requests may wait behind the one in progress.
 """
 _HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms")
 
 
-def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None) -> FastAPI:
+def create_app(
+    settings: Settings, on_failure: Callable[[], None] = lambda: None, clock: Callable[[], float] = time.monotonic
+) -> FastAPI:
     """The service over HTTP, for any ASGI server that speaks lifespan.
 
-    Starts at once and loads beside; `/health/ready` tells when it answers. `on_failure` is called when it never
-    will; without it the app lives on and says so.
+    Starts at once and loads in the background; `/health/ready` is 200 once it answers. `on_failure` is called when it
+    never will; without it the app goes on and answers 503. `clock` is the one that deadlines are on.
 
     Raises:
         KeysError: `api_keys_file` cannot be used.
     """
-    service = Service(settings, on_failure)
+    service = Service(settings, on_failure, clock)
     app = FastAPIOffline(
         title="LexiMind",
         version=VERSION,
@@ -59,14 +64,14 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
         static_url="/docs/assets",
         redirect_slashes=False,
     )
-    app.state.service = service
-    app.state.gate = gate = Gate(settings)
+    access = AccessControl(settings)
+    set_app_context(app, AppContext(service, access))
     for module in (routes, compatibility, health):
         app.include_router(module.router)
-    if gate.admin_keys and settings.reload_root is not None:
+    if access.admin_keys and settings.reload_root is not None:
         app.include_router(admin.router)
-    _tell_errors(app)
-    app.openapi = _document(app, service, gate)  # type: ignore[method-assign]
+    _handle_errors(app)
+    app.openapi = _document(app, service, access)  # type: ignore[method-assign]
     schema = app.openapi()
     service.metrics.expect(
         {
@@ -75,12 +80,12 @@ def create_app(settings: Settings, on_failure: Callable[[], None] = lambda: None
             for method, one in of.items()
         }
     )
-    _surround(app, service, paths={*schema["paths"], "/docs", "/openapi.json"})
+    _add_middleware(app, service, paths={*schema["paths"], "/docs", "/openapi.json"})
     return app
 
 
-def _document(app: FastAPI, service: Service, gate: Gate) -> Callable[[], dict[str, Any]]:
-    """The OpenAPI document, made again once the checkpoint is known, whose heads it names."""
+def _document(app: FastAPI, service: Service, access: AccessControl) -> Callable[[], dict[str, Any]]:
+    """The OpenAPI document, generated again once the checkpoint is known, whose heads it names."""
     write = app.openapi
     written: dict[Tasks, dict[str, Any]] = {}
 
@@ -89,7 +94,7 @@ def _document(app: FastAPI, service: Service, gate: Gate) -> Callable[[], dict[s
         if tasks not in written:
             app.openapi_schema = None
             served.set(tasks)
-            needs = {"needs_key": bool(gate.keys), "needs_admin_key": bool(gate.admin_keys)}
+            needs = {"needs_key": bool(access.keys), "needs_admin_key": bool(access.admin_keys)}
             written.clear()
             written[tasks] = describe(write(), **needs)
         return written[tasks]
@@ -114,10 +119,10 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
     return lifespan
 
 
-def _tell_errors(app: FastAPI) -> None:
-    """Every error as a problem; what nobody foresaw is `Observe`'s."""
+def _handle_errors(app: FastAPI) -> None:
+    """Every error as a problem; unhandled exceptions are `Observe`'s."""
 
-    async def tell(_: Request, error: Exception) -> Response:
+    async def handle(_: Request, error: Exception) -> Response:
         match error:
             case Problem():
                 return error.response()
@@ -125,12 +130,12 @@ def _tell_errors(app: FastAPI) -> None:
                 return invalid(field_errors(error.errors())).response()
             case HTTPException():
                 return _of_http(error).response()
-            case EngineError() | NotReady() | UnsupportedTask():
+            case EngineError() | NotReady() | UnsupportedTask() | LimitError():
                 return problem_of(error).response()
         raise error
 
-    for kind in (Problem, RequestValidationError, HTTPException, EngineError, NotReady, UnsupportedTask):
-        app.add_exception_handler(kind, tell)
+    for kind in (Problem, RequestValidationError, HTTPException, EngineError, NotReady, UnsupportedTask, LimitError):
+        app.add_exception_handler(kind, handle)
 
 
 def _of_http(error: HTTPException) -> Problem:
@@ -143,7 +148,7 @@ def _of_http(error: HTTPException) -> Problem:
     return Problem(error.status_code, str(error.detail), headers=headers)
 
 
-def _surround(app: FastAPI, service: Service, paths: set[str]) -> None:
+def _add_middleware(app: FastAPI, service: Service, paths: set[str]) -> None:
     settings = service.settings
     service.metrics.active_requests_limit.set(settings.max_concurrent_requests)
     app.add_middleware(

@@ -1,4 +1,4 @@
-"""A text and what is asked of it → engine requests: checks, prompts, chunks. Pure; knows neither engine nor answers."""
+"""A text and a `TextRequest` → engine requests: checks, prompts, chunks. Pure; knows neither engine nor answers."""
 
 import unicodedata
 from collections import defaultdict
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from app.chunks import Encodes, cut_into_chunks, encode_in_blocks
+from app.chunks import TextEncoder, cut_into_chunks, encode_in_blocks
 from app.engine.request import EngineRequest
 from model.errors import CheckpointError
 from model.inference.decoding.options import DecodingOptions
@@ -19,7 +19,7 @@ OnLong = Literal["chunk", "truncate", "error"]
 
 
 class TextError(Exception):
-    """A text that cannot be answered. `index` is its place among those asked together."""
+    """A text that cannot be processed. `index` is its position in the request."""
 
     def __init__(self, message: str, index: int = 0) -> None:
         super().__init__(message)
@@ -27,8 +27,8 @@ class TextError(Exception):
         self.index = index
 
 
-class Abandoned(Exception):
-    """Nobody waits for the plan any more."""
+class PlanCancelled(Exception):
+    """The plan is not needed any more."""
 
 
 class UnsupportedTask(Exception):
@@ -36,8 +36,8 @@ class UnsupportedTask(Exception):
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of a text. `options` matter with `summarize` only; other tasks are heads."""
+class TextRequest:
+    """Which tasks to run on a text, and how. `options` matter with `summarize` only; other tasks are heads."""
 
     tasks: tuple[str, ...]
     options: DecodingOptions = field(default_factory=DecodingOptions)
@@ -46,7 +46,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Plan:
-    """A question about one text as the engine is asked it: one request per distinct prompt and chunk."""
+    """A `TextRequest` for one text as engine requests: one for each distinct prompt and chunk."""
 
     requests: tuple[EngineRequest, ...]
 
@@ -57,7 +57,7 @@ class Plan:
 
     @property
     def cost(self) -> int:
-        """Decoding that is asked at most: new tokens x beams, summed over chunks."""
+        """The most decoding that it can need: new tokens x beams, summed over chunks."""
         return sum(
             one.options.max_new_tokens * one.options.num_beams for one in self.requests if one.options is not None
         )
@@ -66,8 +66,8 @@ class Plan:
 class Planner:
     """Plans for one checkpoint's tokenizer, prompts and lengths.
 
-    A request may have `max_tokens` in all, unless it is one source: beyond, it is refused without being read to its
-    end.
+    A request may have `max_tokens` in all, unless it is one source; a longer one is refused before all of it is
+    tokenized.
 
     Raises:
         CheckpointError: a prompt leaves no room for a text.
@@ -86,32 +86,32 @@ class Planner:
     def plan(
         self,
         texts: Sequence[str],
-        question: Question,
+        request: TextRequest,
         deadline: float,
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> list[Plan]:
-        """`question` about each of `texts` as engine requests, due at `deadline` on the engine's clock.
+        """`request` for each of `texts` as engine requests, due at `deadline` on the engine's clock.
 
-        `is_wanted` is asked again and again, from the thread that calls.
+        `is_wanted` is called before every block that is tokenized.
 
         Raises:
             TextError: a text that is blank, cannot be encoded, or is too long, alone or with those before.
             UnsupportedTask: a task without a head.
-            Abandoned: it is not wanted any more.
+            PlanCancelled: `is_wanted` has become false.
         """
-        tokenizer = _WatchedTokenizer(self._tokenizer, is_wanted)
+        tokenizer = _CancellableTokenizer(self._tokenizer, is_wanted)
         plans: list[Plan] = []
         for index, text in enumerate(texts):
             room = self._max_tokens - sum(plan.num_tokens for plan in plans)
             try:
-                plans.append(self._plan_one(tokenizer, text, question, deadline, room))
+                plans.append(self._plan_one(tokenizer, text, request, deadline, room))
             except TextError as error:
                 raise TextError(error.message, index) from None
         return plans
 
-    def _plan_one(self, tokenizer: Encodes, text: str, question: Question, deadline: float, room: int) -> Plan:
+    def _plan_one(self, tokenizer: TextEncoder, text: str, request: TextRequest, deadline: float, room: int) -> Plan:
         tasks_of: dict[str, list[str]] = defaultdict(list)
-        for task in question.tasks:
+        for task in request.tasks:
             self._check_task(task)
             tasks_of[self._tasks.prompts[task]].append(task)
         _check_text(text)
@@ -122,13 +122,13 @@ class Planner:
                     input_ids=tuple(source),
                     deadline=deadline,
                     heads=tuple(task for task in tasks if task != SUMMARIZE),
-                    options=question.options if SUMMARIZE in tasks else None,
+                    options=request.options if SUMMARIZE in tasks else None,
                 )
-                for source in self._sources(tokenizer, prompt, text, question.on_long, room)
+                for source in self._sources(tokenizer, prompt, text, request.on_long, room)
             ]
         return Plan(tuple(requests))
 
-    def _sources(self, tokenizer: Encodes, prompt: str, text: str, on_long: OnLong, room: int) -> list[list[int]]:
+    def _sources(self, tokenizer: TextEncoder, prompt: str, text: str, on_long: OnLong, room: int) -> list[list[int]]:
         """The text with its prompt and end token, in as many parts as `on_long` makes of it."""
         prompt_ids, eos_id = self._tokenizer.encode(prompt), self._tokenizer.eos_id
         limit = self._tasks.max_source_tokens
@@ -165,21 +165,21 @@ class Planner:
             )
 
 
-class _WatchedTokenizer:
+class _CancellableTokenizer:
     def __init__(self, tokenizer: Tokenizer, is_wanted: Callable[[], bool]) -> None:
         self._tokenizer = tokenizer
         self._is_wanted = is_wanted
 
     def encode(self, text: str) -> list[int]:
         if not self._is_wanted():
-            raise Abandoned
+            raise PlanCancelled
         return self._tokenizer.encode(text)
 
 
 def _check_text(text: str) -> None:
     if not text.strip():
         raise TextError(f"is blank ({len(text)} characters); give it words")
-    if not any(_is_seen(character) for character in text):
+    if not any(_is_visible(character) for character in text):
         raise TextError(f"has only control or invisible characters ({len(text)}); give it words")
     try:
         text.encode()
@@ -190,7 +190,7 @@ def _check_text(text: str) -> None:
         ) from None
 
 
-def _is_seen(character: str) -> bool:
+def _is_visible(character: str) -> bool:
     if character.isspace() or character in _BLANK_LETTERS:
         return False
     return unicodedata.category(character) not in ("Cc", "Cf")

@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from app.api.keys import Gate
+from app.api.context import app_context
 from app.connections import (
     ACCEPTED_AT_ONCE,
     Connection,
@@ -24,14 +24,14 @@ from app.connections import (
 )
 from app.keys import KeysError
 from app.main import create_app
-from app.service import NotReady, Reloading, Service
+from app.service import NotReady, Reloading
 from app.settings import Settings, unknown_variables
 from app.telemetry import configure_logging
 
 logger = logging.getLogger(__name__)
 
-_GLANCE_S = 0.1
-_GRACE_S = 5.0  # for telling those that were cut off at the drain's end that they were
+_POLL_S = 0.1
+_GRACE_S = 5.0  # for the answers to requests that were cut off at the drain's end
 
 
 class AddressError(Exception):
@@ -63,17 +63,18 @@ def serve(settings: Settings) -> None:
         host, port = listener.getsockname()[:2]
         logger.info("listening", extra={"url": f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"})
         server.run(sockets=[listener])
-    service: Service = app.state.service
+    service = app_context(app).service
     if service.failure is not None:
         raise ServingFailed(service.failure, has_served=service.has_served)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, whose shutdown first lets requests in progress finish within `drain_timeout_s`, then tells the rest."""
+    """uvicorn, whose shutdown lets requests in progress finish within `drain_timeout_s`; the rest are answered 503."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         grace_s = settings.drain_timeout_s + _GRACE_S
-        self._service: Service = app.state.service
+        context = app_context(app)
+        self._service, self._access = context.service, context.access
         limits = ConnectionLimits(
             max_connections=connection_limit(settings.max_connections),
             header_timeout_s=settings.header_timeout_s,
@@ -87,7 +88,7 @@ class _Server(uvicorn.Server):
                 app,
                 http=functools.partial(Connection, connections=self._connections),  # type: ignore[arg-type]
                 ws="none",
-                loop="asyncio",  # what `Listener` knows
+                loop="asyncio",  # `Listener` relies on it
                 backlog=ACCEPTED_AT_ONCE,
                 log_config=None,
                 access_log=False,
@@ -98,10 +99,9 @@ class _Server(uvicorn.Server):
                 forwarded_allow_ips=list(settings.trusted_proxies),
             )
         )
-        self._gate: Gate = app.state.gate
         self._drain_timeout_s = settings.drain_timeout_s
         self._shutdown_delay_s = settings.shutdown_delay_s
-        self._is_hurried = False
+        self._is_interrupted = False
         self._signal: int | None = None
 
     def handle_failure(self) -> None:
@@ -109,12 +109,12 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     def handle_exit(self, sig: int, _: FrameType | None) -> None:
-        """A signal to end; Ctrl-C while requests in progress finish cuts them off, and they are told so."""
+        """Begin the shutdown; Ctrl-C while it waits for requests in progress fails them with an answer that says so."""
         self._signal = sig
         if not self.should_exit:
             self.should_exit = True
         elif sig == signal.SIGINT:  # SIGTERM may come twice, by way of a parent
-            self._is_hurried = True
+            self._is_interrupted = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, watch the connections' time limits until the process ends, and reload on SIGHUP."""
@@ -127,22 +127,22 @@ class _Server(uvicorn.Server):
 
     def _reload(self) -> None:
         try:
-            logger.info("SIGHUP: keys are read again", extra={"keys": self._gate.reload()})
+            logger.info("SIGHUP: keys are read again", extra={"keys": self._access.reload()})
         except KeysError as error:
             logger.error("SIGHUP: keys stay as they were: %s", error)
         self._reloading = asyncio.create_task(self._reload_checkpoint())
 
     async def _reload_checkpoint(self) -> None:
         try:
-            loaded = await self._service.reload()
-            logger.info("SIGHUP: the checkpoint is loaded again", extra={"checkpoint": loaded.id})
+            deployment = await self._service.reload()
+            logger.info("SIGHUP: the checkpoint is loaded again", extra={"checkpoint": deployment.id})
         except (Reloading, NotReady) as error:
             logger.warning("SIGHUP: the checkpoint is not loaded again: %s", error)
         except Exception:  # the service has logged it, and answers as before
             return
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Say so to readiness probes; stop listening; wait; cut off what is left; then the app's own shutdown."""
+        """Fail readiness probes; stop listening; wait; fail the remaining requests; then the app's own shutdown."""
         await self._leave()
         self._service.begin_drain()
         self._connections.is_draining = True
@@ -157,22 +157,22 @@ class _Server(uvicorn.Server):
             self._watch.cancel()
 
     async def _leave(self) -> None:
-        """Answer as ever for `shutdown_delay_s`, so that no new request comes when no more are taken."""
+        """Answer as before for `shutdown_delay_s`, so that load balancers notice before requests are refused."""
         self._service.is_leaving = self._connections.is_leaving = True
         if not self._shutdown_delay_s or self._service.failure is not None:
             return
-        logger.info("not ready any more; requests are taken for a while", extra={"seconds": self._shutdown_delay_s})
+        logger.info("not ready any more; requests are accepted for a while", extra={"seconds": self._shutdown_delay_s})
         end = time.monotonic() + self._shutdown_delay_s
-        while (left_s := end - time.monotonic()) > 0 and not self._is_hurried and self._service.failure is None:
-            await asyncio.sleep(min(_GLANCE_S, left_s))
+        while (left_s := end - time.monotonic()) > 0 and not self._is_interrupted and self._service.failure is None:
+            await asyncio.sleep(min(_POLL_S, left_s))
 
     async def _cut_off(self) -> None:
         end = time.monotonic() + self._drain_timeout_s
-        while time.monotonic() < end and not self._is_hurried:  # a signal's handler can do no more than say so
-            await asyncio.sleep(min(_GLANCE_S, self._drain_timeout_s))
+        while time.monotonic() < end and not self._is_interrupted:  # a signal handler can only set a flag
+            await asyncio.sleep(min(_POLL_S, self._drain_timeout_s))
         if self.server_state.tasks:
-            reason = "Ctrl-C came" if self._is_hurried else "drain_timeout_s is over"
-            logger.warning("%s, and requests are still in progress; they are told so", reason)
+            reason = "Ctrl-C came" if self._is_interrupted else "drain_timeout_s is over"
+            logger.warning("%s, and requests are still in progress; they fail", reason)
             if self._signal is not None:  # uvicorn raises it again at the end: the process did not end as it should
                 self._captured_signals.append(self._signal)
         await self._service.drain(0.0)

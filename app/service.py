@@ -1,4 +1,4 @@
-"""The life of what answers: load a checkpoint onto its device, start the engine, drain. Knows nothing of HTTP."""
+"""The life of a served checkpoint: load it onto its device, start the engine, drain. Knows nothing of HTTP."""
 
 import asyncio
 import contextlib
@@ -17,10 +17,10 @@ import torch
 
 from app.cores import usable_cores
 from app.documents import Documents
-from app.engine.engine import Engine, EngineLimits, State
+from app.engine.engine import Engine, State
 from app.engine.request import EngineError
 from app.metrics import Metrics
-from app.settings import Settings, most_of
+from app.settings import Settings
 from model.errors import ModelError
 from model.kernels.library import is_available
 from model.precision import Precision
@@ -34,19 +34,19 @@ _SPARE_S = 5.0  # beyond the deadline, for answers that are being written
 
 
 class DeviceError(Exception):
-    """The device that was asked for is not there."""
+    """The requested device is not available."""
 
 
 class NotReady(Exception):
-    """Nothing can be answered now; the message says why."""
+    """No request is accepted now; the message says why."""
 
 
 class Reloading(Exception):
     """Another checkpoint is being loaded, or the one before still has requests; the message says which."""
 
 
-class Loaded:
-    """A checkpoint that answers, from its loading until the last of its requests has ended.
+class Deployment:
+    """A checkpoint in service, from its loading until the last of its requests has ended.
 
     `id` is `NAME@HASH`, the first digits of a hash of its manifest.
     """
@@ -63,8 +63,8 @@ class Loaded:
         self._unused.set()
         self._draining: asyncio.Task[None] | None = None
 
-    def acquire(self) -> "Loaded":
-        """A request begins, which keeps this checkpoint to its end; `release` follows."""
+    def acquire(self) -> "Deployment":
+        """A request begins, and keeps this checkpoint to its end; `release` follows."""
         self._num_users += 1
         self._unused.clear()
         return self
@@ -76,21 +76,21 @@ class Loaded:
             self._unused.set()
 
     async def retire(self, timeout_s: float) -> None:
-        """End once no request has it, or after `timeout_s`."""
+        """Drain once no request uses it, or after `timeout_s`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._unused.wait()
         await self.drain(0.0)
 
     async def drain(self, timeout_s: float) -> None:
-        """Finish what the engine has accepted within `timeout_s`, fail the rest, end its thread. Twice is once."""
+        """Finish what the engine has accepted within `timeout_s`, fail the rest, end all threads. Idempotent."""
         if self._draining is None:
             self._draining = asyncio.create_task(self._drain(timeout_s))
         await asyncio.shield(self._draining)
 
     async def _drain(self, timeout_s: float) -> None:
         await self.engine.drain(timeout_s)
-        self.documents.close()
+        await self.documents.close()
 
 
 _EXPECTED = (ModelError, DeviceError, EngineError, NotReady)
@@ -99,14 +99,20 @@ _EXPECTED = (ModelError, DeviceError, EngineError, NotReady)
 class Service:
     """One checkpoint's engine from loading to draining.
 
-    `failure` says in words why `state` is `failed`, `told_failure` the same to clients, who need not know this
-    machine's folders; tracebacks are in the log only. `on_failure` is called when it has come to that, in loading or
-    later (`has_served` tells which), and nothing will be answered any more. While `is_leaving` it answers as ever, and
-    readiness alone says that it soon will not.
+    `failure` says why `state` is `failed`, `public_failure` the same for clients, without this machine's folders;
+    tracebacks are in the log only. `on_failure` is called once nothing will be answered any more, because loading
+    failed or the model did later (`has_served` says which). While `is_leaving` requests are answered as before, and
+    readiness alone is 503. `clock` is the one that deadlines are on.
     """
 
-    def __init__(self, settings: Settings, on_failure: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_failure: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.settings = settings
+        self.clock = clock
         self._on_failure = on_failure
         self.metrics = Metrics()
         self.failure: str | None = None
@@ -114,58 +120,60 @@ class Service:
         self.is_leaving = False
         self._is_draining = False
         self._is_reloading = False
-        self._loaded: Loaded | None = None
-        self._retiring: Loaded | None = None  # the checkpoint before, as long as it has requests
+        self._deployment: Deployment | None = None
+        self._retiring: Deployment | None = None  # the checkpoint before, as long as it has requests
 
     @property
     def state(self) -> State:
-        """What a health check is told."""
+        """As health checks give it."""
         if self.failure is not None:
             return "failed"
         if self._is_draining:
             return "draining"
-        return "loading" if self._loaded is None else self._loaded.engine.state
+        return "loading" if self._deployment is None else self._deployment.engine.state
 
     @property
-    def told_failure(self) -> str | None:
+    def public_failure(self) -> str | None:
         """`failure` without the folder that the checkpoint is in."""
         return self.failure and self.failure.replace(f"{self.settings.checkpoint.parent}/", "")
 
     @property
-    def loaded(self) -> Loaded:
-        """What answers.
+    def deployment(self) -> Deployment:
+        """The checkpoint for new requests.
 
         Raises:
             NotReady: it is loading, draining or failed.
         """
-        if self._loaded is None or self.state != "ready":
-            raise NotReady(self.told_failure or f"the service is {self.state}; ask again when /health/ready says ready")
-        return self._loaded
+        if self._deployment is None or self.state != "ready":
+            raise NotReady(
+                self.public_failure or f"the service is {self.state}; ask again when /health/ready says ready"
+            )
+        return self._deployment
 
     @property
     def hang(self) -> str | None:
-        """Why the process should be restarted though it answers this: a step that takes longer than `watchdog_s`."""
-        seconds, limit_s = self._loaded.engine.busy_s if self._loaded else 0.0, self.settings.watchdog_s
+        """Why the process should be restarted though it still responds: a step has taken longer than `watchdog_s`."""
+        seconds, limit_s = self._deployment.engine.busy_s if self._deployment else 0.0, self.settings.watchdog_s
         if seconds <= limit_s:
             return None
         return f"the model has been at one step for {seconds:.0f} s; {limit_s:g} are allowed (watchdog_s)"
 
     def retry_after_s(self) -> int:
-        """When to come back after a refusal, whichever limit it was."""
-        return 1 if self._loaded is None else self._loaded.engine.backlog.retry_after_s()
+        """Seconds after which a refused request may be retried, whichever limit it met."""
+        return 1 if self._deployment is None else self._deployment.engine.backlog.retry_after_s()
 
     @property
     def tasks(self) -> Tasks | None:
         """What the checkpoint can do; None as long as it is not loaded."""
-        return None if self._loaded is None else self._loaded.checkpoint.tasks
+        return None if self._deployment is None else self._deployment.checkpoint.tasks
 
     @property
     def checkpoint_id(self) -> str | None:
-        """`NAME@HASH` of what answers now."""
-        return None if self._loaded is None else self._loaded.id
+        """`NAME@HASH` of the checkpoint for new requests."""
+        return None if self._deployment is None else self._deployment.id
 
     async def load(self) -> None:
-        """Load, start and warm up. Never raises: a failure is told by `state` and `failure`."""
+        """Load, start and warm up. Never raises: a failure is in `state` and `failure`."""
         try:
             self._swap(await self._start(self.settings.checkpoint))
         except (ModelError, DeviceError, EngineError) as error:
@@ -175,11 +183,11 @@ class Service:
             logger.critical("cannot serve %s", self.settings.checkpoint, exc_info=True)
             self._fail("loading failed in an unforeseen way; the log has the traceback")
 
-    async def reload(self, folder: Path | None = None) -> Loaded:
-        """Serve the checkpoint in `folder`, or anew that of the folder that is served now; what answers then.
+    async def reload(self, folder: Path | None = None) -> Deployment:
+        """Serve the checkpoint in `folder`, by default that of the present folder again; returns it once it serves.
 
-        It is loaded, verified and warmed up beside the old one, so both are in memory until the requests that the old
-        one has are answered. When anything fails, the old one stays.
+        It is loaded, verified and warmed up while the old one serves, so both are in memory until the requests of the
+        old one are answered. When anything fails, the old one stays.
 
         Raises:
             Reloading: another reload is not over, or the checkpoint before this one still has requests.
@@ -190,7 +198,7 @@ class Service:
             raise Reloading("another checkpoint is being loaded; ask again when that is over")
         if self._retiring is not None:
             raise Reloading(f"requests of {self._retiring.id} are still being answered; ask again when they are")
-        old = self.loaded
+        old = self.deployment
         self._is_reloading = True
         try:
             new = await self._start(folder or old.checkpoint.folder)
@@ -213,30 +221,30 @@ class Service:
         assert self._retiring is not None
         await self._retiring.retire(self.settings.deadline_s + _SPARE_S)
         self._retiring = None
-        gc.collect()  # an engine, its thread and their callbacks know each other: without it the weights would stay
+        gc.collect()  # an engine, its thread and their callbacks form a cycle: without it the weights would stay
 
-    async def _start(self, folder: Path) -> Loaded:
-        started_at = time.monotonic()
+    async def _start(self, folder: Path) -> Deployment:
+        started_at = self.clock()
         checkpoint = await asyncio.to_thread(_load, self.settings, folder)
-        engine = Engine(checkpoint, _engine_limits(self.settings), self.metrics)
-        documents = Documents(checkpoint, engine, self.metrics, most_of(self.settings.max_queued_tokens))
-        loaded = Loaded(checkpoint, engine, documents)
-        engine.on_failure = partial(self._end, loaded)
+        engine = Engine(checkpoint, self.settings, self.metrics, self.clock)
+        documents = Documents(checkpoint, engine, self.metrics, self.settings)
+        deployment = Deployment(checkpoint, engine, documents)
+        engine.on_failure = partial(self._end, deployment)
         await engine.start()
         facts = {"device": str(checkpoint.backend.device), "dtype": checkpoint.backend.precision}
-        seconds = round(time.monotonic() - started_at, 2)
-        logger.info("ready", extra={"checkpoint": loaded.id, **facts, "seconds": seconds})
-        return loaded
+        seconds = round(self.clock() - started_at, 2)
+        logger.info("ready", extra={"checkpoint": deployment.id, **facts, "seconds": seconds})
+        return deployment
 
-    def _swap(self, new: Loaded) -> None:
+    def _swap(self, new: Deployment) -> None:
         backend = new.checkpoint.backend
         self.metrics.model_info.clear()
         self.metrics.model_info.labels(new.checkpoint.name, backend.precision, str(backend.device)).set(1)
-        self._loaded = new
+        self._deployment = new
         self.has_served = True
 
-    def _end(self, loaded: Loaded) -> None:
-        if loaded is not self._loaded:  # one that retires, and has told its requests
+    def _end(self, deployment: Deployment) -> None:
+        if deployment is not self._deployment:  # one that retires, and has failed its requests
             return
         self._fail("the model failed, and the service must be restarted; the log has the traceback")
 
@@ -245,13 +253,13 @@ class Service:
         self._on_failure()
 
     def begin_drain(self) -> None:
-        """Take nothing new; what is accepted goes on."""
+        """Refuse new requests; what is accepted goes on."""
         self._is_draining = True
 
     async def drain(self, timeout_s: float) -> None:
         """Finish what is accepted within `timeout_s`, fail the rest, stop the engine."""
         self.begin_drain()
-        ending = [one for one in (self._loaded, self._retiring) if one is not None]
+        ending = [one for one in (self._deployment, self._retiring) if one is not None]
         await asyncio.gather(*(one.drain(timeout_s) for one in ending))
 
 
@@ -264,12 +272,12 @@ def _load(settings: Settings, folder: Path) -> ServedCheckpoint:
     return load_served(folder, device, precision)
 
 
-def _limit_threads(asked: int) -> None:
+def _limit_threads(threads: int) -> None:
     """Threads above the cores wait for each other in every layer: decoding takes 40 times as long."""
-    cores, wanted = usable_cores(), asked or torch.get_num_threads()
-    if asked > cores:
+    cores, wanted = usable_cores(), threads or torch.get_num_threads()
+    if threads > cores:
         message = "threads is %d, this process may use %d cores (affinity and CPU quota): it runs with %d"
-        logger.warning(message, asked, cores, cores)
+        logger.warning(message, threads, cores, cores)
     torch.set_num_threads(min(wanted, cores))
 
 
@@ -283,12 +291,3 @@ def _device(name: str) -> torch.device:
             f"device is {name}; this machine offers {num_gpus} CUDA devices: use cpu, auto or a lower number"
         )
     return device
-
-
-def _engine_limits(settings: Settings) -> EngineLimits:
-    return EngineLimits(
-        max_queued_requests=settings.max_queued_requests,
-        max_queued_tokens=settings.max_queued_tokens,
-        max_batch_tokens=settings.max_batch_tokens,
-        max_decode_rows=settings.max_decode_rows,
-    )

@@ -17,7 +17,7 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """What `leximind serve` can be told: an environment variable `LEXIMIND_<NAME>` or a flag `--<name>` each.
+    """What can be set for `leximind serve`: an environment variable `LEXIMIND_<NAME>` or a flag `--<name>` each.
 
     Raises:
         pydantic.ValidationError: a value outside its range.
@@ -116,12 +116,23 @@ class Settings(BaseSettings):
         description="Most decoding a request may ask: new tokens x beams, summed over texts and their chunks.",
     )
     max_concurrent_requests: int = Field(
-        default=512, ge=1, description="Most requests in progress; more are told to come back."
+        default=512, ge=1, description="Most requests in progress; more are refused with 429."
     )
     max_queued_requests: int = Field(default=1024, ge=1, description="Most sources that wait for the model.")
     max_queued_tokens: int = Field(default=262_144, ge=1, description="Most tokens that wait for the model.")
+    max_tokenizer_bytes: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Most bytes of long texts that wait for the tokenizer: a second of it or less.",
+    )
     max_batch_tokens: int = Field(default=8192, ge=1, description="Most tokens in an encoder batch, padding included.")
     max_decode_rows: int = Field(default=64, ge=1, description="Most rows (documents x beams) that decode at once.")
+    max_stall_s: float = Field(
+        default=0.25,
+        gt=0,
+        allow_inf_nan=False,
+        description="Seconds for which one encoder batch may delay the rows that decode.",
+    )
     watchdog_s: float = Field(
         default=120.0,
         gt=0,
@@ -208,8 +219,8 @@ class Settings(BaseSettings):
         return proxies
 
 
-def most_of(queue: int) -> int:
-    """How much of a queue one request may take."""
+def half_of(queue: int) -> int:
+    """The most that one request may take of a queue."""
     return max(1, queue // 2)
 
 

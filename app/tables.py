@@ -6,20 +6,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from app.api.schemas import (
+from app.answers import (
     AnalyzeAnswer,
     EmotionsAnswer,
     HeadAnswer,
     LabelAnswer,
     LabelsAnswer,
-    Score,
     SummaryAnswer,
     TopicAnswer,
 )
+from app.thresholds import Score
 
 AnyAnswer = SummaryAnswer | HeadAnswer | AnalyzeAnswer
 
-_NONE = "none passes its threshold"
+_NONE = "none reaches its threshold"
 
 
 def print_answers(answers: Sequence[AnyAnswer]) -> None:

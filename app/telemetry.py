@@ -25,7 +25,7 @@ def configure_logging(level: str, *, as_json: bool) -> None:
                 "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]},
             },
             "root": {"handlers": ["stderr"], "level": level.upper()},
-            # It tells of every stage of its start and end; `app.server` tells what matters of them.
+            # It logs every stage of its start and end; `app.server` logs those that matter.
             "loggers": {"uvicorn": {"level": "WARNING" if level == "info" else level.upper()}},
         }
     )

@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from app.engine.scheduler import Encode, Idle, Job, Scheduler, Step
+from app.engine.request import Job
+from app.engine.scheduler import Decode, Encode, Idle, Scheduler
 
 
 class Policy(Protocol):
@@ -21,10 +22,10 @@ class Policy(Protocol):
     def expired(self, now: float) -> list[int]:
         """Jobs whose deadline has come."""
 
-    def encoded(self, padded_tokens: int, seconds: float) -> None:
-        """Learn how fast the encoder is."""
+    def record_encoding(self, padded_tokens: int, seconds: float) -> None:
+        """Record how fast an encoder batch was."""
 
-    def decide(self) -> Encode | Step | Idle:
+    def decide(self) -> Encode | Decode | Idle:
         """The next thing to do."""
 
     def finish(self, keys: Sequence[int]) -> Sequence[int]:
@@ -63,15 +64,15 @@ class WholeBatches:
 
     def expired(self, now: float) -> list[int]:
         """Jobs whose deadline has come."""
-        return [job.key for job in (*self._queue, *self._running.values()) if job.deadline <= now]
+        return [job.key for job in (*self._queue, *self._running.values()) if job.request.deadline <= now]
 
-    def encoded(self, padded_tokens: int, seconds: float) -> None:
+    def record_encoding(self, padded_tokens: int, seconds: float) -> None:
         """Nothing depends on it."""
 
-    def decide(self) -> Encode | Step | Idle:
+    def decide(self) -> Encode | Decode | Idle:
         """Run the batch to its end, then take the next."""
         if self._running:
-            return Step()
+            return Decode()
         if not self._queue:
             return Idle()
         batch = [self._queue.popleft() for _ in range(min(self._max_batch_size, len(self._queue)))]

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.engine.scheduler import Encode, Job, Step
+from app.engine.request import EngineRequest, Job
+from app.engine.scheduler import Decode, Encode
 from benchmarks import report
 from benchmarks.policies import Continuous, Policy, WholeBatches
+from model.inference.decoding.options import DecodingOptions
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def simulate(requests: Sequence[Request], policy: Policy, costs: Costs, deadline
             case Encode(keys):
                 padded = max(requests[key].source_tokens for key in keys) * len(keys)
                 seconds = costs.encode(padded)
-                policy.encoded(padded, seconds)
+                policy.record_encoding(padded, seconds)
                 story.encoded_at |= dict.fromkeys(keys, now)
                 story.stalls += [seconds] if left else []
                 story.source_tokens += sum(requests[key].source_tokens for key in keys)
@@ -91,7 +93,7 @@ def simulate(requests: Sequence[Request], policy: Policy, costs: Costs, deadline
                 now += seconds
                 left |= {key: requests[key].new_tokens for key in keys if requests[key].new_tokens}
                 story.answered_at |= {key: now for key in keys if not requests[key].new_tokens}
-            case Step():
+            case Decode():
                 story.step_rows.append(policy.num_rows)
                 now += costs.step(policy.num_rows)
                 left = {key: count - 1 for key, count in left.items()}
@@ -172,8 +174,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _job(key: int, request: Request, deadline_s: float) -> Job:
-    num_rows = request.beams if request.new_tokens else 0
-    return Job(key, key, request.source_tokens, num_rows, request.at_s + deadline_s)
+    options = DecodingOptions(num_beams=request.beams) if request.new_tokens else None
+    return Job(key, EngineRequest((key,), request.at_s + deadline_s, options=options), request.source_tokens)
 
 
 def _percentile(values: Sequence[float], percent: int) -> float:

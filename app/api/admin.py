@@ -1,6 +1,5 @@
-"""What an operator may change while the service runs; with admin keys and `reload_root` only."""
+"""Operator routes: what can be changed while the service runs; with admin keys and `reload_root` only."""
 
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,24 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.keys import Gate
+from app.api.context import app_context, service_of
 from app.api.openapi import KEY, errors
 from app.api.problems import Problem, invalid_field
-from app.api.schemas import Request as Body
+from app.api.schemas import Body
 from app.engine.request import EngineError
 from app.service import DeviceError, Reloading, Service
 from model.errors import ModelError
 
 
 class AdminRoute(APIRoute):
-    """A route for admin keys, which are looked at before the body is read."""
+    """A route for admin keys, which are checked before the body is read."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The route's handler, with the check of the key before it."""
         handle = super().get_route_handler()
 
         async def with_admin_key(request: Request) -> Response:
-            gate: Gate = request.app.state.gate
-            gate.admit_admin(request.headers)
+            app_context(request.app).access.authorize_admin(request.headers)
             return await handle(request)
 
         return with_admin_key
@@ -38,8 +36,8 @@ class AdminRoute(APIRoute):
 router = APIRouter(prefix="/admin", route_class=AdminRoute, tags=["admin"], dependencies=KEY)
 
 
-class ReloadRequest(Body):
-    """Which checkpoint to serve from now on."""
+class ReloadBody(Body):
+    """The checkpoint to serve from now on."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"checkpoint": "base-2"}]})
 
@@ -47,37 +45,37 @@ class ReloadRequest(Body):
         default=None,
         min_length=1,
         max_length=4096,
-        description="A folder below reload_root, relative to it or absolute; the one that is served, read again, "
-        "by default.",
+        description="A folder below reload_root, relative to it or absolute; by default "
+        "the one that is served, read again.",
     )
 
 
 class ReloadAnswer(BaseModel):
-    """What is served now."""
+    """The checkpoint that is served now."""
 
     checkpoint: str = Field(description="As in X-LexiMind-Checkpoint.", examples=["base-2@0f9e8d7c6b5a"])
-    previous: str = Field(description="What was served before.", examples=["base@a1b2c3d4e5f6"])
+    previous: str = Field(description="The one that was served before.", examples=["base@a1b2c3d4e5f6"])
     seconds: float = Field(description="From the call to the swap.", examples=[1.9])
 
 
 @router.post("/reload", responses=errors(400, 401, 403, 409, 422, 500, 503))
-async def reload(body: ReloadRequest, request: Request) -> ReloadAnswer:
-    """Load a checkpoint beside the one that answers, and swap: requests that have begun end on the old one.
+async def reload(body: ReloadBody, request: Request) -> ReloadAnswer:
+    """Load a checkpoint while the present one serves, and swap: requests that have begun end on the old one.
 
-    Answers once the new one does. When it cannot be loaded, the old one stays and the error says why.
+    Responds after the swap. When the new one cannot be loaded, the old one stays and the error says why.
     """
-    service: Service = request.app.state.service
-    started_at, previous = time.monotonic(), service.loaded.id
+    service = service_of(request)
+    started_at, previous = service.clock(), service.deployment.id
     folder = None if body.checkpoint is None else _folder(service, body.checkpoint)
     try:
-        loaded = await service.reload(folder)
+        deployment = await service.reload(folder)
     except Reloading as error:
         raise Problem(409, str(error), "unsupported") from None
     except (ModelError, DeviceError) as error:
         raise invalid_field("checkpoint", f"{error}; {previous} is served as before") from None
     except EngineError as error:
         raise Problem(500, f"{error}; {previous} is served as before", "generation") from None
-    return ReloadAnswer(checkpoint=loaded.id, previous=previous, seconds=round(time.monotonic() - started_at, 3))
+    return ReloadAnswer(checkpoint=deployment.id, previous=previous, seconds=round(service.clock() - started_at, 3))
 
 
 def _folder(service: Service, name: str) -> Path:

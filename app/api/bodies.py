@@ -16,19 +16,19 @@ _DISCARD_S = 5.0
 
 
 class _Body:
-    """What has come of one request's body."""
+    """The state of one request's body."""
 
     def __init__(self) -> None:
         self.num_bytes = 0
         self.num_held = 0
         self.is_complete = False
-        self.is_given_up = False  # it was too slow, or had to make room: nobody waits for the rest
-        self.must_make_room = False
+        self.is_abandoned = False  # it was too slow, or evicted: the rest is not awaited
+        self.is_evicted = False
         self.waiting: asyncio.Timeout | None = None
 
 
 class BodyBudget:
-    """The bytes of all bodies that are held; the oldest incomplete ones make room for new bytes."""
+    """The bytes of all bodies that are held; the oldest incomplete ones are evicted for new bytes."""
 
     def __init__(self, max_bytes: int, metrics: Metrics) -> None:
         self._max_bytes = max_bytes
@@ -42,7 +42,7 @@ class BodyBudget:
         self._incomplete[body] = None
 
     def hold(self, body: _Body, num_bytes: int) -> None:
-        """Count what came. Whoever has to make room is told: `body` itself if all others are complete."""
+        """Count received bytes, and evict beyond the limit: `body` itself if all others are complete."""
         body.num_held += num_bytes
         self._num_held += num_bytes
         if body.is_complete:
@@ -50,18 +50,18 @@ class BodyBudget:
         while self._num_held > self._max_bytes:
             oldest = next(iter(self._incomplete), body)
             self.release(oldest)
-            oldest.must_make_room = True
+            oldest.is_evicted = True
             if oldest.waiting is not None and not oldest.waiting.expired():
                 oldest.waiting.reschedule(asyncio.get_running_loop().time())
 
     def release(self, body: _Body) -> None:
-        """Nothing of it is held any more."""
+        """Count its bytes no longer."""
         self._num_held -= body.num_held
         body.num_held = 0
         self._incomplete.pop(body, None)
 
     def refusal(self) -> Problem:
-        """What a body that has to go is told."""
+        """The answer to a request whose body is evicted."""
         return overloaded(
             f"the bodies of all requests have more than {self._max_bytes} bytes, which is the limit "
             "(max_buffered_bytes); retry in 1 s",
@@ -87,7 +87,7 @@ class BodyLimit:
         headers = Headers(scope=scope)
         announced = headers.get("content-length", "")
         body = _Body()
-        give_up_at = asyncio.get_running_loop().time() + self._timeout_s
+        timeout_at = asyncio.get_running_loop().time() + self._timeout_s
         waits_for_leave = "expect" in headers  # such a client will not send without it
 
         async def receive_counted() -> Message:
@@ -103,24 +103,24 @@ class BodyLimit:
                 raise self._too_large(announced)
             self._budget.begin(body)
             try:
-                async with asyncio.timeout_at(give_up_at) as body.waiting:
+                async with asyncio.timeout_at(timeout_at) as body.waiting:
                     message = await receive_counted()
             except TimeoutError:
-                raise self._given_up(body) from None
+                raise self._abandoned(body) from None
             finally:
                 body.waiting = None
             if body.num_bytes > self._max_bytes:
                 raise self._too_large(f"more than {self._max_bytes}")
-            if not body.must_make_room:
+            if not body.is_evicted:
                 self._budget.hold(body, len(message.get("body", b"")))
-            if body.must_make_room:
-                raise self._given_up(body)
+            if body.is_evicted:
+                raise self._abandoned(body)
             return message
 
         async def send_after_body(message: Message) -> None:
             if message["type"] == "http.response.start" and not body.is_complete:
                 self._budget.release(body)
-                if not (body.is_given_up or waits_for_leave):
+                if not (body.is_abandoned or waits_for_leave):
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_DISCARD_S):
                             while not body.is_complete and body.num_bytes < _DISCARD_BYTES:
@@ -138,9 +138,9 @@ class BodyLimit:
         detail = f"the body has {value} bytes, {self._max_bytes} are allowed (max_body_bytes); send it in parts"
         return Problem(413, detail)
 
-    def _given_up(self, body: _Body) -> Problem:
-        body.is_given_up = True
-        if body.must_make_room:
+    def _abandoned(self, body: _Body) -> Problem:
+        body.is_abandoned = True
+        if body.is_evicted:
             return self._budget.refusal()
         detail = f"the body was not complete after {self._timeout_s:g} s (body_timeout_s); send it faster"
         return Problem(408, detail)

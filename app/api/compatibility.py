@@ -1,6 +1,6 @@
 """Routes in others' shapes: Hugging Face's `InferenceClient` under `/hf/…`, text-embeddings-inference's `/predict`.
 
-They differ from our own routes in JSON only; what is asked and how it is limited is the same.
+They differ from the other routes in JSON only; tasks, options and limits are the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,21 +10,19 @@ from fastapi import APIRouter, Query
 from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator
 from starlette.requests import Request
 
-from app.api.answers import scores
-from app.api.door import WorkRoute
+from app.answers import TextResult
+from app.api.guard import InferenceRoute
 from app.api.heads import SERVED, HeadName, PathHead
-from app.api.limits import decoding_options
-from app.api.openapi import KEY, WORK_ERRORS, errors
+from app.api.inference import answer_texts, decoding_options
+from app.api.openapi import INFERENCE_ERRORS, KEY, errors
 from app.api.problems import invalid_field
-from app.api.schemas import COMMENT, NEWS, Score, SummaryOptions, Texts
-from app.api.schemas import Request as Body
-from app.api.work import answer_texts, settings_of
-from app.documents import Answer
-from app.planning import OnLong, Question
+from app.api.schemas import EXAMPLE_COMMENT, EXAMPLE_TEXT, Body, SummaryOptions, Texts
+from app.planning import OnLong, TextRequest
+from app.thresholds import Score, ranked
 from model.storage.checkpoint import Checkpoint
 from model.tasks import BUILT_IN, HeadKind
 
-router = APIRouter(route_class=WorkRoute, tags=["compatibility"], dependencies=[*KEY, SERVED])
+router = APIRouter(route_class=InferenceRoute, tags=["compatibility"], dependencies=[*KEY, SERVED])
 
 _OWN_FUNCTION: dict[HeadKind, str] = {"multi_label": "sigmoid", "single_label": "softmax"}  # of a head's training
 _ON_LONG: dict[str, OnLong] = {
@@ -48,12 +46,12 @@ class HFSummarizeParameters(Body):
     )
 
 
-class HFSummarizeRequest(Body):
+class HFSummarizeBody(Body):
     """`{"inputs": …, "parameters": {…}}`."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [{"inputs": NEWS, "parameters": {"generate_parameters": {"max_new_tokens": 48}}}]
+            "examples": [{"inputs": EXAMPLE_TEXT, "parameters": {"generate_parameters": {"max_new_tokens": 48}}}]
         }
     )
 
@@ -77,19 +75,21 @@ class HFClassifyParameters(Body):
     top_k: int | None = Field(default=None, ge=1, description="The k best labels; all by default.")
 
 
-class HFClassifyRequest(Body):
+class HFClassifyBody(Body):
     """`{"inputs": …, "parameters": {…}}`."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": NEWS, "parameters": {"top_k": 3}}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": EXAMPLE_TEXT, "parameters": {"top_k": 3}}]})
 
     inputs: Texts
     parameters: HFClassifyParameters = Field(default_factory=HFClassifyParameters)
 
 
-class PredictRequest(Body):
-    """A string, a list of one string, or a batch `[["a"], ["b"]]`; a pair `["a", "b"]` fits neither head."""
+class PredictBody(Body):
+    """A string, a list of one string, or a batch `[["a"], ["b"]]`; a pair `["a", "b"]` fits no head."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": COMMENT}, {"inputs": [[COMMENT], [NEWS]]}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"inputs": EXAMPLE_COMMENT}, {"inputs": [[EXAMPLE_COMMENT], [EXAMPLE_TEXT]]}]}
+    )
 
     inputs: Annotated[
         Annotated[str, Tag("<text>")]
@@ -113,63 +113,65 @@ class PredictRequest(Body):
         return value
 
 
-@router.post("/hf/summarize", responses=WORK_ERRORS)
-async def hf_summarize(body: HFSummarizeRequest, request: Request) -> list[HFSummary]:
-    """Summarise, for `InferenceClient(model="…/hf/summarize").summarization(text)`."""
+@router.post("/hf/summarize", responses=INFERENCE_ERRORS)
+async def hf_summarize(body: HFSummarizeBody, request: Request) -> list[HFSummary]:
+    """Summarize, for `InferenceClient(model="…/hf/summarize").summarization(text)`."""
     parameters = body.parameters
     on_long = _ON_LONG[parameters.truncation] if parameters.truncation else parameters.generate_parameters.on_long
-    options = decoding_options(settings_of(request), parameters.generate_parameters, "parameters.generate_parameters.")
-    question = Question(("summarize",), options, on_long)
+    options = decoding_options(request, parameters.generate_parameters, "parameters.generate_parameters.")
+    text_request = TextRequest(("summarize",), options, on_long)
 
-    def shape(_: Checkpoint, answer: Answer) -> HFSummary:
-        assert answer.summary is not None
-        return HFSummary(summary_text=answer.summary.text)
+    def shape(_: Checkpoint, result: TextResult) -> HFSummary:
+        assert result.summary is not None
+        return HFSummary(summary_text=result.summary.summary)
 
-    return await answer_texts(request, body.inputs, question, shape, "inputs")
+    return await answer_texts(request, body.inputs, text_request, shape, "inputs")
 
 
-@router.post("/hf/emotions", responses=WORK_ERRORS)
-async def hf_emotions(body: HFClassifyRequest, request: Request) -> list[list[Score]]:
-    """Tell emotions, for `InferenceClient(model="…/hf/emotions").text_classification(text)`."""
+@router.post("/hf/emotions", responses=INFERENCE_ERRORS)
+async def hf_emotions(body: HFClassifyBody, request: Request) -> list[list[Score]]:
+    """Detect emotions, for `InferenceClient(model="…/hf/emotions").text_classification(text)`."""
     return await _hf_classify("emotions", BUILT_IN["emotions"], body, request)
 
 
-@router.post("/hf/topic", responses=WORK_ERRORS)
-async def hf_topic(body: HFClassifyRequest, request: Request) -> list[list[Score]]:
-    """Tell the topic, for `InferenceClient(model="…/hf/topic").text_classification(text)`."""
+@router.post("/hf/topic", responses=INFERENCE_ERRORS)
+async def hf_topic(body: HFClassifyBody, request: Request) -> list[list[Score]]:
+    """Detect the topic, for `InferenceClient(model="…/hf/topic").text_classification(text)`."""
     return await _hf_classify("topic", BUILT_IN["topic"], body, request)
 
 
-@router.post("/hf/classify/{head}", responses=WORK_ERRORS | errors(404))
-async def hf_classify(head: PathHead, body: HFClassifyRequest, request: Request) -> list[list[Score]]:
-    """Classify by any head, for `InferenceClient(model="…/hf/classify/HEAD").text_classification(text)`."""
+@router.post("/hf/classify/{head}", responses=INFERENCE_ERRORS | errors(404))
+async def hf_classify(head: PathHead, body: HFClassifyBody, request: Request) -> list[list[Score]]:
+    """Classify with any head, for `InferenceClient(model="…/hf/classify/HEAD").text_classification(text)`."""
     return await _hf_classify(head.name, head.kind, body, request)
 
 
-@router.post("/predict", responses=WORK_ERRORS)
+@router.post("/predict", responses=INFERENCE_ERRORS)
 async def predict(
-    body: PredictRequest, request: Request, task: Annotated[HeadName, Query(description="Which head.")] = "emotions"
+    body: PredictBody, request: Request, task: Annotated[HeadName, Query(description="Which head.")] = "emotions"
 ) -> list[Score] | list[list[Score]]:
     """Classify as text-embeddings-inference does: a flat list for one input, a nested one for a batch."""
-    question = Question((task,), on_long="truncate" if body.truncate else "chunk")
+    text_request = TextRequest((task,), on_long="truncate" if body.truncate else "chunk")
     texts = _texts_of(body.inputs)
-    answers = await answer_texts(request, texts, question, _ranked(task), "inputs")
+    answers = await answer_texts(request, texts, text_request, _scores(task), "inputs")
     return answers[0] if isinstance(texts, str) else answers
 
 
-async def _hf_classify(head: str, kind: HeadKind, body: HFClassifyRequest, request: Request) -> list[list[Score]]:
-    asked, own = body.parameters.function_to_apply, _OWN_FUNCTION[kind]
-    if asked not in (None, own):
+async def _hf_classify(head: str, kind: HeadKind, body: HFClassifyBody, request: Request) -> list[list[Score]]:
+    given, own = body.parameters.function_to_apply, _OWN_FUNCTION[kind]
+    if given not in (None, own):
         raise invalid_field(
             "parameters.function_to_apply",
-            f"{asked!r} is not what this head was trained with; leave it out or send {own!r}",
+            f"{given!r} is not what this head was trained with; leave it out or send {own!r}",
         )
-    return await answer_texts(request, body.inputs, Question((head,)), _ranked(head, body.parameters.top_k), "inputs")
+    return await answer_texts(
+        request, body.inputs, TextRequest((head,)), _scores(head, body.parameters.top_k), "inputs"
+    )
 
 
-def _ranked(head: str, top_k: int | None = None) -> Callable[[Checkpoint, Answer], list[Score]]:
-    def shape(checkpoint: Checkpoint, answer: Answer) -> list[Score]:
-        return scores(checkpoint.tasks.head(head).labels, answer.scores[head])[:top_k]
+def _scores(head: str, top_k: int | None = None) -> Callable[[Checkpoint, TextResult], list[Score]]:
+    def shape(checkpoint: Checkpoint, result: TextResult) -> list[Score]:
+        return ranked(checkpoint.tasks.head(head).labels, result.scores[head])[:top_k]
 
     return shape
 

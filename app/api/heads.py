@@ -9,33 +9,28 @@ from pydantic import WrapValidator
 from pydantic_core import PydanticKnownError, core_schema
 from starlette.requests import Request
 
+from app.api.context import deployment_of
 from app.api.problems import Problem
-from app.service import Loaded
 from model.tasks import BUILT_IN, SUMMARIZE, Head, Tasks
 
-# What answers the request that is being read, or what the schema is written for.
+# Of the checkpoint that answers the request being read, or that the schema is written for.
 served: ContextVar[Tasks] = ContextVar("served", default=Tasks())  # noqa: B039  # it is frozen
 
 
 async def _serve(request: Request) -> None:
-    served.set(_tasks_of(request))
+    served.set(deployment_of(request).checkpoint.tasks)
 
 
-def _tasks_of(request: Request) -> Tasks:
-    loaded: Loaded = request.state.loaded
-    return loaded.checkpoint.tasks
-
-
-SERVED = Depends(_serve)  # of every route whose body or query may name a head; solved before either is read
+SERVED = Depends(_serve)  # for every route whose body or query may name a head; resolved before either is read
 
 
 def head_names() -> tuple[str, ...]:
-    """What a body or query may call a head. The built-in ones are always known: without them the answer is 409."""
+    """The heads that a body or query may name. The built-in ones are always known: without them the answer is 409."""
     return tuple(dict.fromkeys((*BUILT_IN, *served.get().names[1:])))
 
 
 def task_names() -> tuple[str, ...]:
-    """Every task that may be named."""
+    """The tasks that a body may name."""
     return (SUMMARIZE, *head_names())
 
 
@@ -60,7 +55,7 @@ class _OneOf:
 
 
 def _each_once(value: object, check: Callable[[object], Any]) -> Any:
-    """As many as there are tasks at most; a list of a million is not read to its end."""
+    """At most as many items as there are tasks; a list of a million is not read to its end."""
     limit = len(task_names())
     if not isinstance(value, list) or len(value) <= limit:
         return check(value)
@@ -74,7 +69,7 @@ AtMostEveryTask = WrapValidator(_each_once)
 
 
 class _OfCheckpoint:
-    """In the schema, the heads that there are; a route that is asked for another answers 404."""
+    """Lists the checkpoint's heads in the schema; any other name in the path is answered with 404."""
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
         names = [head.name for head in served.get().heads]
@@ -87,12 +82,12 @@ HeadInPath = Annotated[
 
 
 async def _head_in_path(head: HeadInPath, request: Request) -> Head:
-    tasks = _tasks_of(request)
+    tasks = deployment_of(request).checkpoint.tasks
     if tasks.has(head) and head != SUMMARIZE:
         return tasks.head(head)
     names = ", ".join(one.name for one in tasks.heads)
-    there = f"it has {names}" if names else "it has none: train one (python -m training.train)"
-    raise Problem(404, f"this checkpoint has no head of that name; {there}", "not_found")
+    found = f"it has {names}" if names else "it has none: train one (python -m training.train)"
+    raise Problem(404, f"this checkpoint has no head of that name; {found}", "not_found")
 
 
 async def _named_in_path(head: HeadInPath) -> None:

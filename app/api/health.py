@@ -1,7 +1,6 @@
-"""Whether the service lives, whether it is ready, what it serves, and its metrics."""
+"""Liveness, readiness, what is served, and the metrics."""
 
 import logging
-import time
 from datetime import datetime
 
 from fastapi import APIRouter
@@ -9,12 +8,11 @@ from pydantic import BaseModel, Field
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from app.api.context import app_context, service_of
 from app.api.heads import ANY_HEAD
-from app.api.keys import Gate
 from app.api.openapi import KEY, errors
 from app.api.problems import Problem
-from app.service import Service
-from app.settings import most_of
+from app.settings import half_of
 from app.version import VERSION
 from model.tasks import HeadKind, Tasks
 
@@ -25,7 +23,7 @@ _HF_ROUTES = ("/hf/summarize", "/hf/emotions", "/hf/topic", "/hf/classify/{head}
 
 
 class Health(BaseModel):
-    """What a probe is told."""
+    """The answer to a probe."""
 
     status: str = Field(examples=["ready"])
 
@@ -34,14 +32,16 @@ class HeadInfo(BaseModel):
     """A classification head of the checkpoint."""
 
     name: str = Field(examples=["topic"])
-    kind: HeadKind = Field(description="Whether a text may have several labels or has one.", examples=["single_label"])
+    kind: HeadKind = Field(
+        description="Whether a text may have several labels or has exactly one.", examples=["single_label"]
+    )
     labels: list[str] = Field(description="In the model's order.", examples=[["World", "Sports"]])
-    thresholds: list[float] = Field(description="Of several labels, the score from which on each counts.")
+    thresholds: list[float] = Field(description="For multi-label heads: each label's minimum score.")
     temperature: float = Field(description="By which logits are divided.", examples=[1.0])
 
 
 class Info(BaseModel):
-    """What is served; the first names are those of Hugging Face's servers."""
+    """What is served; the first fields are named as by Hugging Face's servers."""
 
     model_id: str = Field(examples=["tiny"])
     model_dtype: str = Field(examples=["float32"])
@@ -67,8 +67,8 @@ class Info(BaseModel):
 
 @router.get("/health/live", responses=errors(503), response_model=Health)
 async def live(request: Request) -> Response:
-    """200 while the process works, loading and draining too; 503 when the model hangs in one step."""
-    service: Service = request.app.state.service
+    """200 while the process works, also while loading and draining; 503 when the model hangs in one step."""
+    service = service_of(request)
     if service.hang is not None:
         logger.error("not alive: %s", service.hang)
         return Problem(503, service.hang, "unavailable").response()
@@ -78,10 +78,10 @@ async def live(request: Request) -> Response:
 @router.get("/health/ready", responses=errors(503))
 async def ready(request: Request) -> Response:
     """200 when requests are answered; 503 while loading, draining or failed, and from SIGTERM on."""
-    service: Service = request.app.state.service
+    service = service_of(request)
     if service.state == "ready" and not service.is_leaving:
         return JSONResponse({"status": "ready"})
-    detail = f"{service.state}: {service.told_failure}" if service.failure else service.state
+    detail = f"{service.state}: {service.public_failure}" if service.failure else service.state
     if service.is_leaving:
         detail = "draining"
     return Problem(503, detail, "unavailable").response()
@@ -89,18 +89,18 @@ async def ready(request: Request) -> Response:
 
 async def info(request: Request) -> Info:
     """What is served, and with which limits."""
-    gate: Gate = request.app.state.gate
-    gate.admit(request.headers, request.client.host if request.client else "", time.monotonic())
-    service: Service = request.app.state.service
-    loaded, settings = service.loaded, service.settings
-    checkpoint = loaded.checkpoint
+    service = service_of(request)
+    address = request.client.host if request.client else ""
+    app_context(request.app).access.authorize(request.headers, address, service.clock())
+    deployment, settings = service.deployment, service.settings
+    checkpoint = deployment.checkpoint
     return Info(
         model_id=checkpoint.name,
         model_dtype=checkpoint.backend.precision,
         model_device_type=checkpoint.backend.device.type,
         version=VERSION,
-        checkpoint=loaded.id,
-        loaded_at=loaded.loaded_at,
+        checkpoint=deployment.id,
+        loaded_at=deployment.loaded_at,
         max_input_length=checkpoint.tasks.max_source_tokens,
         max_client_batch_size=settings.max_items,
         max_concurrent_requests=settings.max_concurrent_requests,
@@ -108,8 +108,8 @@ async def info(request: Request) -> Info:
         max_text_chars=settings.max_text_chars,
         max_body_bytes=settings.max_body_bytes,
         max_cost=settings.max_cost,
-        max_sources=most_of(settings.max_queued_requests),
-        max_source_tokens=most_of(settings.max_queued_tokens),
+        max_sources=half_of(settings.max_queued_requests),
+        max_source_tokens=half_of(settings.max_queued_tokens),
         deadline_s=settings.deadline_s,
         tasks=list(checkpoint.tasks.names),
         emotions=_labels(checkpoint.tasks, "emotions"),
@@ -124,14 +124,14 @@ def _labels(tasks: Tasks, head: str) -> list[str]:
 
 @router.get("/metrics", responses=errors(401, 403), response_class=Response, dependencies=KEY)
 async def metrics(request: Request) -> Response:
-    """Everything that Prometheus scrapes; with admin keys set, for those who hold one."""
-    gate: Gate = request.app.state.gate
-    gate.admit_admin(request.headers)
-    service: Service = request.app.state.service
-    return Response(service.metrics.render(), media_type=service.metrics.content_type)
+    """All metrics for Prometheus; with admin keys set, for their holders only."""
+    context = app_context(request.app)
+    context.access.authorize_admin(request.headers)
+    registry = context.service.metrics
+    return Response(registry.render(), media_type=registry.content_type)
 
 
-# Hugging Face's clients take a route's URL for the server's, and ask below it.
+# Hugging Face's clients use a route's URL as the server's, and call `/health` and `/info` below it.
 for prefix in ("", *_HF_ROUTES):
     named = [ANY_HEAD] if "{head}" in prefix else []
     router.add_api_route(

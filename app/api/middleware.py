@@ -1,4 +1,4 @@
-"""What surrounds every HTTP exchange: id, log line and metrics; how many at once. Pure ASGI."""
+"""Middleware of every HTTP exchange: id, log line and metrics; how many at once. Pure ASGI."""
 
 import logging
 import re
@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.context import RequestContext, context_of
 from app.api.problems import CLIENT_LEFT, Problem, failure_reason, outcome, overloaded
 from app.metrics import Metrics
 from app.telemetry import request_id_var
@@ -17,20 +18,18 @@ from app.version import VERSION
 
 logger = logging.getLogger("leximind.access")
 
-# What probes and Prometheus ask every few seconds; in the log it would bury the rest.
+# Called by probes and Prometheus every few seconds; logged at debug level only.
 _ROUTINE = ("/health", "/health/live", "/health/ready", "/metrics")
-_ADMIN = "/admin/"  # no work, and needed most when there is too much
+_ADMIN = "/admin/"  # no inference, and needed most under overload
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-# What the log has of a request beside route, status and time, by its name in the ASGI state: counts and names, no text.
-_LOGGED = ("key_id", "input_tokens", "output_tokens")
 
 
 class Observe:
-    """Outermost: gives the exchange its id, answers what nobody caught with 500, logs and counts.
+    """Outermost: gives the exchange its id, answers unhandled exceptions with 500, logs and counts.
 
-    `paths` are those that may become a metric's label, with a `{name}` for any one part; what else a client asks for is
-    `unmatched`. Every answer names the version and the checkpoint: of work the one that answered it, else
-    `checkpoint_id()`, which answers now.
+    `paths` are those that may become a metric's label, with a `{name}` for any one part; any other path is `unmatched`.
+    Every answer names the version and the checkpoint: the one that answered an inference request, else that of
+    `checkpoint_id()`, which is in service now.
     """
 
     def __init__(
@@ -53,6 +52,7 @@ class Observe:
         started_at = time.perf_counter()
         status = 0
         is_complete = False
+        context = context_of(scope)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, is_complete
@@ -60,46 +60,40 @@ class Observe:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"], headers["X-LexiMind-Version"] = request_id, VERSION
-                loaded = scope["state"].get("loaded")
-                if checkpoint_id := self._checkpoint_id() if loaded is None else loaded.id:
+                if checkpoint_id := context.deployment.id if context.deployment else self._checkpoint_id():
                     headers["X-LexiMind-Checkpoint"] = checkpoint_id
             is_complete = not message.get("more_body", message["type"] == "http.response.start")
             await send(message)
 
-        scope.setdefault("state", {})
-        # Whatever can be got can be headed; the server leaves the body out.
+        # HEAD is answered by every route for GET; the server omits the body.
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
             await self._app(inner, receive, send_with_id)
-            if not is_complete or scope["state"].get("client_left"):  # or did not read
+            if not is_complete or context.client_left:  # or did not read
                 status = CLIENT_LEFT
         except Exception:
-            logging.getLogger(__name__).exception("unforeseen error")
+            logging.getLogger(__name__).exception("unhandled exception")
             if not status:
-                problem = Problem(500, "an unforeseen error; the log has it under this request's id", "internal")
+                problem = Problem(500, "an unexpected error; the log has it under this request's id", "internal")
                 await problem.response()(scope, receive, send_with_id)
         finally:
-            self._account(scope, status, time.perf_counter() - started_at)
-            if (loaded := scope["state"].get("loaded")) is not None:
-                loaded.release()
+            self._record(scope, context, status, time.perf_counter() - started_at)
+            if context.deployment is not None:
+                context.deployment.release()
             request_id_var.reset(token)
 
-    def _account(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
         route = self._route(scope["path"])
         self._metrics.requests_total.labels(route, str(status)).inc()
         self._metrics.request_duration_seconds.labels(route, outcome(status)).observe(seconds)
-        reason = scope.get("state", {}).get("failure_reason") or failure_reason(status)
-        if reason and scope["method"] == "POST":  # a probe that hears "loading" has its answer
+        reason = context.failure_reason or failure_reason(status)
+        if reason and scope["method"] == "POST":  # a 503 is a valid answer to a probe
             self._metrics.request_failures_total.labels(reason).inc()
         level = logging.DEBUG if route.endswith(_ROUTINE) else logging.INFO
         if not logger.isEnabledFor(level):
             return
-        extra = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        state = scope["state"]
-        extra |= {name: state[name] for name in _LOGGED if name in state}
-        if "loaded" in state:  # a request for work that came as far as that
-            extra |= {"model": state["loaded"].checkpoint.name, "priority": state.get("priority", "interactive")}
-        logger.log(level, scope["method"], extra=extra)
+        extra: dict[str, object] = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
+        logger.log(level, scope["method"], extra=extra | _facts(context))
 
     def _route(self, path: str) -> str:
         if path in self._paths:
@@ -107,11 +101,22 @@ class Observe:
         return next((template for template, pattern in self._templates if pattern.match(path)), "unmatched")
 
 
-class ConcurrencyLimit:
-    """At most `max_requests` calls for work (POST) at once, streams until their end; more are told to come back.
+def _facts(context: RequestContext) -> dict[str, object]:
+    """What the log has of an inference request beside route, status and time: counts and names, never text."""
+    facts: dict[str, object] = {"input_tokens": context.input_tokens, "output_tokens": context.output_tokens}
+    if context.key is not None:
+        facts["key_id"] = context.key.id
+    if context.deployment is not None:
+        facts["model"] = context.deployment.checkpoint.name
+        facts["priority"] = context.key.key_class if context.key else "interactive"
+    return {name: value for name, value in facts.items() if value is not None}
 
-    One counts from the end of its body, so that no place is held by sending slowly, to its answer's; one that is
-    refused counts no more.
+
+class ConcurrencyLimit:
+    """At most `max_requests` inference requests (POST) at once, streams until their end; more are refused.
+
+    A request counts from the end of its body, so that sending slowly occupies no slot, to that of its answer; one that
+    is refused no longer counts.
     """
 
     def __init__(self, app: ASGIApp, max_requests: int, metrics: Metrics, retry_after_s: Callable[[], int]) -> None:
@@ -126,7 +131,7 @@ class ConcurrencyLimit:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].startswith(_ADMIN):
             await self._app(scope, receive, send)
             return
-        if self._active >= self._max_requests:  # before anything is read, since it costs least
+        if self._active >= self._max_requests:  # before anything is read, which is cheapest
             await self._refusal().response()(scope, receive, send)
             return
         counts = False

@@ -1,4 +1,4 @@
-"""What the schema says beyond the routes' own types: every error, the stream, the keys."""
+"""The parts of the schema that the routes' types do not give: every error, the stream, the keys."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ Responses = dict[int | str, dict[str, Any]]
 _ADMIN_PATHS = ("/metrics", "/admin/reload")
 _ERRORS = {
     400: "Not JSON.",
-    401: "No key, or one that is not valid.",
-    403: "A key that is not for this route.",
+    401: "No key, or an invalid one.",
+    403: "The key does not open this route.",
     404: "The checkpoint has no head of this name; the detail names those that it has.",
     408: "The body was not complete within the deadline.",
-    409: "The checkpoint has no head for this task; the detail says what to do.",
+    409: "The checkpoint has no head for this task; the detail gives the remedy.",
     413: "The body is over max_body_bytes.",
     415: "The Content-Type is not application/json.",
     422: "A field is wrong, blank or over a limit; each is named with its value, limit and remedy.",
-    429: "The queue is full or the rate is too high; Retry-After says when to come back.",
+    429: "The queue is full or the rate is too high; Retry-After says when to retry.",
     500: "The model failed.",
     503: "Loading, draining or failed.",
     504: "The deadline passed first.",
@@ -32,7 +32,7 @@ def errors(*statuses: int) -> Responses:
     return {status: {"model": ProblemSchema, "description": _ERRORS[status]} for status in statuses}
 
 
-WORK_ERRORS = errors(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+INFERENCE_ERRORS = errors(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 504)
 
 STREAM: Responses = {
     200: {
@@ -46,15 +46,15 @@ STREAM: Responses = {
     }
 }
 
-# For the document only: `WorkRoute` checks keys, before the body is read.
+# For the document only: `InferenceRoute` checks keys, before the body is read.
 BEARER = HTTPBearer(auto_error=False, description="A key as Authorization: Bearer KEY.")
 HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, description="A key as X-API-Key: KEY.")
 KEY = [Depends(BEARER), Depends(HEADER)]
 
 
 def describe(schema: dict[str, Any], *, needs_key: bool, needs_admin_key: bool) -> dict[str, Any]:
-    """`schema` with every error as `application/problem+json`, which a route cannot say together with a model, and
-    with keys only where this service asks for one."""
+    """`schema` with every error as `application/problem+json`, which a route cannot declare together with a model,
+    and with keys only where this service requires one."""
     for path, item in schema["paths"].items():
         needs = needs_admin_key if path in _ADMIN_PATHS else needs_key
         for operation in item.values():

@@ -10,7 +10,9 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from app.api.context import context_of
 from app.engine.request import DeadlineExceeded, EngineError, EngineStopped, Overloaded
+from app.limits import FieldError, LimitError
 from app.planning import UnsupportedTask
 from app.service import NotReady
 from app.telemetry import request_id_var
@@ -21,24 +23,16 @@ CLIENT_LEFT = 499
 _RETRY_S = "5"  # about what a small checkpoint takes to load
 
 
-@dataclass(frozen=True)
-class FieldError:
-    """What is wrong with one field of a request; `message` says the value, the limit and the remedy."""
-
-    field: str
-    message: str
-
-
 @dataclass(eq=False)
 class Problem(Exception):
-    """An error answer to be. `error_type` is a word from Hugging Face's set where that has one."""
+    """An error answer. `error_type` is from Hugging Face's set where that has a word for it."""
 
     status: int
     detail: str
     error_type: str = "validation"
     errors: Sequence[FieldError] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
-    reason: str | None = None  # of the failure metric, where the status alone does not say it
+    reason: str | None = None  # label of the failure metric, where the status alone does not give it
 
     @property
     def title(self) -> str:
@@ -72,7 +66,7 @@ class _ProblemResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._reason is not None:
-            scope.setdefault("state", {})["failure_reason"] = self._reason
+            context_of(scope).failure_reason = self._reason
         await super().__call__(scope, receive, send)
 
 
@@ -86,9 +80,11 @@ def invalid_field(name: str, message: str) -> Problem:
     return invalid([FieldError(name, message)])
 
 
-def problem_of(error: EngineError | NotReady | UnsupportedTask) -> Problem:
-    """How an error from below is told to a client."""
+def problem_of(error: EngineError | NotReady | UnsupportedTask | LimitError) -> Problem:
+    """An error from below as its answer."""
     match error:
+        case LimitError():
+            return invalid(error.errors)
         case Overloaded():
             return overloaded(str(error), error.retry_after_s, error.place)
         case DeadlineExceeded():
@@ -102,12 +98,12 @@ def problem_of(error: EngineError | NotReady | UnsupportedTask) -> Problem:
 
 
 def overloaded(detail: str, retry_after_s: int, reason: str = "rate_limit") -> Problem:
-    """429 with when to come back; `reason` is the limit that was reached, as the failure metric calls it."""
+    """429 with when to retry; `reason` is the limit that was reached, as a label of the failure metric."""
     return Problem(429, detail, "overloaded", headers={"Retry-After": str(retry_after_s)}, reason=reason)
 
 
 def failure_reason(status: int) -> str | None:
-    """The `reason` label of the failure metric; None for an answer and for what was never a request for work."""
+    """The `reason` label of the failure metric; None for an answer and for what was never an inference request."""
     return _REASONS.get(status)
 
 
@@ -136,7 +132,7 @@ class FieldErrorSchema(BaseModel):
 
 
 class ProblemSchema(BaseModel):
-    """An error, as RFC 9457 has it; `error` and `error_type` are for Hugging Face's clients."""
+    """An error as defined by RFC 9457; `error` and `error_type` are for Hugging Face's clients."""
 
     type: str = Field(examples=["urn:leximind:problem:validation"])
     title: str = Field(examples=["Unprocessable Content"])

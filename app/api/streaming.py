@@ -1,4 +1,4 @@
-"""A summary as server-sent events: `token` with text, again and again, then one `summary` (the answer) or `error`."""
+"""A summary as server-sent events: any number of `token` with text, then one `summary` (the answer) or `error`."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -8,35 +8,33 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.answers import summary_answer
+from app.answers import TextResult, summary_answer
+from app.api.context import context_of, deployment_of, service_of
 from app.api.problems import failure_reason, problem_of
-from app.api.work import loaded_of
-from app.documents import Answer
 from app.engine.request import EngineError
-from app.metrics import Metrics
 from app.planning import Plan
 
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies must not hold tokens back
 
 
 async def open_stream(request: Request, plan: Plan) -> "EventStream":
-    """A stream whose first piece is there: what fails before it is told by the status, like everywhere else.
+    """A stream whose first piece is decoded: a failure before it is answered with its status, as on any other route.
 
     Raises:
         EngineError: refused, late or failed before the first piece.
     """
-    loaded = loaded_of(request)
-    pieces = loaded.documents.stream(plan)
+    deployment = deployment_of(request)
+    pieces = deployment.documents.stream(plan)
     return EventStream(request, await anext(pieces), pieces)
 
 
 class EventStream(StreamingResponse):
-    """Sends `first` and `rest`; closes `rest` when the client leaves, so that what nobody reads is not made."""
+    """Sends `first` and `rest`; closes `rest` when the client leaves, so that nothing more is decoded."""
 
-    def __init__(self, request: Request, first: str | Answer, rest: AsyncGenerator[str | Answer, None]) -> None:
+    def __init__(self, request: Request, first: str | TextResult, rest: AsyncGenerator[str | TextResult, None]) -> None:
         self._request = request
-        self._checkpoint = loaded_of(request).checkpoint
-        self._metrics: Metrics = request.app.state.service.metrics
+        self._checkpoint = deployment_of(request).checkpoint
+        self._metrics = service_of(request).metrics
         self._rest = rest
         super().__init__(self._events(first), headers=_HEADERS, media_type="text/event-stream")
 
@@ -45,7 +43,7 @@ class EventStream(StreamingResponse):
         async with aclosing(self._rest):
             await super().__call__(scope, receive, send)
 
-    async def _events(self, first: str | Answer) -> AsyncGenerator[str, None]:
+    async def _events(self, first: str | TextResult) -> AsyncGenerator[str, None]:
         yield self._event_of(first)
         try:
             async for piece in self._rest:
@@ -55,12 +53,12 @@ class EventStream(StreamingResponse):
             self._metrics.request_failures_total.labels(failure_reason(problem.status)).inc()
             yield _event("error", json.dumps(problem.body()))
 
-    def _event_of(self, piece: str | Answer) -> str:
+    def _event_of(self, piece: str | TextResult) -> str:
         if isinstance(piece, str):
             return _event("token", json.dumps({"text": piece}))
-        assert piece.summary is not None
-        self._request.state.output_tokens = piece.summary.output_tokens
-        return _event("summary", summary_answer(self._checkpoint, piece.summary).model_dump_json())
+        answer = summary_answer(self._checkpoint, piece)
+        context_of(self._request.scope).output_tokens = answer.output_tokens
+        return _event("summary", answer.model_dump_json())
 
 
 def _event(name: str, data: str) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.api.problems import FieldError
+from app.limits import FieldError
 
 _SHOWN_CHARS = 40
 _SHOWN_ERRORS = 20  # a body of 2 MB can have a million, and answering with all of them would take the service down
@@ -24,7 +24,7 @@ def _field_error(error: Mapping[str, Any]) -> FieldError:
     match error["type"]:
         case "options":  # two fields that exclude each other; the message has values and limits
             return FieldError(f"{place}.{context['field']}".removeprefix("body."), context["message"])
-        case "crowded":
+        case "too_many_fields":
             limit = context["limit"]
             return FieldError(place, f"has {context['count']} fields, at most {limit} are allowed; /docs shows them")
         case "extra_forbidden":

@@ -1,4 +1,4 @@
-"""How much waits, and whether more may come. Knows neither requests nor the event loop."""
+"""The queue's limits: how much waits, and whether more is admitted. Knows neither requests nor the event loop."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from app.metrics import Metrics
 
 
 class Admission:
-    """The count of what is accepted and not yet encoded, shown in the gauges and held under its limits."""
+    """The count of what is accepted and not yet encoded, published in the gauges and kept under its limits."""
 
     def __init__(
         self, *, max_requests: int, max_tokens: int, metrics: Metrics, retry_after_s: Callable[[], int]
@@ -23,14 +23,14 @@ class Admission:
 
     @property
     def num_requests(self) -> int:
-        """Sources that wait."""
+        """Sources in the queue."""
         return self._num_requests
 
     def check(self, num_requests: int, num_tokens: int) -> None:
-        """Whether as many more may queue. An empty queue takes anything: waiting would not make more room.
+        """Refuse as many more if they exceed a limit. An empty queue admits anything: waiting would not make more room.
 
         Raises:
-            Overloaded: they may not.
+            Overloaded: the queue is full.
         """
         if not self._num_requests:
             return
@@ -46,12 +46,12 @@ class Admission:
                 )
 
     def enter(self, num_requests: int, num_tokens: int) -> None:
-        """As many more wait."""
+        """Count as many more."""
         self._num_requests += num_requests
         self._num_tokens += num_tokens
         self._metrics.queue_requests.inc(num_requests)
         self._metrics.queue_tokens.inc(num_tokens)
 
     def leave(self, num_tokens: int) -> None:
-        """A source of `num_tokens` waits no more."""
+        """A source of `num_tokens` has left the queue."""
         self.enter(-1, -num_tokens)

@@ -1,26 +1,26 @@
-"""When to come back: how long what is accepted will take, at the rate that was measured. Knows no requests."""
+"""When to retry: how long what is accepted will take, at the measured rate. Knows no requests."""
 
 import math
 from collections import deque
 from collections.abc import Callable
 
 _MAX_RETRY_S = 60
-_RATE_WINDOW = 64  # moments of finishing by which the recent rate is measured
-_MOMENT_S = 0.1  # a batch finishes many at once, which is one moment
-_EVIDENCE_S = 0.5  # of busy time, before which the rate of the busy time before is believed
+_RATE_WINDOW = 64  # samples by which the recent rate is measured
+_SAMPLE_S = 0.1  # a batch finishes many at once, which is one sample
+_MIN_BUSY_S = 0.5  # before which the rate of the busy period before is used
 
 
 class Stage:
-    """What waits for one worker or is with it, in a unit of its own, and how fast that becomes less.
+    """What one worker has still to do, in a unit of its own, and how fast it is done.
 
-    Idle time does not count, or it would make the worker look slow.
+    Idle time does not count, or the rate would come out too low.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._amount = 0
         self._num_done = 0
-        self._marks: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)  # since it is busy: when, done until then
+        self._marks: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOW)  # since it is busy: (time, done until then)
         self._rate_before: float | None = None
 
     @property
@@ -29,7 +29,7 @@ class Stage:
         return self._amount
 
     def accept(self, amount: int) -> None:
-        """As much more is to be done."""
+        """Add `amount` to what is to be done."""
         if not self._amount:
             self._rate_before = self._rate()
             self._marks.clear()
@@ -37,17 +37,17 @@ class Stage:
         self._amount += amount
 
     def finish(self, amount: int) -> None:
-        """As much is done."""
+        """Count `amount` as done."""
         self._amount -= amount
         self._num_done += amount
         now, (last, _) = self._clock(), self._marks[-1]
-        if len(self._marks) > 1 and now - last < _MOMENT_S:
+        if len(self._marks) > 1 and now - last < _SAMPLE_S:
             self._marks[-1] = (last, self._num_done)
         else:
             self._marks.append((now, self._num_done))
 
     def drop(self, amount: int) -> None:
-        """As much will not be done."""
+        """Remove `amount`, which will not be done."""
         self._amount -= amount
 
     def seconds(self) -> float:
@@ -61,20 +61,20 @@ class Stage:
         since, done_before = self._marks[0]
         until = self._clock() if self._amount else self._marks[-1][0]
         seconds, num_done = until - since, self._num_done - done_before
-        if num_done and (seconds >= _EVIDENCE_S or self._rate_before is None):
+        if num_done and (seconds >= _MIN_BUSY_S or self._rate_before is None):
             return num_done / max(seconds, 1e-3)
         return self._rate_before
 
 
 class Backlog:
-    """The stages that a request passes one after the other; every refusal tells the same time."""
+    """The stages that a request passes one after the other; every refusal gives the same time."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._stages: list[Stage] = []
 
     def add_stage(self) -> Stage:
-        """One more."""
+        """Append a stage."""
         self._stages.append(Stage(self._clock))
         return self._stages[-1]
 

@@ -1,14 +1,14 @@
-"""Memory that was freed, given back to the system: the C library keeps it for later and, in many pieces, for good."""
+"""Returns freed memory to the system: the C library keeps it for later and, when fragmented, for good."""
 
 import ctypes
 from collections.abc import Callable
 
 
 class Heap:
-    """The C library's free memory, given back at intervals; where it is not glibc's, nothing is done.
+    """The C library's free memory, returned to the system at intervals; without glibc nothing is done.
 
-    A cache, an encoder batch and logits are tens of megabytes each, of every size, so what is freed is seldom what the
-    next one fits in.
+    A cache, an encoder batch and logits are tens of megabytes each, of every size, so the next one seldom fits into
+    what was freed.
     """
 
     def __init__(self, clock: Callable[[], float], every_s: float, trim: Callable[[], object] | None = None) -> None:
@@ -18,8 +18,8 @@ class Heap:
         self._trim = trim or _find_trim()
         self._next_at = clock() + every_s
 
-    def give_back(self) -> None:
-        """Once it is time."""
+    def trim(self) -> None:
+        """Return what is free if the interval has passed."""
         if self._clock() >= self._next_at:
             self._trim()
             self._next_at = self._clock() + self._every_s

@@ -1,7 +1,8 @@
-"""What the engine is asked and what it answers: token ids in, numbers and token ids out. No text, no HTTP."""
+"""What the engine is given and what it returns: token ids in, numbers and token ids out. No text, no HTTP."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from model.inference.decoding.options import DecodingOptions, DecodingResult
@@ -9,10 +10,10 @@ from model.inference.decoding.options import DecodingOptions, DecodingResult
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """One source that is encoded once and serves every task asked of it.
+    """One source, which is encoded once for all of its tasks.
 
-    `input_ids` hold prompt, text and end token. `heads` are the names of those that are wanted; `options` is None when
-    no summary is. `deadline` is in seconds on the engine's clock; a request that is not answered by then is dropped.
+    `input_ids` hold prompt, text and end token. `heads` are the names of the heads to run; `options` is None when no
+    summary is requested. `deadline` is in seconds on the engine's clock; a request without a result by then is dropped.
     """
 
     input_ids: tuple[int, ...]
@@ -22,10 +23,36 @@ class EngineRequest:
 
 
 @dataclass(frozen=True)
-class EngineAnswer:
-    """The answer to one `EngineRequest`: of each head that was asked the probability of each label, in their order.
+class Job:
+    """An accepted `EngineRequest` from the queue to its result. Keys grow with arrival.
 
-    `summary` is None where none was asked.
+    `num_tokens` is the request's length as the encoder pads it. `place` is its position among the requests that were
+    accepted together. With `streams` an update is published for every token, otherwise at the end alone.
+    """
+
+    key: int
+    request: EngineRequest
+    num_tokens: int
+    accepted_at: float = 0.0
+    place: int = 0
+    streams: bool = False
+
+    @cached_property
+    def source(self) -> int:
+        """Equal for equal sources, which are encoded once."""
+        return hash(self.request.input_ids)
+
+    @cached_property
+    def num_rows(self) -> int:
+        """Decoder rows that it will hold: its beams, or 0 when nothing is decoded."""
+        return self.request.options.num_beams if self.request.options else 0
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """The result of one `EngineRequest`: for each of its heads the probability of each label, in their order.
+
+    `summary` is None where none was requested.
     """
 
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
@@ -33,19 +60,19 @@ class EngineAnswer:
 
 
 @dataclass(frozen=True)
-class News:
-    """What has become of the request `key`: tokens made since the last news, and its one answer when there is one.
+class Update:
+    """Progress of the job `key`: the tokens since its last update, and how it ended once it has.
 
-    The tokens of all news of a request are its summary's. Any news says that the request has left the queue.
+    The tokens of all updates of a job are its summary's. The first one says that the job has left the queue.
     """
 
     key: int
     token_ids: tuple[int, ...] = ()
-    answer: "EngineAnswer | EngineError | None" = None
+    end: "EngineResult | EngineError | None" = None
 
 
 class EngineError(Exception):
-    """The engine did not answer an accepted or offered request."""
+    """The engine has no result for an accepted or offered request."""
 
 
 class Overloaded(EngineError):
@@ -61,7 +88,7 @@ class Overloaded(EngineError):
 
 
 class DeadlineExceeded(EngineError):
-    """The request's deadline passed before its answer was complete."""
+    """The request's deadline passed before its result was complete."""
 
 
 class EngineStopped(EngineError):

@@ -1,4 +1,4 @@
-"""Token ids to tensors, through the model, to answers: the only tensors in `app`.
+"""Token ids to tensors, through the model, to results: the only tensors in `app`.
 
 Knows nothing of queues, threads or time. One caller at a time.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from app.engine.request import EngineAnswer, EngineError, EngineRequest, News
+from app.engine.request import EngineError, EngineRequest, EngineResult, Update
 from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch
 from model.inference.decoding.options import DecodingOptions
@@ -26,26 +26,26 @@ _LENGTH_MULTIPLES = {"cuda": 64}  # of encoder batches, in tokens: few shapes, e
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """An encoder batch: which row of it serves each request, and what the heads said.
+class EncodedBatch:
+    """An encoder batch: the row of each request, and its result without the summary.
 
     `num_tokens` counts real tokens, `padded_tokens` all that were computed.
     """
 
-    hidden: Tensor  # (B, S, D)
+    encoder_states: Tensor  # (B, S, D)
     encoder_mask: Tensor  # (B, S)
     rows: dict[int, int]
-    answers: dict[int, EngineAnswer]
+    results: dict[int, EngineResult]
     options: dict[int, DecodingOptions]
     num_tokens: int
     padded_tokens: int
 
 
 class Runner:
-    """Encodes batches of requests, and decodes those that want a summary together, whenever they joined."""
+    """Encodes batches of requests, and decodes together those that include a summary, whenever they joined."""
 
     def __init__(self, backend: Backend, heads: Sequence[Head] = (), *, use_graphs: bool | None = None) -> None:
-        """`heads`: those of the model that may be asked.
+        """`heads`: those of the model that a request may name.
 
         `use_graphs`: replay decode steps as CUDA graphs; None: where the backend computes on a GPU.
         """
@@ -53,8 +53,8 @@ class Runner:
         self._heads = {head.name: head for head in heads}
         self._use_graphs = self.on_gpu if use_graphs is None else use_graphs
         self._batch = self._new_batch()
-        self._partial: dict[int, EngineAnswer] = {}  # of what decodes: all but the summary
-        self._num_sent: dict[int, int] = {}  # tokens of what decodes that were in earlier news
+        self._partial: dict[int, EngineResult] = {}  # of what decodes: all but the summary
+        self._num_sent: dict[int, int] = {}  # tokens of what decodes that were in earlier updates
 
     @property
     def num_rows(self) -> int:
@@ -67,24 +67,24 @@ class Runner:
         return -(-length // multiple) * multiple
 
     @torch.inference_mode()
-    def encode(self, requests: Mapping[int, EngineRequest]) -> Encoded:
-        """Encode `requests` as one padded batch, equal sources once, and run the heads that are asked for.
+    def encode(self, requests: Mapping[int, EngineRequest]) -> EncodedBatch:
+        """Encode `requests` as one padded batch, equal sources once, and run the heads that each names.
 
         Leaves what decodes untouched, also when it raises.
         """
         row_of = {ids: row for row, ids in enumerate(dict.fromkeys(one.input_ids for one in requests.values()))}
         input_ids, encoder_mask = self._pad(list(row_of))
-        hidden = self._backend.encode(input_ids, encoder_mask)  # (B, S, D)
+        encoder_states = self._backend.encode(input_ids, encoder_mask)  # (B, S, D)
         rows = {key: row_of[one.input_ids] for key, one in requests.items()}
-        scores = self._classify(hidden, encoder_mask, [(rows[key], one.heads) for key, one in requests.items()])
-        if hidden.is_cuda:  # otherwise the caller would measure the launches, not the work
-            torch.cuda.synchronize(hidden.device)
-        return Encoded(
-            hidden=hidden,
+        scores = self._classify(encoder_states, encoder_mask, [(rows[key], one.heads) for key, one in requests.items()])
+        if encoder_states.is_cuda:  # otherwise the caller would measure the launches, not the work
+            torch.cuda.synchronize(encoder_states.device)
+        return EncodedBatch(
+            encoder_states=encoder_states,
             encoder_mask=encoder_mask,
             rows=rows,
-            answers={
-                key: EngineAnswer({name: scores[name, rows[key]] for name in one.heads})
+            results={
+                key: EngineResult({name: scores[name, rows[key]] for name in one.heads})
                 for key, one in requests.items()
             },
             options={key: one.options for key, one in requests.items() if one.options is not None},
@@ -93,22 +93,22 @@ class Runner:
         )
 
     @torch.inference_mode()
-    def join(self, encoded: Encoded) -> list[News]:
-        """Let what wants a summary join the rows in flight; answers the others at once.
+    def join(self, encoded: EncodedBatch) -> list[Update]:
+        """Let the requests of a summary join the rows in flight; the others end at once.
 
         When it raises, what decodes is lost: `reset` follows.
         """
         if keys := list(encoded.options):
             rows = send(torch.tensor([encoded.rows[key] for key in keys]), self._backend.device)
-            hidden, encoder_mask = encoded.hidden[rows], encoded.encoder_mask[rows]  # (C, S, D), (C, S)
-            self._batch.add(keys, hidden, encoder_mask, [encoded.options[key] for key in keys])
-            self._partial |= {key: encoded.answers[key] for key in keys}
+            encoder_states, encoder_mask = encoded.encoder_states[rows], encoded.encoder_mask[rows]  # (C, S, D), (C, S)
+            self._batch.add(keys, encoder_states, encoder_mask, [encoded.options[key] for key in keys])
+            self._partial |= {key: encoded.results[key] for key in keys}
             self._num_sent |= dict.fromkeys(keys, 0)
-        return [News(key, answer=answer) for key, answer in encoded.answers.items() if key not in encoded.options]
+        return [Update(key, end=result) for key, result in encoded.results.items() if key not in encoded.options]
 
-    def step(self) -> list[News]:
+    def step(self) -> list[Update]:
         """One decode step over everything in flight. When it raises, what decodes is lost: `reset` follows."""
-        return [self._news_of(step) for step in self._batch.step()]
+        return [self._update_of(step) for step in self._batch.step()]
 
     def remove(self, keys: Collection[int]) -> None:
         """Free the rows of what is cancelled or expired; unknown keys are ignored."""
@@ -128,7 +128,8 @@ class Runner:
         self._batch.prepare(num_documents, self.padded_length(source_length), target_length)
 
     def check(self) -> None:
-        """Answer a minimal request of each kind, beside what decodes, so that warming up and faults are no client's.
+        """Run a minimal request of each kind, apart from what decodes, so that no client's request pays for warming up
+        or meets a fault first.
 
         Raises:
             EngineError: the encoder's states or a head's scores are not finite.
@@ -143,8 +144,8 @@ class Runner:
         probe = Runner(self._backend, tuple(self._heads.values()), use_graphs=False)
         requests = [EngineRequest(source, 0.0, tuple(self._heads), options) for options in kinds]
         encoded = probe.encode(dict(enumerate(requests)))
-        scores = [one for answer in encoded.answers.values() for values in answer.scores.values() for one in values]
-        if not (encoded.hidden.isfinite().all() and all(map(math.isfinite, scores))):
+        scores = [one for result in encoded.results.values() for values in result.scores.values() for one in values]
+        if not (encoded.encoder_states.isfinite().all() and all(map(math.isfinite, scores))):
             raise EngineError("the model's numbers are not finite on a minimal request; train or fetch it again")
         probe.join(encoded)
         while probe.num_rows:
@@ -165,14 +166,14 @@ class Runner:
     def _new_batch(self) -> DecodingBatch:
         return DecodingBatch(self._backend, StepGraphs(self._backend) if self._use_graphs else None)
 
-    def _news_of(self, step: Step) -> News:
+    def _update_of(self, step: Step) -> Update:
         if step.result is None:
             token_ids = () if step.token_id is None else (step.token_id,)
             self._num_sent[step.key] += len(token_ids)
-            return News(step.key, token_ids)
+            return Update(step.key, token_ids)
         num_sent = self._num_sent.pop(step.key)
-        answer = replace(self._partial.pop(step.key), summary=step.result)
-        return News(step.key, step.result.token_ids[num_sent:], answer)
+        result = replace(self._partial.pop(step.key), summary=step.result)
+        return Update(step.key, step.result.token_ids[num_sent:], result)
 
     def _pad(self, sources: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
         pad_id, longest = self._backend.config.pad_id, max(map(len, sources))
@@ -183,21 +184,21 @@ class Runner:
         return send(padded, self._backend.device), send(encoder_mask, self._backend.device)
 
     def _classify(
-        self, hidden: Tensor, encoder_mask: Tensor, asked: Sequence[tuple[int, tuple[str, ...]]]
+        self, encoder_states: Tensor, encoder_mask: Tensor, wanted: Sequence[tuple[int, tuple[str, ...]]]
     ) -> dict[tuple[str, int], tuple[float, ...]]:
-        """Probabilities by head and row of `hidden` (B, S, D), for the rows and heads that are asked."""
+        """Probabilities by head and row of `encoder_states` (B, S, D), for the rows and heads that are `wanted`."""
         heads_of: dict[int, frozenset[str]] = defaultdict(frozenset)
-        for row, heads in asked:
+        for row, heads in wanted:
             heads_of[row] |= frozenset(heads)
         rows_of: dict[frozenset[str], list[int]] = defaultdict(list)
-        for row, wanted in sorted(heads_of.items()):
-            rows_of[wanted].append(row)
+        for row, heads_of_row in sorted(heads_of.items()):
+            rows_of[heads_of_row].append(row)
         scores: dict[tuple[str, int], tuple[float, ...]] = {}
-        for wanted, rows in rows_of.items():
-            if not wanted:
+        for names, rows in rows_of.items():
+            if not names:
                 continue
-            index = send(torch.tensor(rows), hidden.device)
-            logits = self._backend.classify(hidden[index], encoder_mask[index], wanted)
+            index = send(torch.tensor(rows), encoder_states.device)
+            logits = self._backend.classify(encoder_states[index], encoder_mask[index], names)
             for name, values in logits.items():
                 head = self._heads[name]
                 found = probabilities(values, head.kind, head.temperature).tolist()

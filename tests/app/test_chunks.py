@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.chunks import cut_into_chunks, encode_in_blocks, work_of
+from app.chunks import cut_into_chunks, encode_in_blocks, tokenizing_cost
 from model.storage.checkpoint import Checkpoint
 from model.tokenizer import Tokenizer
 
@@ -91,7 +91,9 @@ def test_awkward_texts_take_time_in_proportion(tokenizer: Tokenizer, text: str) 
 def test_blocks_between_words_add_up_to_the_whole(tokenizer: Tokenizer, words: list[str]) -> None:
     text = " ".join(word.replace(" ", "") for word in words)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("app.chunks._BLOCK_WORK", 1 + max((work_of(f" {word} ") for word in text.split(" ")), default=0))
+        patch.setattr(
+            "app.chunks._BLOCK_COST", 1 + max((tokenizing_cost(f" {word} ") for word in text.split(" ")), default=0)
+        )
         blocks = list(encode_in_blocks(tokenizer, text))
     assert list(chain.from_iterable(blocks)) == tokenizer.encode(text)
 
@@ -100,4 +102,4 @@ def test_blocks_are_bounded_whatever_is_in_them(tokenizer: Tokenizer) -> None:
     for text in ("x" * 100_000, "\ufdfa" * 10_000, "😀" * 10_000, "a b " * 20_000, " " * 50_000, "¼" * 30_000, ""):
         sizes = [len(block) for block in encode_in_blocks(tokenizer, text)]
         assert max(sizes, default=0) <= 3_000
-        assert len(sizes) <= 4 * work_of(text) / 2_000 + 2
+        assert len(sizes) <= 4 * tokenizing_cost(text) / 2_000 + 2

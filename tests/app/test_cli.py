@@ -1,6 +1,8 @@
 import asyncio
 import json
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from app.cli import app
 from app.settings import Settings
 from app.version import VERSION
 from model.errors import CheckpointError
+from model.inference.decoding.options import DecodingOptions
 from model.kernels.library import is_available
 from model.network.leximind import LexiMind
 from model.storage.checkpoint import Checkpoint
@@ -49,15 +52,57 @@ def test_arguments_files_and_standard_input_are_texts(leximind: Any, tmp_path: P
     assert [one["topic"] for one in both][1] == json.loads(as_argument.stdout)["topic"]
 
 
+BEAMS: dict[str, Any] = {
+    "max_new_tokens": 9,
+    "min_new_tokens": 4,
+    "num_beams": 3,
+    "length_penalty": -0.5,
+    "early_stopping": "never",
+    "no_repeat_ngram_size": 2,
+    "repetition_penalty": 1.3,
+}
+SAMPLED: dict[str, Any] = {
+    "max_new_tokens": 9,
+    "do_sample": True,
+    "temperature": 1.5,
+    "top_k": 40,
+    "top_p": 0.9,
+    "seed": 7,
+    "on_long": "truncate",
+}
+
+
+def arguments_of(options: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """The options as flags, and as they are."""
+    arguments: list[str] = []
+    for name, value in options.items():
+        arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return arguments, options
+
+
+@pytest.mark.parametrize("command", ["summarize", "analyze"])
+def test_every_decoding_option_is_a_flag_with_its_default(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    text = " ".join(CliRunner().invoke(app, [command, "--help"]).stdout.split())
+    assert " --on-long " in text
+    for option in fields(DecodingOptions):
+        assert f" --{option.name.replace('_', '-')} " in text
+        assert f"{option.metadata['description']} [default: {str(option.default).lower()}]" in text
+    assert {*BEAMS, *SAMPLED} == {"on_long", *(option.name for option in fields(DecodingOptions))}, "all are run below"
+
+
 async def test_json_is_what_the_server_gives(leximind: Any, client: Any) -> None:
     for task, arguments, body in (
         ("summarize", ["--max-new-tokens", "5", "--num-beams", "2"], {"max_new_tokens": 5, "num_beams": 2}),
+        ("summarize", *arguments_of(BEAMS)),
+        ("summarize", *arguments_of(SAMPLED)),
         ("emotions", ["--top-k", "3"], {"top_k": 3}),
         ("emotions", ["--threshold", "0"], {"threshold": 0}),
         ("topic", ["--top-k", "2"], {"top_k": 2}),
         ("classify/emotions", ["--threshold", "0.4"], {"threshold": 0.4}),
         ("classify/topic", ["--top-k", "2"], {"top_k": 2}),
         ("analyze", ["--max-new-tokens", "5"], {"summary": {"max_new_tokens": 5}}),
+        ("analyze", arguments_of(SAMPLED)[0], {"summary": SAMPLED}),
     ):
         result = await asyncio.to_thread(leximind, *task.split("/"), NEWS, "--json", *arguments)
         assert json.loads(result.stdout) == (await client.post(f"/{task}", json={"text": NEWS, **body})).json()
@@ -137,7 +182,19 @@ def test_import_replaces_a_folder_only_when_told(
         (["topic", "--file", "/"], b"", "/: Is a directory"),
         (["summarize", "a", "--num-beams", "9"], b"", "--num-beams: 9 is not allowed; it must be between 1 and 8"),
         (["summarize", "a", "--max-new-tokens", "0"], b"", "--max-new-tokens: 0 is not allowed"),
-        (["summarize", "a", "--max-new-tokens", "513"], b"", "--max-new-tokens is 513, at most 512 are allowed"),
+        (
+            ["summarize", "a", "--max-new-tokens", "513"],
+            b"",
+            "--max-new-tokens: 513 is not allowed; it must be at most",
+        ),
+        (["summarize", "a", "--temperature", "warm"], b"", "--temperature: 'warm' is not allowed; it must be a number"),
+        (["summarize", "a", "--top-k", "1.5"], b"", "--top-k: '1.5' is not allowed; it must be a whole number"),
+        (
+            ["summarize", "a", "--early-stopping", "soon"],
+            b"",
+            "--early-stopping: 'soon' is not allowed; it must be",
+        ),
+        (["analyze", "a", "--do-sample", "--num-beams", "2"], b"", "--do-sample: true with num_beams 2"),
         (["summarize", "word " * 200, "--on-long", "error"], b"", "64 are allowed"),
         (
             ["classify", "moods", "a"],
@@ -172,6 +229,12 @@ def test_failed_load_is_one_line_and_exit_code_1(arguments: list[str], message: 
     [line] = result.stderr.splitlines()
     assert line.startswith("leximind: ")
     assert message in line
+
+
+def test_command_line_loads_no_http() -> None:
+    code = "import sys, app.cli; print(*(name for name in ('app.api', 'fastapi', 'uvicorn') if name in sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert run.stdout.strip() == ""
 
 
 def test_every_setting_is_a_flag_of_serve_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from app.engine.request import EngineError
-from app.planning import Question
+from app.planning import TextRequest
 from app.service import NotReady, Reloading, Service
 from app.settings import Settings
 from model.inference.native_backend import NativeBackend
@@ -21,15 +21,15 @@ async def test_service_loads_answers_and_drains(checkpoint_folder: Path) -> None
     service = Service(Settings(checkpoint=checkpoint_folder))
     assert service.state == "loading"
     with pytest.raises(NotReady, match="loading"):
-        _ = service.loaded
+        _ = service.deployment
     await service.load()
     assert service.state == "ready"
     precision = "bfloat16" if is_available("bfloat16") else "float32"
-    assert service.loaded.checkpoint.backend.precision == precision
+    assert service.deployment.checkpoint.backend.precision == precision
     await service.drain(1.0)
     assert service.state == "draining"
     with pytest.raises(NotReady, match="draining"):
-        _ = service.loaded
+        _ = service.deployment
 
 
 async def test_drain_may_come_twice_and_before_loading(checkpoint_folder: Path) -> None:
@@ -49,7 +49,7 @@ async def test_dtype_and_threads_are_those_of_the_settings(
     try:
         service = Service(Settings(checkpoint=checkpoint_folder, device="cpu", dtype=dtype, threads=1))
         await service.load()  # answers a minimal request of each kind
-        assert service.loaded.checkpoint.backend.precision == dtype
+        assert service.deployment.checkpoint.backend.precision == dtype
         with ThreadPoolExecutor(1) as fresh:  # the count is a thread's own: the model's thread is one that comes later
             assert fresh.submit(torch.get_num_threads).result() == 1
         await service.drain(1.0)
@@ -85,20 +85,20 @@ async def test_without_kernels_a_processor_computes_in_float32(
     monkeypatch.setattr("app.service.is_available", lambda _: False)
     service = Service(Settings(checkpoint=checkpoint_folder))
     await service.load()
-    assert service.loaded.checkpoint.backend.precision == "float32"
+    assert service.deployment.checkpoint.backend.precision == "float32"
     await service.drain(0.0)
 
 
 async def test_reload_swaps_the_checkpoint_and_frees_the_old_one(checkpoint_folder: Path) -> None:
     service = Service(Settings(checkpoint=checkpoint_folder, dtype="float32", device="cpu"))
     await service.load()
-    old = service.loaded.acquire()  # a request that has begun
-    plans = await old.documents.plan(["rain"], Question(("topic",)), math.inf)
+    old = service.deployment.acquire()  # a request that has begun
+    plans = await old.documents.plan(["rain"], TextRequest(("topic",)), math.inf)
     new = await service.reload()
-    assert service.loaded is new is not old
+    assert service.deployment is new is not old
     with pytest.raises(Reloading, match="still being answered"):
         await service.reload()
-    assert (await old.documents.answer(plans))[0].scores["topic"]  # ends where it began
+    assert (await old.documents.run(plans))[0].scores["topic"]  # ends where it began
     gone = weakref.ref(old.checkpoint.backend)
     old.release()
     del old, plans
@@ -116,8 +116,8 @@ async def test_model_that_fails_for_good_ends_the_service(
     ended: list[None] = []
     service = Service(Settings(checkpoint=checkpoint_folder), lambda: ended.append(None))
     await service.load()
-    documents = service.loaded.documents
-    plans = await documents.plan(["rain"], Question(("topic",)), math.inf)
+    documents = service.deployment.documents
+    plans = await documents.plan(["rain"], TextRequest(("topic",)), math.inf)
 
     def broken(*_: object) -> None:
         raise RuntimeError("secret internals")
@@ -125,12 +125,12 @@ async def test_model_that_fails_for_good_ends_the_service(
     for backend in (TorchBackend, NativeBackend):
         monkeypatch.setattr(backend, "encode", broken)
     with pytest.raises(EngineError):
-        await documents.answer(plans)
+        await documents.run(plans)
     while not ended:
         await asyncio.sleep(0.01)
     assert service.failure == "the model failed, and the service must be restarted; the log has the traceback"
     with pytest.raises(NotReady, match="must be restarted"):
-        _ = service.loaded
+        _ = service.deployment
     await service.drain(0.0)
 
 
@@ -141,7 +141,7 @@ async def test_failed_load_is_a_state_with_a_reason(checkpoint_folder: Path, set
     assert service.state == "failed"
     assert service.failure
     with pytest.raises(NotReady) as told:
-        _ = service.loaded
+        _ = service.deployment
     assert "/no/such/" not in str(told.value)
     await service.drain(0.0)
 

@@ -10,7 +10,7 @@ import pytest
 from torch import nn
 
 from app.engine.engine import Engine
-from app.engine.request import EngineAnswer, EngineRequest
+from app.engine.request import EngineRequest, EngineResult
 from app.metrics import Metrics
 from model.config import ModelConfig
 from model.network.leximind import LexiMind
@@ -60,7 +60,7 @@ class Rig:
 
     async def is_quiet(self) -> bool:
         """Whether nothing of earlier requests is left, once the model's thread has seen all orders."""
-        await self.engine.answer(EngineRequest((5, TINY.eos_id), math.inf, heads=("topic",)))
+        await self.engine.run(EngineRequest((5, TINY.eos_id), math.inf, heads=("topic",)))
         gauges = [self.value(name) for name in ("queue_requests", "queue_tokens", "kv_slots_used")]
         return gauges == [0, 0, 0] and self.engine._runner.num_rows == 0
 
@@ -86,7 +86,7 @@ class Gate:
         self._open.set()
 
 
-def assert_same(answer: EngineAnswer, expected: EngineAnswer) -> None:
+def assert_same(answer: EngineResult, expected: EngineResult) -> None:
     """Equal but for the last digits, which the other rows of a batch decide."""
     assert (answer.summary is None) == (expected.summary is None)
     if answer.summary is not None and expected.summary is not None:

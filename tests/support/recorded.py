@@ -22,11 +22,11 @@ async def answers_of(checkpoint: Path) -> list[dict[str, Any]]:
     """Status and body of each of `REQUESTS`, asked one after the other in float32 on one thread of the CPU."""
     settings = Settings(checkpoint=checkpoint, device="cpu", dtype="float32", threads=1, max_items=8)
     app = create_app(settings)
-    await app.state.service.load()
+    await app.state.context.service.load()
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://leximind", timeout=60) as client:
         answers = [await _ask(client, path, body) for path, body in REQUESTS]
-    await app.state.service.drain(5.0)
+    await app.state.context.service.drain(5.0)
     return answers
 
 

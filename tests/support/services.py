@@ -18,7 +18,7 @@ Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 async def open_service(folder: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an app with these settings, loaded; `client.service` is the app's service."""
     app = create_app(Settings(**{"checkpoint": folder, "threads": 1, **settings}))
-    service = app.state.service
+    service = app.state.context.service
     await service.load()
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://leximind", timeout=60) as client:

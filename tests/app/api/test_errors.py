@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,6 +12,7 @@ from app.metrics import FAILURES
 from app.settings import Settings
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
+from support.engines import FakeClock
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -121,14 +123,13 @@ async def test_refusals_are_counted_by_the_limit_that_was_reached(
             hold.reached.clear()
             running = asyncio.create_task(client.post("/topic", json={"text": "running"}))
             await asyncio.to_thread(hold.reached.wait, 10)
-            monkeypatch.setattr(client.service.loaded.engine.backlog, "retry_after_s", lambda: 17)  # type: ignore[attr-defined]
+            monkeypatch.setattr(client.service.deployment.engine.backlog, "retry_after_s", lambda: 17)  # type: ignore[attr-defined]
             refused = await client.post("/topic", json={"text": "a"})
             assert refused.headers["Retry-After"] == "17", "the one estimate, at this limit too"
         await running
         assert counts(client) == {"concurrency": 1}
-    async with serving() as client:
-        monkeypatch.setattr("app.documents._INLINE_WORK", 0)
-        monkeypatch.setattr("app.documents._MAX_WAITING_BYTES", 1)
+    async with serving(max_tokenizer_bytes=1) as client:
+        monkeypatch.setattr("app.documents._INLINE_COST", 0)
         texts = [client.post("/topic", json={"text": "a bridge " * 4000}) for _ in range(3)]
         assert sorted(one.status_code for one in await asyncio.gather(*texts)) == [200, 429, 429]
         assert counts(client) == {"tokenizer": 2}
@@ -169,13 +170,32 @@ async def test_deadline_of_the_header_is_504(serving: Serving, hold: Any) -> Non
         assert sample(client, "request_failures_total", reason="deadline") == 1
 
 
+async def test_deadlines_are_on_the_clock_that_is_given(
+    checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    app = create_app(Settings(checkpoint=checkpoint_folder, threads=1, deadline_s=5), clock=clock)
+    service = app.state.context.service
+    await service.load()
+    deadlines: list[float] = []
+    planner = service.deployment.documents._planner
+    plan = planner.plan
+    monkeypatch.setattr(planner, "plan", lambda *args: deadlines.append(args[-1]) or plan(*args))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leximind") as client:
+        assert (await client.post("/topic", json={"text": "a"})).status_code == 200
+        clock.now += 100
+        assert (await client.post("/topic", json={"text": "a"})).status_code == 200
+    assert deadlines == [clock.now - 95, clock.now + 5]
+    await service.drain(1.0)
+
+
 async def test_header_cannot_lengthen_the_deadline(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(deadline_s=5) as client:
         deadlines: list[float] = []
-        planner = client.service.loaded.documents._planner  # type: ignore[attr-defined]
+        planner = client.service.deployment.documents._planner  # type: ignore[attr-defined]
         plan = planner.plan
         monkeypatch.setattr(planner, "plan", lambda *args: deadlines.append(args[-1]) or plan(*args))
-        clock = client.service.loaded.engine.clock  # type: ignore[attr-defined]
+        clock = client.service.deployment.engine.clock  # type: ignore[attr-defined]
         for header, longest in (("3600000", 5.0), ("2000", 2.0)):
             before = clock()
             await client.post("/topic", json={"text": "a"}, headers={"X-Request-Timeout-Ms": header})
@@ -271,7 +291,7 @@ async def test_probe_that_hears_loading_is_no_failure_and_not_in_the_log(
     caplog.set_level("INFO")
     app = create_app(Settings(checkpoint=checkpoint_folder))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leximind") as client:
-        client.service = app.state.service  # type: ignore[attr-defined]
+        client.service = app.state.context.service  # type: ignore[attr-defined]
         for path in ("/health/ready", "/hf/topic/health", "/health/live", "/metrics"):
             await client.get(path)
         assert sample(client, "requests_total", route="/health/ready", status="503") == 1

@@ -179,16 +179,16 @@ async def test_document_names_the_heads_once_they_are_known(own_folder: Path) ->
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://leximind") as client:
         before = (await client.get("/openapi.json")).json()
-        await app.state.service.load()
+        await app.state.context.service.load()
         after = (await client.get("/openapi.json")).json()
         again = (await client.get("/openapi.json")).json()
-        await app.state.service.drain(1.0)
+        await app.state.context.service.drain(1.0)
     names = ["emotions", "topic", "category", "tags"]
 
     def enums(document: dict[str, Any]) -> list[list[str] | None]:
         head = document["paths"]["/classify/{head}"]["post"]["parameters"][0]
         task = document["paths"]["/predict"]["post"]["parameters"][0]
-        items = document["components"]["schemas"]["AnalyzeRequest"]["properties"]["tasks"]["anyOf"][0]["items"]
+        items = document["components"]["schemas"]["AnalyzeBody"]["properties"]["tasks"]["anyOf"][0]["items"]
         return [head["schema"].get("enum"), task["schema"]["enum"], items["enum"]]
 
     assert enums(before) == [None, names[:2], ["summarize", *names[:2]]]

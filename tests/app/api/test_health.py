@@ -23,14 +23,14 @@ async def test_ready_is_200(client: httpx.AsyncClient, path: str) -> None:
 async def test_loading_is_alive_but_not_ready_until_loaded(checkpoint_folder: Path) -> None:
     app = create_app(Settings(checkpoint=checkpoint_folder))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leximind") as client:
-        loading = asyncio.create_task(app.state.service.load())
+        loading = asyncio.create_task(app.state.context.service.load())
         await asyncio.sleep(0)
         assert (await client.get("/health/live")).status_code == 200
         waiting = await client.get("/health/ready")
         assert (waiting.status_code, waiting.json()["detail"]) == (503, "loading")
         await loading
         assert (await client.get("/health/ready")).status_code == 200
-        await app.state.service.drain(1.0)
+        await app.state.context.service.drain(1.0)
         assert (await client.get("/health/ready")).json()["detail"] == "draining"
 
 
@@ -41,7 +41,7 @@ async def test_failed_load_is_told_with_its_reason_and_without_paths(checkpoint_
         (damaged / file.name).write_bytes(file.read_bytes())
     (damaged / "model.safetensors").write_bytes(b"\x00" * 64)
     app = create_app(Settings(checkpoint=damaged))
-    await app.state.service.load()
+    await app.state.context.service.load()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leximind") as client:
         response = await client.get("/health/ready")
         assert response.status_code == 503
@@ -55,11 +55,11 @@ async def test_failed_load_is_told_with_its_reason_and_without_paths(checkpoint_
 async def test_lifespan_loads_and_drains(checkpoint_folder: Path) -> None:
     app = create_app(Settings(checkpoint=checkpoint_folder))
     async with app.router.lifespan_context(app):
-        while app.state.service.state == "loading":
+        while app.state.context.service.state == "loading":
             await asyncio.sleep(0.01)
-        assert app.state.service.state == "ready"
-        thread = app.state.service.loaded.engine._thread
-    assert app.state.service.state == "draining"
+        assert app.state.context.service.state == "ready"
+        thread = app.state.context.service.deployment.engine._thread
+    assert app.state.context.service.state == "draining"
     assert not thread.is_alive()
 
 
@@ -67,7 +67,7 @@ async def test_leaving_while_loading_leaves_nothing_running(checkpoint_folder: P
     app = create_app(Settings(checkpoint=checkpoint_folder))
     async with app.router.lifespan_context(app):
         pass
-    assert app.state.service.state == "draining"
+    assert app.state.context.service.state == "draining"
 
 
 @pytest.mark.parametrize("prefix", HF_PREFIXES)

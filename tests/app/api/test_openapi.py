@@ -68,14 +68,14 @@ async def test_admin_keys_alone_show_a_key_for_metrics_alone(serving: Serving) -
 
 
 def test_a_list_of_texts_is_shown_to_need_one(schema: dict[str, Any]) -> None:
-    for name in ("SummarizeRequest", "EmotionsRequest", "TopicRequest", "AnalyzeRequest"):
+    for name in ("SummarizeBody", "EmotionsBody", "TopicBody", "AnalyzeBody"):
         _, several = schema["components"]["schemas"][name]["properties"]["text"]["oneOf"]
         assert several["minItems"] == 1, name
 
 
 def test_options_are_those_of_decoding() -> None:
     options = SummaryOptions()
-    assert options.decoding() == DecodingOptions()
+    assert options.decoding == DecodingOptions()
     assert set(SummaryOptions.model_fields) - {"on_long"} == set(DecodingOptions.__dataclass_fields__)
 
 

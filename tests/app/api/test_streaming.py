@@ -46,7 +46,7 @@ async def test_refusals_come_as_a_status_and_not_in_the_stream(client: httpx.Asy
 
 
 async def test_error_midway_is_an_event(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = client.service.loaded.engine  # type: ignore[attr-defined]
+    engine = client.service.deployment.engine  # type: ignore[attr-defined]
     stream = engine.stream
 
     async def failing(request: Any) -> Any:
@@ -105,9 +105,9 @@ async def test_client_that_leaves_a_stream_cancels_the_work(client: httpx.AsyncC
         "server": ("leximind", 80),
     }
     await app(scope, receive, send)
-    engine = client.service.loaded.engine  # type: ignore[attr-defined]
+    engine = client.service.deployment.engine  # type: ignore[attr-defined]
     value = client.service.metrics.registry.get_sample_value  # type: ignore[attr-defined]
-    assert not engine._live
+    assert not engine._jobs
     assert value("leximind_active_requests") == 0
     assert value("leximind_request_failures_total", {"reason": "cancelled"}) == 1
     assert value("leximind_output_tokens_count") == 0  # it was not decoded to its end

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from app.engine.engine import Engine, EngineLimits
-from app.engine.request import EngineAnswer, EngineRequest
+from app.engine.engine import Engine
+from app.engine.request import EngineRequest, EngineResult
 from app.engine.runner import Runner
 from app.metrics import Metrics
+from app.settings import Settings
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from model.tasks import Tasks
@@ -51,7 +52,7 @@ async def start(model: LexiMind, clock: FakeClock) -> AsyncIterator[Start]:
     async def begin(*, on_failure: Callable[[], None] = lambda: None, **limits: Any) -> Rig:
         metrics = Metrics()
         checkpoint = SimpleNamespace(backend=TorchBackend(model), name="tiny", tasks=Tasks(heads=HEADS))
-        engine = Engine(checkpoint, EngineLimits(**limits), metrics, clock, on_failure)
+        engine = Engine(checkpoint, Settings(**limits), metrics, clock, on_failure)
         engines.append(engine)
         await engine.start()
         return Rig(engine, metrics, model)
@@ -88,16 +89,16 @@ def source() -> Callable[[int, int], tuple[int, ...]]:
 
 
 @pytest.fixture
-def alone(model: LexiMind) -> Callable[[EngineRequest], EngineAnswer]:
+def alone(model: LexiMind) -> Callable[[EngineRequest], EngineResult]:
     """The answer to a request with nothing beside it."""
 
-    def run(request: EngineRequest) -> EngineAnswer:
+    def run(request: EngineRequest) -> EngineResult:
         runner = Runner(TorchBackend(model), HEADS)
-        news = runner.join(runner.encode({0: request}))
+        updates = runner.join(runner.encode({0: request}))
         while runner.num_rows:
-            news = runner.step()
-        assert isinstance(news[-1].answer, EngineAnswer)
-        return news[-1].answer
+            updates = runner.step()
+        assert isinstance(updates[-1].end, EngineResult)
+        return updates[-1].end
 
     return run
 

@@ -12,8 +12,8 @@ import torch
 
 from app.engine.request import (
     DeadlineExceeded,
-    EngineAnswer,
     EngineRequest,
+    EngineResult,
     EngineStopped,
     Overloaded,
 )
@@ -23,7 +23,7 @@ from model.network.leximind import LexiMind
 from support.engines import assert_same
 
 Source = Callable[[int, int], tuple[int, ...]]
-Alone = Callable[[EngineRequest], EngineAnswer]
+Alone = Callable[[EngineRequest], EngineResult]
 LONG = DecodingOptions(max_new_tokens=400, min_new_tokens=400, no_repeat_ngram_size=0)
 
 
@@ -51,7 +51,7 @@ async def test_200_concurrent_requests_get_the_answers_that_each_gets_alone(
 ) -> None:
     rig = await start(max_batch_tokens=512, max_decode_rows=16)
     requests = [mixed_request(seed, source) for seed in range(200)]
-    answers = await asyncio.gather(*(rig.engine.answer(request) for request in requests))
+    answers = await asyncio.gather(*(rig.engine.run(request) for request in requests))
     for request, answer in zip(requests, answers, strict=True):
         assert_same(answer, alone(request))
     assert await rig.is_quiet()
@@ -87,7 +87,7 @@ async def test_slow_reader_holds_nobody_up(start: Any, source: Source, alone: Al
     options = DecodingOptions(max_new_tokens=20)
     unread = rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=options)])
     request = EngineRequest(source(2, 9), math.inf, options=DecodingOptions(max_new_tokens=40))
-    assert_same(await rig.engine.answer(request), alone(request))
+    assert_same(await rig.engine.run(request), alone(request))
     *token_ids, answer = [item async for _, item in unread]
     assert tuple(token_ids) == answer.summary.token_ids
 
@@ -95,7 +95,7 @@ async def test_slow_reader_holds_nobody_up(start: Any, source: Source, alone: Al
 async def test_list_is_answered_in_its_order(start: Any, source: Source, alone: Alone) -> None:
     rig = await start()
     requests = [mixed_request(seed, source) for seed in range(12)]
-    for request, answer in zip(requests, await rig.engine.answer_all(requests), strict=True):
+    for request, answer in zip(requests, await rig.engine.run_all(requests), strict=True):
         assert_same(answer, alone(request))
 
 
@@ -104,11 +104,11 @@ async def test_equal_sources_that_wait_together_are_encoded_once(
 ) -> None:
     rig = await start()
     shut = gate(rig.model.encoder)
-    first = asyncio.create_task(rig.engine.answer(EngineRequest(source(1, 5), math.inf, heads=("topic",))))
+    first = asyncio.create_task(rig.engine.run(EngineRequest(source(1, 5), math.inf, heads=("topic",))))
     await shut.entered()
     encoded_shapes.clear()
     same = [EngineRequest(source(2, 30), math.inf, heads=("topic",)) for _ in range(5)]
-    waiting = [asyncio.create_task(rig.engine.answer(request)) for request in same]
+    waiting = [asyncio.create_task(rig.engine.run(request)) for request in same]
     await asyncio.sleep(0)
     assert rig.value("queue_requests") == 5
     assert rig.value("queue_tokens") == 150
@@ -125,10 +125,10 @@ async def test_what_is_padded_to_few_lengths_counts_for_the_budget(
     rig = await start(max_batch_tokens=256)
     shut = gate(rig.model.encoder)
     requests = [EngineRequest(source(seed, 5), math.inf, heads=("topic",)) for seed in range(9)]
-    first = asyncio.create_task(rig.engine.answer(requests[0]))
+    first = asyncio.create_task(rig.engine.run(requests[0]))
     await shut.entered()
     encoded_shapes.clear()
-    waiting = [asyncio.create_task(rig.engine.answer(request)) for request in requests[1:]]
+    waiting = [asyncio.create_task(rig.engine.run(request)) for request in requests[1:]]
     await asyncio.sleep(0)
     shut.open()
     await asyncio.gather(first, *waiting)
@@ -140,9 +140,9 @@ async def test_cancelled_in_the_queue_is_never_encoded(
 ) -> None:
     rig = await start()
     shut = gate(rig.model.encoder)
-    first = asyncio.create_task(rig.engine.answer(EngineRequest(source(1, 5), math.inf, heads=("topic",))))
+    first = asyncio.create_task(rig.engine.run(EngineRequest(source(1, 5), math.inf, heads=("topic",))))
     await shut.entered()
-    cancelled = asyncio.create_task(rig.engine.answer(EngineRequest(source(2, 40), math.inf, options=LONG)))
+    cancelled = asyncio.create_task(rig.engine.run(EngineRequest(source(2, 40), math.inf, options=LONG)))
     await asyncio.sleep(0)
     cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -157,7 +157,7 @@ async def test_cancelled_in_the_queue_is_never_encoded(
 async def test_cancelled_while_decoding_frees_its_rows(start: Any, source: Source) -> None:
     rig = await start()
     beams = DecodingOptions(max_new_tokens=400, min_new_tokens=400, num_beams=4)
-    task = asyncio.create_task(rig.engine.answer(EngineRequest(source(1, 9), math.inf, options=beams)))
+    task = asyncio.create_task(rig.engine.run(EngineRequest(source(1, 9), math.inf, options=beams)))
     await asyncio.sleep(0)
     async with aclosing(rig.engine.stream([EngineRequest(source(2, 9), math.inf, options=LONG)])) as stream:
         await anext(stream)
@@ -191,12 +191,12 @@ async def test_those_who_stay_get_their_answers_whoever_leaves(start: Any, sourc
     rig = await start(max_batch_tokens=300, max_decode_rows=8, max_queued_requests=300)
     requests = [mixed_request(1000 + seed, source) for seed in range(300)]
 
-    async def ask(seed: int) -> EngineAnswer:
+    async def ask(seed: int) -> EngineResult:
         for _ in range(seed):  # arrivals are spread over the work
             await asyncio.sleep(0)
-        return await rig.engine.answer(requests[seed])
+        return await rig.engine.run(requests[seed])
 
-    async def leave(task: asyncio.Task[EngineAnswer], patience: int) -> None:
+    async def leave(task: asyncio.Task[EngineResult], patience: int) -> None:
         for _ in range(patience):
             await asyncio.sleep(0)
         task.cancel()
@@ -218,9 +218,9 @@ async def test_those_who_stay_get_their_answers_whoever_leaves(start: Any, sourc
 async def test_deadline_passes_in_the_queue(start: Any, source: Source, gate: Any, clock: Any) -> None:
     rig = await start()
     shut = gate(rig.model.encoder)
-    first = asyncio.create_task(rig.engine.answer(EngineRequest(source(1, 5), math.inf, heads=("topic",))))
+    first = asyncio.create_task(rig.engine.run(EngineRequest(source(1, 5), math.inf, heads=("topic",))))
     await shut.entered()
-    late = asyncio.create_task(rig.engine.answer(EngineRequest(source(2, 5), clock.now + 5, heads=("topic",))))
+    late = asyncio.create_task(rig.engine.run(EngineRequest(source(2, 5), clock.now + 5, heads=("topic",))))
     await asyncio.sleep(0)
     clock.now += 5
     shut.open()
@@ -248,16 +248,16 @@ async def test_refusal_tells_when_to_come_back_by_the_rate_of_answers(
     rig = await start(max_queued_requests=1)
     running = rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=LONG)])  # busy all the time
     await anext(running)
-    await rig.engine.answer(EngineRequest(source(2, 5), math.inf, heads=("topic",)))
+    await rig.engine.run(EngineRequest(source(2, 5), math.inf, heads=("topic",)))
     clock.now += 20
     shut = gate(rig.model.encoder)
-    encoding = asyncio.create_task(rig.engine.answer(EngineRequest(source(3, 5), math.inf, heads=("topic",))))
+    encoding = asyncio.create_task(rig.engine.run(EngineRequest(source(3, 5), math.inf, heads=("topic",))))
     await shut.entered()
     await asyncio.sleep(0)
-    waiting = asyncio.create_task(rig.engine.answer(EngineRequest(source(4, 5), math.inf, heads=("topic",))))
+    waiting = asyncio.create_task(rig.engine.run(EngineRequest(source(4, 5), math.inf, heads=("topic",))))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded) as refused:
-        await rig.engine.answer(EngineRequest(source(5, 5), math.inf, heads=("topic",)))
+        await rig.engine.run(EngineRequest(source(5, 5), math.inf, heads=("topic",)))
     assert refused.value.retry_after_s == 60, "three have no answer, one was answered in 20 s"
     shut.open()
     await asyncio.gather(encoding, waiting)
@@ -271,16 +271,16 @@ async def test_full_queue_is_refused_and_a_list_is_taken_whole_or_not_at_all(
     rig = await start(max_queued_requests=3)
     shut = gate(rig.model.encoder)
     requests = [EngineRequest(source(seed, 5), math.inf, heads=("topic",)) for seed in range(5)]
-    tasks = [asyncio.create_task(rig.engine.answer(requests[0]))]
+    tasks = [asyncio.create_task(rig.engine.run(requests[0]))]
     await shut.entered()
     await asyncio.sleep(0)
-    tasks += [asyncio.create_task(rig.engine.answer(request)) for request in requests[1:3]]
+    tasks += [asyncio.create_task(rig.engine.run(request)) for request in requests[1:3]]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded) as refused:
-        await rig.engine.answer_all(requests[3:])
+        await rig.engine.run_all(requests[3:])
     assert refused.value.retry_after_s >= 1
     assert rig.value("queue_requests") == 2, "nothing of the list was taken"
-    tasks.append(asyncio.create_task(rig.engine.answer(requests[3])))
+    tasks.append(asyncio.create_task(rig.engine.run(requests[3])))
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         rig.engine.stream([EngineRequest(source(9, 5), math.inf, options=LONG)])
@@ -295,13 +295,13 @@ async def test_drain_finishes_what_is_accepted_and_refuses_what_is_new(
     rig = await start()
     shut = gate(rig.model.encoder)
     requests = [mixed_request(seed, source) for seed in range(8)]
-    tasks = [asyncio.create_task(rig.engine.answer(request)) for request in requests]
+    tasks = [asyncio.create_task(rig.engine.run(request)) for request in requests]
     await shut.entered()
     draining = asyncio.create_task(rig.engine.drain(30))
     await asyncio.sleep(0)
     assert rig.engine.state == "draining"
     with pytest.raises(EngineStopped):
-        await rig.engine.answer(requests[0])
+        await rig.engine.run(requests[0])
     shut.open()
     await draining
     for request, task in zip(requests, tasks, strict=True):
@@ -312,7 +312,7 @@ async def test_drain_fails_what_it_has_no_time_for(start: Any, source: Source) -
     rig = await start()
     stream = rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=LONG)])
     await anext(stream)
-    waiting = asyncio.create_task(rig.engine.answer(EngineRequest(source(2, 9), math.inf, options=LONG)))
+    waiting = asyncio.create_task(rig.engine.run(EngineRequest(source(2, 9), math.inf, options=LONG)))
     await asyncio.sleep(0)
     await rig.engine.drain(0)
     with pytest.raises(EngineStopped):
@@ -327,7 +327,7 @@ async def test_stopped_engine_refuses(start: Any, source: Source) -> None:
     rig = await start()
     await rig.engine.drain(0)
     with pytest.raises(EngineStopped):
-        await rig.engine.answer(EngineRequest(source(1, 5), math.inf, heads=("topic",)))
+        await rig.engine.run(EngineRequest(source(1, 5), math.inf, heads=("topic",)))
 
 
 async def test_summary_of_one_token_is_answered(
@@ -344,14 +344,14 @@ async def test_summary_of_one_token_is_answered(
     rig = await start()
     options = DecodingOptions(max_new_tokens=8, min_new_tokens=1)
     for seed in range(2):  # the engine lives on
-        summary = (await rig.engine.answer(EngineRequest(source(seed, 6), math.inf, options=options))).summary
+        summary = (await rig.engine.run(EngineRequest(source(seed, 6), math.inf, options=options))).summary
         assert (len(summary.token_ids), summary.finish_reason) == (1, "stop")
 
 
 async def test_metrics_tell_what_was_done(start: Any, source: Source) -> None:
     rig = await start(max_decode_rows=32)
     options = DecodingOptions(max_new_tokens=10, min_new_tokens=10)
-    await rig.engine.answer_all(
+    await rig.engine.run_all(
         [
             EngineRequest(source(1, 40), math.inf, options=options),
             EngineRequest(source(2, 30), math.inf, heads=("emotions",)),

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from torch import nn
 
-from app.engine.engine import Engine, EngineLimits
-from app.engine.request import EngineAnswer, EngineError, EngineRequest
+from app.engine.engine import Engine
+from app.engine.request import EngineError, EngineRequest, EngineResult
 from app.metrics import Metrics
+from app.settings import Settings
 from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
@@ -19,7 +20,7 @@ from model.tasks import Tasks
 from support.engines import HEADS, assert_same
 
 Source = Callable[[int, int], tuple[int, ...]]
-Alone = Callable[[EngineRequest], EngineAnswer]
+Alone = Callable[[EngineRequest], EngineResult]
 
 
 def fail(module: nn.Module, times: int) -> None:
@@ -44,7 +45,7 @@ async def test_failed_encoder_batch_fails_its_requests_and_no_others(
     token_ids = [(await anext(stream))[1]]
     fail(rig.model.encoder, times=1)
     with pytest.raises(EngineError, match="encoding"):
-        await rig.engine.answer(EngineRequest(source(2, 9), math.inf, heads=("topic",)))
+        await rig.engine.run(EngineRequest(source(2, 9), math.inf, heads=("topic",)))
     *more, answer = [item async for _, item in stream]
     assert_same(answer, alone(running))
     assert (*token_ids, *more) == answer.summary.token_ids
@@ -58,10 +59,10 @@ async def test_failed_step_fails_what_decodes_and_the_engine_lives_on(start: Any
     options = DecodingOptions(max_new_tokens=6)
     requests = [EngineRequest(source(seed, 9), math.inf, options=options) for seed in range(3)]
     fail(rig.model.decoder.norm, times=1)
-    answers = await asyncio.gather(*(rig.engine.answer(request) for request in requests), return_exceptions=True)
+    answers = await asyncio.gather(*(rig.engine.run(request) for request in requests), return_exceptions=True)
     assert any(isinstance(answer, EngineError) for answer in answers)
     for request in requests:
-        assert_same(await rig.engine.answer(request), alone(request))
+        assert_same(await rig.engine.run(request), alone(request))
     assert await rig.is_quiet()
 
 
@@ -71,10 +72,10 @@ async def test_model_that_goes_on_failing_marks_the_engine_failed(start: Any, so
     fail(rig.model.decoder.norm, times=1000)
     options = DecodingOptions(max_new_tokens=6)
     requests = [EngineRequest(source(seed, 9), math.inf, options=options) for seed in range(3)]
-    answers = await asyncio.gather(*(rig.engine.answer(request) for request in requests), return_exceptions=True)
+    answers = await asyncio.gather(*(rig.engine.run(request) for request in requests), return_exceptions=True)
     assert all(isinstance(answer, EngineError) for answer in answers)
     with pytest.raises(EngineError):
-        await rig.engine.answer(requests[0])
+        await rig.engine.run(requests[0])
     assert rig.engine.state == "failed"
     assert failed == [None]
     assert [rig.value(name) for name in ("queue_requests", "queue_tokens", "kv_slots_used")] == [0, 0, 0]
@@ -88,7 +89,7 @@ async def test_model_that_cannot_answer_at_all_does_not_start(start: Any, model:
 
 async def test_engine_that_drains_while_it_warms_up_does_not_come_back(model: LexiMind, gate: Any) -> None:
     checkpoint: Any = SimpleNamespace(backend=TorchBackend(model), name="tiny", tasks=Tasks(heads=HEADS))
-    engine = Engine(checkpoint, EngineLimits(), Metrics())
+    engine = Engine(checkpoint, Settings(), Metrics())
     shut = gate(model.encoder)
     starting = asyncio.create_task(engine.start())
     await shut.entered()

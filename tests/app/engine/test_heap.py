@@ -21,7 +21,7 @@ def test_memory_is_given_back_at_intervals() -> None:
     clock, trimmed_at = Clock(), list[float]()
     heap = Heap(clock, 10.0, lambda: trimmed_at.append(clock.now))
     for clock.now in range(35):
-        heap.give_back()
+        heap.trim()
     assert trimmed_at == [10.0, 20.0, 30.0]
 
 
@@ -50,7 +50,7 @@ def test_what_lies_between_pieces_in_use_is_given_back() -> None:
     clock = Clock()
     heap = Heap(clock, 1.0)
     clock.now = 2.0
-    heap.give_back()
+    heap.trim()
     given_back = before - resident_bytes()
     for piece in pieces[::50]:
         libc.free(piece)

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from app.engine.engine import Engine, EngineLimits
+from app.engine.engine import Engine
 from app.engine.request import EngineRequest
 from app.metrics import Metrics
+from app.settings import Settings
 from model.inference.torch_backend import TorchBackend
 from model.storage.flan_t5 import read_flan_t5
 from model.tasks import Tasks
@@ -39,7 +40,7 @@ def padded_sources() -> tuple[Tensor, Tensor]:
 async def test_engine_gives_the_ids_and_scores_of_transformers(pair: Pair) -> None:
     sources = padded_sources()
     checkpoint = SimpleNamespace(backend=TorchBackend(pair.model), name=pair.folder.name, tasks=Tasks())
-    engine = Engine(checkpoint, EngineLimits(max_batch_tokens=320, max_decode_rows=24), Metrics())  # type: ignore[arg-type]
+    engine = Engine(checkpoint, Settings(max_batch_tokens=320, max_decode_rows=24), Metrics())  # type: ignore[arg-type]
     await engine.start()
     cases = [(options, row) for options in [*GREEDY, *BEAM] for row in range(len(LENGTHS))]
 
@@ -48,7 +49,7 @@ async def test_engine_gives_the_ids_and_scores_of_transformers(pair: Pair) -> No
         for _ in range(number):  # arrivals are spread over the work
             await asyncio.sleep(0)
         ids = tuple(sources[0][row, : LENGTHS[row]].tolist())
-        return (await engine.answer(EngineRequest(ids, math.inf, options=options))).summary
+        return (await engine.run(EngineRequest(ids, math.inf, options=options))).summary
 
     results = iter(await asyncio.gather(*map(ask, range(len(cases)))))
     await engine.drain(5)

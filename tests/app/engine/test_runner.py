@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from app.engine.request import EngineAnswer, EngineRequest
+from app.engine.request import EngineRequest, EngineResult
 from app.engine.runner import Runner
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.torch_backend import TorchBackend
@@ -14,33 +14,33 @@ from model.network.leximind import LexiMind
 from support.engines import HEADS
 
 Source = Callable[[int, int], tuple[int, ...]]
-Alone = Callable[[EngineRequest], EngineAnswer]
+Alone = Callable[[EngineRequest], EngineResult]
 
 
-def finish(runner: Runner) -> dict[int, EngineAnswer]:
+def finish(runner: Runner) -> dict[int, EngineResult]:
     answers = {}
     while runner.num_rows:
-        for news in runner.step():
-            if isinstance(news.answer, EngineAnswer):
-                answers[news.key] = news.answer
+        for update in runner.step():
+            if isinstance(update.end, EngineResult):
+                answers[update.key] = update.end
     return answers
 
 
 def test_heads_say_what_the_model_says_of_the_unpadded_source(model: LexiMind, source: Source) -> None:
     runner = Runner(TorchBackend(model), HEADS)
     requests = {key: EngineRequest(source(key, 5 + 9 * key), math.inf, heads=("emotions", "topic")) for key in range(4)}
-    for news in runner.join(runner.encode(requests)):
-        ids = torch.tensor([requests[news.key].input_ids])
+    for update in runner.join(runner.encode(requests)):
+        ids = torch.tensor([requests[update.key].input_ids])
         mask = torch.ones_like(ids, dtype=torch.bool)
         with torch.inference_mode():
             hidden = model.encode(ids, mask)
             emotions = model.classify(hidden, mask, ["emotions"])["emotions"][0].sigmoid().tolist()
             topic = model.classify(hidden, mask, ["topic"])["topic"][0].softmax(0).tolist()
-        assert isinstance(news.answer, EngineAnswer)
+        assert isinstance(update.end, EngineResult)
         # float32, and padding changes the order of summation
-        assert news.answer.scores["emotions"] == pytest.approx(emotions, abs=1e-5)
-        assert news.answer.scores["topic"] == pytest.approx(topic, abs=1e-5)
-        assert sum(news.answer.scores["topic"]) == pytest.approx(1, abs=1e-6)
+        assert update.end.scores["emotions"] == pytest.approx(emotions, abs=1e-5)
+        assert update.end.scores["topic"] == pytest.approx(topic, abs=1e-5)
+        assert sum(update.end.scores["topic"]) == pytest.approx(1, abs=1e-6)
 
 
 def test_bucketed_lengths_change_no_answer(
@@ -67,7 +67,7 @@ def test_answers_hold_what_was_asked_and_nothing_else(model: LexiMind, source: S
         3: EngineRequest(ids, math.inf, options=options),
         4: EngineRequest(ids, math.inf, heads=("emotions",), options=options),
     }
-    first = {news.key: news.answer for news in runner.join(runner.encode(requests))}
+    first = {update.key: update.end for update in runner.join(runner.encode(requests))}
     assert set(first) == {1, 2}, "what decodes is answered later"
     answers = first | finish(runner)
     asked = {key: (one.heads, one.options is not None) for key, one in requests.items()}
@@ -112,9 +112,9 @@ def test_tokens_of_all_news_are_the_result(model: LexiMind, source: Source, opti
         token_ids: list[int] = []
         result: DecodingResult | None = None
         while runner.num_rows:
-            for news in runner.step():
-                token_ids += news.token_ids
-                result = news.answer.summary if isinstance(news.answer, EngineAnswer) else None
+            for update in runner.step():
+                token_ids += update.token_ids
+                result = update.end.summary if isinstance(update.end, EngineResult) else None
         assert result is not None
         assert tuple(token_ids) == result.token_ids
 

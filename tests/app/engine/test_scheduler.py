@@ -6,11 +6,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.engine.scheduler import Encode, Idle, Job, Scheduler, Step
+from app.engine.request import EngineRequest, Job
+from app.engine.scheduler import Decode, Encode, Idle, Scheduler, queue_rank
+from model.inference.decoding.options import DecodingOptions
 
 
-def job(key: int, num_tokens: int = 10, num_rows: int = 0, *, source: int | None = None, deadline: float = 1e9) -> Job:
-    return Job(key, key if source is None else source, num_tokens, num_rows, deadline)
+def job(
+    key: int,
+    num_tokens: int = 10,
+    num_rows: int = 0,
+    *,
+    source: int | None = None,
+    deadline: float = 1e9,
+    place: int = 0,
+) -> Job:
+    options = DecodingOptions(num_beams=num_rows) if num_rows else None
+    request = EngineRequest((key if source is None else source,), deadline, options=options)
+    return Job(key, request, num_tokens, place=place)
 
 
 def scheduler(*jobs: Job, batch_tokens: int = 100, rows: int = 4, stall_s: float = 1.0) -> Scheduler:
@@ -55,7 +67,7 @@ def test_oldest_leads_and_takes_its_like_along() -> None:
 
 
 def test_request_of_many_leaves_room_for_those_of_one() -> None:
-    many = [Job(key, key, 10, 4, 1e9, place=key) for key in range(20)]
+    many = [job(key, 10, 4, place=key) for key in range(20)]
     policy = scheduler(*many, rows=4, batch_tokens=10)
     order = []
     for arriving in range(20, 60):
@@ -93,14 +105,14 @@ def test_equal_sources_cost_the_budget_once_even_over_it(num_tokens: int) -> Non
 def test_rows_are_limited() -> None:
     policy = scheduler(*(job(key, num_rows=1) for key in range(6)), rows=4)
     assert policy.decide() == Encode((0, 1, 2, 3))
-    assert [policy.decide(), policy.decide()] == [Step(), Step()]
+    assert [policy.decide(), policy.decide()] == [Decode(), Decode()]
     policy.remove(2)
     assert policy.decide() == Encode((4,))
 
 
 def test_more_rows_than_there_are_go_alone() -> None:
     policy = scheduler(job(1, num_rows=1), job(2, num_rows=8), rows=4)
-    assert [policy.decide(), policy.decide()] == [Encode((1,)), Step()]
+    assert [policy.decide(), policy.decide()] == [Encode((1,)), Decode()]
     policy.remove(1)
     assert policy.decide() == Encode((2,))
     assert policy.num_rows == 8
@@ -110,7 +122,7 @@ def test_classification_passes_those_that_wait_for_rows() -> None:
     policy = scheduler(job(1, num_rows=4), job(2, num_rows=1), job(3))
     assert policy.decide() == Encode((1, 3))
     policy.add(job(4))
-    assert [policy.decide(), policy.decide()] == [Step(), Encode((4,))]
+    assert [policy.decide(), policy.decide()] == [Decode(), Encode((4,))]
 
 
 def test_wide_beams_are_not_passed_by_narrow_ones() -> None:
@@ -118,7 +130,7 @@ def test_wide_beams_are_not_passed_by_narrow_ones() -> None:
     policy.decide()
     policy.add(job(2, num_rows=4))
     policy.add(job(3, num_rows=1))
-    assert [policy.decide(), policy.decide()] == [Step(), Step()]
+    assert [policy.decide(), policy.decide()] == [Decode(), Decode()]
     policy.remove(1)
     assert policy.decide() == Encode((2,))
 
@@ -128,13 +140,13 @@ def test_each_encoder_batch_is_followed_by_a_step_while_rows_decode() -> None:
     policy.decide()
     for key in range(2, 5):
         policy.add(job(key))
-        assert [policy.decide(), policy.decide()] == [Step(), Encode((key,))]
+        assert [policy.decide(), policy.decide()] == [Decode(), Encode((key,))]
 
 
 def test_encoding_holds_up_decoding_no_longer_than_the_limit() -> None:
     policy = scheduler(job(0, num_rows=1), batch_tokens=1000, stall_s=0.5)
     policy.decide()
-    policy.encoded(padded_tokens=100, seconds=1.0)  # so 50 tokens take half a second
+    policy.record_encoding(padded_tokens=100, seconds=1.0)  # so 50 tokens take half a second
     policy.decide()
     for key in range(1, 10):
         policy.add(job(key))
@@ -143,11 +155,11 @@ def test_encoding_holds_up_decoding_no_longer_than_the_limit() -> None:
 
 def test_stall_limit_does_not_bind_when_nothing_decodes() -> None:
     policy = scheduler(*(job(key) for key in range(8)), stall_s=0.0)
-    policy.encoded(padded_tokens=100, seconds=1.0)
+    policy.record_encoding(padded_tokens=100, seconds=1.0)
     assert policy.decide() == Encode(tuple(range(8)))
 
 
-def test_expired_jobs_are_told_once_whether_queued_or_decoding() -> None:
+def test_expired_jobs_are_returned_once_whether_queued_or_decoding() -> None:
     policy = scheduler(job(1, num_rows=4, deadline=5.0))
     policy.decide()
     policy.add(job(2, num_rows=1, deadline=4.0))
@@ -197,14 +209,17 @@ class Replay:
     def __init__(self, trace: list[Arrival], policy: Scheduler) -> None:
         self.policy = policy
         self.jobs = {
-            key: (Job(key, one.source * 1000 + one.num_tokens, one.num_tokens, one.num_rows, 1e9, key % 4), one)
+            key: (
+                job(key, one.num_tokens, one.num_rows, source=one.source * 1000 + one.num_tokens, place=key % 4),
+                one,
+            )
             for key, one in enumerate(sorted(trace, key=lambda one: one.at))
         }
         self.queued: dict[int, Job] = {}
         self.decoding: dict[int, int] = {}  # key -> steps left
         self.encoded: list[int] = []
         self.batches: list[tuple[tuple[Job, ...], bool]] = []  # jobs of a batch, whether rows were in flight
-        self.decisions: list[Encode | Step | Idle] = []
+        self.decisions: list[Encode | Decode | Idle] = []
 
     def rows(self) -> int:
         return sum(self.jobs[key][0].num_rows for key in self.decoding)
@@ -219,7 +234,7 @@ class Replay:
             if not pending and not self.queued and not self.decoding:
                 assert self.policy.decide() == Idle()
                 return self
-            self.obey(self.policy.decide())
+            self.apply(self.policy.decide())
         raise AssertionError("some job never ended")
 
     def cancel(self, tick: int) -> None:
@@ -229,14 +244,14 @@ class Replay:
                 self.decoding.pop(key, None)
                 self.policy.remove(key)
 
-    def obey(self, decision: Encode | Step | Idle) -> None:
+    def apply(self, decision: Encode | Decode | Idle) -> None:
         self.decisions.append(decision)
         if isinstance(decision, Encode):
             jobs = tuple(self.queued.pop(key) for key in decision.keys)  # a KeyError: twice, or unknown
             self.batches.append((jobs, bool(self.decoding)))
             self.encoded += decision.keys
             self.decoding |= {one.key: self.jobs[one.key][1].steps for one in jobs if one.num_rows}
-        elif isinstance(decision, Step):
+        elif isinstance(decision, Decode):
             assert self.decoding, "a step with nothing in flight"
             self.decoding = {key: left - 1 for key, left in self.decoding.items()}
             for key in [key for key, left in self.decoding.items() if left == 0]:
@@ -251,7 +266,7 @@ class Replay:
 def replay(trace: list[Arrival], tokens_per_s: float | None = None) -> Replay:
     policy = scheduler(batch_tokens=300, rows=6, stall_s=1.0)
     if tokens_per_s is not None:
-        policy.encoded(padded_tokens=int(tokens_per_s), seconds=1.0)
+        policy.record_encoding(padded_tokens=int(tokens_per_s), seconds=1.0)
     return Replay(trace, policy).run()
 
 
@@ -280,16 +295,16 @@ def test_running_rows_never_wait_for_two_encoder_batches(trace: list[Arrival]) -
     policy = scheduler(batch_tokens=300, rows=6)
     seen = Replay(trace, policy)
     decode_before: list[bool] = []
-    obey = seen.obey
+    apply = seen.apply
 
-    def watched(decision: Encode | Step | Idle) -> None:
+    def watched(decision: Encode | Decode | Idle) -> None:
         decode_before.append(bool(seen.decoding))
-        obey(decision)
+        apply(decision)
 
-    seen.obey = watched  # type: ignore[method-assign]
+    seen.apply = watched  # type: ignore[method-assign]
     seen.run()
     for first, second, running in zip(seen.decisions, seen.decisions[1:], decode_before[1:], strict=False):
-        assert not (isinstance(first, Encode) and running) or isinstance(second, Step)
+        assert not (isinstance(first, Encode) and running) or isinstance(second, Decode)
 
 
 @given(arrivals)
@@ -297,19 +312,19 @@ def test_running_rows_never_wait_for_two_encoder_batches(trace: list[Arrival]) -
 def test_first_in_turn_that_may_go_is_in_every_batch(trace: list[Arrival]) -> None:
     policy = scheduler(batch_tokens=300, rows=6)
     seen = Replay(trace, policy)
-    obey = seen.obey
+    apply = seen.apply
 
-    def watched(decision: Encode | Step | Idle) -> None:
+    def watched(decision: Encode | Decode | Idle) -> None:
         if isinstance(decision, Encode):
-            queued, rows = sorted(seen.queued, key=lambda key: seen.queued[key].turn), seen.rows()
+            queued, rows = sorted(seen.queued, key=lambda key: queue_rank(seen.queued[key])), seen.rows()
             first_summary = next((key for key in queued if seen.queued[key].num_rows), None)
             free = first_summary is not None and (rows == 0 or rows + seen.queued[first_summary].num_rows <= 6)
             may_go = [key for key in queued if not seen.queued[key].num_rows or free]
             assert may_go[0] in decision.keys
             assert free or all(not seen.queued[key].num_rows for key in decision.keys)
-        obey(decision)
+        apply(decision)
 
-    seen.obey = watched  # type: ignore[method-assign]
+    seen.apply = watched  # type: ignore[method-assign]
     seen.run()
 
 

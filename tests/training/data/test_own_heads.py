@@ -72,10 +72,10 @@ def add(checkpoint: Path, name: str, data: Path, output: Path, *more: str) -> Ch
 
 async def asked(folder: Path, path: str, **body: Any) -> Any:
     app = create_app(Settings(checkpoint=folder, device="cpu", dtype="float32", threads=1))
-    await app.state.service.load()
+    await app.state.context.service.load()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leximind") as client:
         response = await client.post(path, json=body)
-    await app.state.service.drain(1.0)
+    await app.state.context.service.drain(1.0)
     assert response.status_code == 200, response.text
     return response.json()
 

@@ -1,9 +1,8 @@
-"""What every call for work passes before its handler: key, rate, readiness, deadline, JSON; and who left is dropped."""
+"""The checks before every inference handler: key, rate, readiness, deadline, JSON; cancels when a client leaves."""
 
 import asyncio
 import json
 import re
-import time
 from collections.abc import Callable, Collection, Coroutine
 from typing import Any, NoReturn
 
@@ -12,9 +11,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from app.api.keys import Gate
+from app.api.context import app_context, context_of
 from app.api.problems import CLIENT_LEFT, Problem, invalid_field
-from app.service import Service
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _JSON_TYPE = re.compile(r"application/([^/+]+\+)?json")
@@ -24,30 +22,28 @@ _SHOWN_CHARS = 80
 _MAX_CONTAINERS = 10_000
 
 
-class WorkRoute(APIRoute):
-    """A route behind the door; its handler finds `loaded` and, on the engine's clock, `deadline` in `request.state`."""
+class InferenceRoute(APIRoute):
+    """A guarded route; its handler finds `deployment` and `deadline` in the request's context."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's handler, with the door before it."""
+        """The route's handler, with the checks before it."""
         handle = super().get_route_handler()
 
-        async def through_the_door(request: Request) -> Response:
-            service: Service = request.app.state.service
-            gate: Gate = request.app.state.gate
-            arrived_at = time.monotonic()
-            key = gate.admit(request.headers, request.client.host if request.client else "", arrived_at)
-            if key is not None:
-                request.state.key_id, request.state.priority = key.id, key.key_class
-            request.state.loaded = service.loaded.acquire()  # `Observe` releases it
-            timeout_s = _timeout_s(request, service.settings.deadline_s)
-            request.state.deadline = arrived_at + timeout_s
+        async def guarded(request: Request) -> Response:
+            app, context = app_context(request.app), context_of(request.scope)
+            arrived_at = app.service.clock()
+            address = request.client.host if request.client else ""
+            context.key = app.access.authorize(request.headers, address, arrived_at)
+            context.deployment = app.service.deployment.acquire()  # `Observe` releases it
+            timeout_s = _timeout_s(request, app.service.settings.deadline_s)
+            context.deadline = arrived_at + timeout_s
             _check_query(request, {field.alias for field in self.dependant.query_params})
             _check_content_type(request)
             json_request = _JsonRequest(request.scope, request.receive)
             await json_request.load(timeout_s)
             return await _unless_client_leaves(request.receive, handle(json_request))
 
-        return through_the_door
+        return guarded
 
 
 class _JsonRequest(Request):
@@ -69,7 +65,7 @@ class _JsonRequest(Request):
         self._value = _parse(body)
 
     async def json(self) -> Any:
-        """What the body says."""
+        """The parsed body."""
         return self._value
 
 
@@ -98,7 +94,7 @@ def _num_brackets(part: bytes) -> int:
 
 
 def _outside_strings(body: bytes) -> bytes:
-    """What is no string, of JSON; of anything else, of as much as a parser reads before it says so."""
+    """JSON without its strings; of anything else, at least the part that a parser reads before it fails."""
     return b"".join(body.replace(rb"\\", b"").replace(b'\\"', b"").split(b'"')[::2])
 
 
@@ -133,22 +129,22 @@ def _check_content_type(request: Request) -> None:
         raise Problem(415, f"Content-Type is {given[:_SHOWN_CHARS] or 'missing'}; send Content-Type: application/json")
 
 
-async def _unless_client_leaves(receive: Receive, work: Coroutine[Any, Any, Response]) -> Response:
-    """The result of `work`, which is cancelled when the client goes; neither Starlette nor FastAPI does that."""
-    task = asyncio.create_task(work)
-    departure = asyncio.create_task(_departure(receive))
+async def _unless_client_leaves(receive: Receive, handling: Coroutine[Any, Any, Response]) -> Response:
+    """The result of `handling`, which is cancelled when the client leaves; neither Starlette nor FastAPI does that."""
+    task = asyncio.create_task(handling)
+    disconnect = asyncio.create_task(_disconnect(receive))
     try:
-        await asyncio.wait({task, departure}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
         raise _client_left()
     finally:
-        for one in (task, departure):
+        for one in (task, disconnect):
             one.cancel()
-        await asyncio.gather(task, departure, return_exceptions=True)
+        await asyncio.gather(task, disconnect, return_exceptions=True)
 
 
-async def _departure(receive: Receive) -> None:
+async def _disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 

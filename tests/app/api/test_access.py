@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.api.keys import Gate, KeyRing, RateLimit, caller_of
+from app.api.access import AccessControl, KeyRing, RateLimit, caller_of
 from app.api.problems import Problem
 from app.keys import Key, KeysError, key_digest, read_keys_file
 from app.settings import Settings
@@ -91,58 +91,58 @@ def test_file_of_many_keys_is_read_while_others_wait(tmp_path: Path) -> None:
     assert time.process_time() - started_at < 5  # 20 where each was compared with all before
 
 
-@pytest.mark.parametrize(("left", "use"), [("ops third admin\n", "work"), ("web first\n", "/metrics")])
-def test_file_that_loses_its_last_key_opens_nothing(tmp_path: Path, left: str, use: str) -> None:
+@pytest.mark.parametrize(("left", "use"), [("ops third admin\n", "inference"), ("web first\n", "/metrics")])
+def test_file_without_its_last_key_opens_nothing(tmp_path: Path, left: str, use: str) -> None:
     path = tmp_path / "keys"
     path.write_text("web first\nops third admin\n")
-    gate = Gate(Settings(api_keys_file=path))
+    access = AccessControl(Settings(api_keys_file=path))
     path.write_text(left)
     with pytest.raises(KeysError, match=f"holds no key for {use} any more"):
-        gate.reload()
-    for admit in (lambda: gate.admit({}, "", 0.0), lambda: gate.admit_admin({})):
+        access.reload()
+    for admit in (lambda: access.authorize({}, "", 0.0), lambda: access.authorize_admin({})):
         with pytest.raises(Problem):
             admit()
-    gate.admit({"x-api-key": "first"}, "", 0.0)
-    gate.admit_admin({"x-api-key": "third"})
+    access.authorize({"x-api-key": "first"}, "", 0.0)
+    access.authorize_admin({"x-api-key": "third"})
 
 
 def test_rate_allows_a_seconds_worth_at_once_then_the_average() -> None:
     rate = RateLimit(per_second=4)
-    assert [rate.take("me", 0.0) for _ in range(5)] == [0, 0, 0, 0, 0.25]
-    assert rate.take("me", 0.2) == pytest.approx(0.05)
-    assert rate.take("me", 0.25) == 0
-    assert rate.take("me", 0.25) > 0
-    assert rate.take("you", 0.25) == 0
-    assert [rate.take("me", 100.0) == 0 for _ in range(5)] == [True] * 4 + [False]
+    assert [rate.consume("me", 0.0) for _ in range(5)] == [0, 0, 0, 0, 0.25]
+    assert rate.consume("me", 0.2) == pytest.approx(0.05)
+    assert rate.consume("me", 0.25) == 0
+    assert rate.consume("me", 0.25) > 0
+    assert rate.consume("you", 0.25) == 0
+    assert [rate.consume("me", 100.0) == 0 for _ in range(5)] == [True] * 4 + [False]
 
 
 def test_rate_below_one_a_second_lets_one_through() -> None:
     rate = RateLimit(per_second=0.1)
-    assert rate.take("me", 0.0) == 0
-    assert rate.take("me", 0.0) == pytest.approx(10)
-    assert rate.take("me", 10.0) == 0
+    assert rate.consume("me", 0.0) == 0
+    assert rate.consume("me", 0.0) == pytest.approx(10)
+    assert rate.consume("me", 10.0) == 0
 
 
 def test_rate_remembers_a_bounded_number_of_callers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.api.keys._MAX_CALLERS", 2)
+    monkeypatch.setattr("app.api.access._MAX_CALLERS", 2)
     rate = RateLimit(per_second=1)
     for caller in ("a", "b", "c"):
-        rate.take(caller, 0.0)
-    assert rate.take("c", 0.0) > 0
-    assert rate.take("a", 0.0) == 0  # forgotten
+        rate.consume(caller, 0.0)
+    assert rate.consume("c", 0.0) > 0
+    assert rate.consume("a", 0.0) == 0  # forgotten
 
 
 def test_rate_is_per_key_and_without_keys_per_address() -> None:
-    keyed = Gate(Settings(api_keys="k,l", requests_per_second=1))
-    keyed.admit({"x-api-key": "k"}, "1.1.1.1", 0.0)
-    keyed.admit({"x-api-key": "l"}, "1.1.1.1", 0.0)
+    keyed = AccessControl(Settings(api_keys="k,l", requests_per_second=1))
+    keyed.authorize({"x-api-key": "k"}, "1.1.1.1", 0.0)
+    keyed.authorize({"x-api-key": "l"}, "1.1.1.1", 0.0)
     with pytest.raises(Problem):
-        keyed.admit({"x-api-key": "k"}, "2.2.2.2", 0.0)
-    open_to_all = Gate(Settings(requests_per_second=1))
-    open_to_all.admit({"x-api-key": "k"}, "1.1.1.1", 0.0)
-    open_to_all.admit({"x-api-key": "k"}, "2.2.2.2", 0.0)
+        keyed.authorize({"x-api-key": "k"}, "2.2.2.2", 0.0)
+    open_to_all = AccessControl(Settings(requests_per_second=1))
+    open_to_all.authorize({"x-api-key": "k"}, "1.1.1.1", 0.0)
+    open_to_all.authorize({"x-api-key": "k"}, "2.2.2.2", 0.0)
     with pytest.raises(Problem):  # another made-up key is no other caller
-        open_to_all.admit({"x-api-key": "l"}, "1.1.1.1", 0.0)
+        open_to_all.authorize({"x-api-key": "l"}, "1.1.1.1", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -164,25 +164,25 @@ def test_caller_is_an_address_or_a_network_of_ipv6(address: str, caller: str) ->
 def test_keys_of_a_file_are_told_by_id_and_class_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"# rotated monthly\n\nweb  first\nnightly {key_digest('second')} batch\nops third admin\n")
-    gate = Gate(Settings(api_keys_file=path, api_keys="fourth"))
-    key = gate.admit({"x-api-key": "first"}, "", 0.0)
+    access = AccessControl(Settings(api_keys_file=path, api_keys="fourth"))
+    key = access.authorize({"x-api-key": "first"}, "", 0.0)
     assert key is not None
     assert (key.id, key.key_class) == ("web", "interactive")
-    key = gate.admit({"x-api-key": "second"}, "", 0.0)
+    key = access.authorize({"x-api-key": "second"}, "", 0.0)
     assert key is not None
     assert (key.id, key.key_class) == ("nightly", "batch")
-    key = gate.admit({"x-api-key": "fourth"}, "", 0.0)
+    key = access.authorize({"x-api-key": "fourth"}, "", 0.0)
     assert key is not None
     assert key.id == key_digest("fourth")[7:15]
-    gate.admit_admin({"x-api-key": "third"})
+    access.authorize_admin({"x-api-key": "third"})
     with pytest.raises(Problem):
-        gate.admit({"x-api-key": "third"}, "", 0.0)
+        access.authorize({"x-api-key": "third"}, "", 0.0)
     path.write_text("web first\nweb-2 fifth\nops third admin\n")
-    assert gate.reload() == 4
+    assert access.reload() == 4
     for valid in ("first", "fifth", "fourth"):
-        gate.admit({"x-api-key": valid}, "", 0.0)
+        access.authorize({"x-api-key": valid}, "", 0.0)
     with pytest.raises(Problem):
-        gate.admit({"x-api-key": "second"}, "", 0.0)
+        access.authorize({"x-api-key": "second"}, "", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -206,29 +206,29 @@ def test_wrong_file_of_keys_is_refused_by_line_and_keeps_those_of_before(
     path = tmp_path / "keys"
     path.write_text(content)
     with pytest.raises(KeysError, match=re.escape(message)) as refused:
-        Gate(Settings(api_keys_file=path))
+        AccessControl(Settings(api_keys_file=path))
     assert "sesame" not in str(refused.value)
     path.write_text("web valid")
-    gate = Gate(Settings(api_keys_file=path))
+    access = AccessControl(Settings(api_keys_file=path))
     path.write_text(content)
     with pytest.raises(KeysError):
-        gate.reload()
-    assert gate.admit({"x-api-key": "valid"}, "", 0.0) is not None
+        access.reload()
+    assert access.authorize({"x-api-key": "valid"}, "", 0.0) is not None
 
 
 def test_missing_and_huge_files_of_keys_are_refused(tmp_path: Path) -> None:
     with pytest.raises(KeysError, match="cannot be read"):
-        Gate(Settings(api_keys_file=tmp_path / "none"))
+        AccessControl(Settings(api_keys_file=tmp_path / "none"))
     (tmp_path / "huge").write_bytes(b"#" * (2**20 + 1))
     with pytest.raises(KeysError, match="more than 1048576 bytes"):
-        Gate(Settings(api_keys_file=tmp_path / "huge"))
+        AccessControl(Settings(api_keys_file=tmp_path / "huge"))
 
 
 @pytest.mark.timeout(20)
 def test_pipe_in_place_of_the_file_of_keys_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "keys")
     with pytest.raises(KeysError, match="is no regular file"):
-        Gate(Settings(api_keys_file=tmp_path / "keys"))
+        AccessControl(Settings(api_keys_file=tmp_path / "keys"))
 
 
 async def test_too_often_is_429_with_an_integer_retry_after(serving: Serving) -> None:
