@@ -144,14 +144,14 @@ def test_version_is_the_package_s() -> None:
     assert (result.exit_code, result.stdout) == (0, f"{VERSION}\n")
 
 
-def test_analyze_tells_what_the_checkpoint_can(checkpoint: Checkpoint, spiece: Path, tmp_path: Path) -> None:
+def test_analyze_runs_every_task_of_the_checkpoint(checkpoint: Checkpoint, spiece: Path, tmp_path: Path) -> None:
     config = replace(checkpoint.model.config, heads={})
     save_checkpoint(tmp_path / "plain", LexiMind(config), spiece, Tasks(), card="")
     run = CliRunner().invoke(app, ["analyze", NEWS, "--json", "--checkpoint", str(tmp_path / "plain")])
     assert list(json.loads(run.stdout)) == ["summary"]
 
 
-def test_message_of_several_lines_is_told_in_one(leximind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_message_of_several_lines_becomes_one(leximind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise CheckpointError("cannot be downloaded (no route\nto host)")
 
@@ -159,7 +159,7 @@ def test_message_of_several_lines_is_told_in_one(leximind: Any, monkeypatch: pyt
     assert leximind("import", "a/b", "target").stderr == "leximind: cannot be downloaded (no route to host)\n"
 
 
-def test_import_replaces_a_folder_only_when_told(
+def test_import_replaces_a_folder_only_with_overwrite(
     leximind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imported: list[Path] = []

@@ -23,7 +23,7 @@ _READ_AT = "4b7d950418d92b33"
 
 
 def test_internals_of_uvicorn_are_those_that_were_read() -> None:
-    """`Connection` overrides methods that uvicorn promises nobody. Read what changed, then write it here."""
+    """`Connection` overrides methods that uvicorn does not promise. Read what changed, then write it here."""
     pinned = Path(__file__).parents[2].joinpath("constraints.txt").read_text()
     assert f"\nuvicorn=={uvicorn.__version__}\n" in pinned
     source = "".join(inspect.getsource(part) for part in (httptools_impl, flow_control, Server))
@@ -57,12 +57,12 @@ class _Exhausted(Listener):
 async def test_listener_without_descriptors_is_quiet_and_comes_back(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     loop = asyncio.get_running_loop()
-    told: list[str] = []
-    tell_quietly = quiet_exception_handler()
+    logged: list[str] = []
+    handle_quietly = quiet_exception_handler()
 
     def handle(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        told.append(context["message"])
-        tell_quietly(loop, context)
+        logged.append(context["message"])
+        handle_quietly(loop, context)
 
     loop.set_exception_handler(handle)
     listener = _Exhausted(fileno=socket.create_server(("127.0.0.1", 0)).detach())
@@ -79,6 +79,6 @@ async def test_listener_without_descriptors_is_quiet_and_comes_back(caplog: pyte
     server.close()
     await server.wait_closed()
     loop.set_exception_handler(None)
-    assert len(told) == 2  # and not one for every try
+    assert len(logged) == 2  # and not one for every try
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert re.search("no new connections for now: .*Too many open files", caplog.text)

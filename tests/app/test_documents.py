@@ -193,7 +193,7 @@ async def test_event_loop_is_not_held_up_by_characters_of_many_tokens(
     for count in (100, 1_000, 5_000):
         await documents.plan(["\ufdfa" * count], TextRequest(("topic",)), math.inf)
     assert 0 < longest[True] < 12_000
-    assert 0 < longest[False] < 4_000, "nor by what is done beside it, a block at a time"
+    assert 0 < longest[False] < 4_000, "nor by the thread, a block at a time"
 
 
 async def test_text_of_too_many_tokens_is_refused_before_it_is_read(

@@ -79,13 +79,13 @@ def test_cost_is_new_tokens_times_beams_over_chunks(planner: Planner) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\u200b", "\ud800"])
-def test_bad_text_is_told_with_its_index(planner: Planner, text: str) -> None:
+def test_bad_text_is_refused_with_its_index(planner: Planner, text: str) -> None:
     with pytest.raises(TextError) as caught:
         planner.plan(["a", "b", text], TextRequest(("topic",)), deadline=0.0)
     assert caught.value.index == 2
 
 
-def test_task_without_a_head_is_told_with_the_remedy(checkpoint: Checkpoint) -> None:
+def test_task_without_a_head_is_refused_with_the_remedy(checkpoint: Checkpoint) -> None:
     planner = Planner(replace(checkpoint, tasks=Tasks()), 10_000)
     with pytest.raises(UnsupportedTask, match=r"no head for topic.*train"):
         planner.plan(["a"], TextRequest(("summarize", "topic")), deadline=0.0)

@@ -50,9 +50,9 @@ async def check(checkpoint: Path, name: str, before: Path) -> None:
     for (path, body), one, other in zip(REQUESTS, given, expected, strict=True):
         status, kind, content = parsed(one)
         assert (status, kind) == parsed(other)[:2], (path, body, one)
-        mine, old = flat(content), flat(parsed(other)[2])
-        assert [place for place, _ in mine] == [place for place, _ in old], (path, body, one)
-        for (place, value), (_, was) in zip(mine, old, strict=True):
+        new, old = flat(content), flat(parsed(other)[2])
+        assert [place for place, _ in new] == [place for place, _ in old], (path, body, one)
+        for (place, value), (_, was) in zip(new, old, strict=True):
             if isinstance(was, float):
                 assert value == pytest.approx(was, abs=TOLERANCE), (path, body, place)
             else:

@@ -71,9 +71,9 @@ async def test_threads_above_the_cores_are_capped_with_a_warning(
             await service.drain(1.0)
             with ThreadPoolExecutor(1) as fresh:
                 assert fresh.submit(torch.get_num_threads).result() == 1
-            told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-            assert len(told) == num_warnings
-            assert all("threads is 64, this process may use 1 cores" in message for message in told)
+            warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+            assert len(warnings) == num_warnings
+            assert all("threads is 64, this process may use 1 cores" in message for message in warnings)
     finally:
         torch.set_num_threads(threads)
 
@@ -140,9 +140,9 @@ async def test_failed_load_is_a_state_with_a_reason(checkpoint_folder: Path, set
     await service.load()
     assert service.state == "failed"
     assert service.failure
-    with pytest.raises(NotReady) as told:
+    with pytest.raises(NotReady) as refused:
         _ = service.deployment
-    assert "/no/such/" not in str(told.value)
+    assert "/no/such/" not in str(refused.value)
     await service.drain(0.0)
 
 
@@ -160,7 +160,7 @@ async def test_model_that_cannot_answer_is_a_failed_load(
     assert "secret" not in (service.failure or "")
 
 
-async def test_unforeseen_failure_is_told_without_internals(
+async def test_unexpected_failure_is_reported_without_internals(
     checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> None:

@@ -47,7 +47,7 @@ def test_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
         ("log_level", "loud", "'debug', 'info'"),
     ],
 )
-def test_bad_value_is_told_with_flag_variable_and_limit(name: str, value: Any, reason: str) -> None:
+def test_bad_value_is_refused_with_flag_variable_and_limit(name: str, value: Any, reason: str) -> None:
     with pytest.raises(SettingsError) as caught:
         settings_from({name: value})
     message = str(caught.value)

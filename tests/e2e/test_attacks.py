@@ -1,4 +1,4 @@
-"""What a stranger can try against the sockets of `leximind serve`, one attack a test, bounded in count and time."""
+"""Attacks on the sockets of `leximind serve`, one a test, bounded in count and time."""
 
 import contextlib
 import http.client
@@ -118,10 +118,10 @@ def longest_stall_s(server: Any, attack: Callable[[], Any]) -> float:
     return longest
 
 
-def test_idle_connections_beyond_the_limit_keep_nobody_out(serve: Serve) -> None:
+def test_idle_connections_beyond_the_limit_exclude_no_other(serve: Serve) -> None:
     server = serve("--max-connections", "50")
-    with ExitStack() as strangers:
-        held = [strangers.enter_context(connect(server)) for _ in range(150)]
+    with ExitStack() as connections:
+        held = [connections.enter_context(connect(server)) for _ in range(150)]
         for _ in range(5):
             assert httpx.post(f"{server.url}/topic", json={"text": NEWS}, timeout=10).status_code == 200
         wait_for(lambda: sum(map(is_open, held)) < 50)
@@ -134,9 +134,9 @@ def test_descriptors_are_raised_and_the_connections_stay_below_them(serve: Serve
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with descriptors(256, hard):
         server = serve()
-    with ExitStack() as strangers:
+    with ExitStack() as connections:
         for _ in range(400):
-            strangers.enter_context(connect(server))
+            connections.enter_context(connect(server))
         assert httpx.get(f"{server.url}/health/live", timeout=10).status_code == 200
         assert metric(server, "open_connections") > 256
         assert metric(server, "open_connections_limit") <= hard - 100
@@ -159,15 +159,15 @@ def test_headers_without_end_are_refused(server: Any) -> None:
 
 
 def test_slow_bodies_take_no_place_and_have_a_time_limit(server: Any) -> None:
-    with ExitStack() as strangers:
-        slow = [strangers.enter_context(connect(server, head(), b"{")) for _ in range(100)]
+    with ExitStack() as connections:
+        slow = [connections.enter_context(connect(server, head(), b"{")) for _ in range(100)]
         for _ in range(20):
             assert httpx.post(f"{server.url}/topic", json={"text": NEWS}, timeout=10).status_code == 200
         assert metric(server, "active_requests") == 0
         assert all(everything(client).startswith(b"HTTP/1.1 408 ") for client in slow)
 
 
-def test_slow_body_that_nobody_reads_is_cut_off(server: Any) -> None:
+def test_slow_body_that_is_not_read_is_cut_off(server: Any) -> None:
     with connect(server, b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n") as client:
         give_up = time.monotonic() + 15
         while is_open(client):
@@ -177,10 +177,10 @@ def test_slow_body_that_nobody_reads_is_cut_off(server: Any) -> None:
                 client.sendall(b"x")
 
 
-def test_stalled_bodies_stay_within_a_budget_and_keep_nobody_out(server: Any) -> None:
-    with ExitStack() as strangers:
+def test_stalled_bodies_stay_within_a_budget_and_exclude_no_other(server: Any) -> None:
+    with ExitStack() as connections:
         part = head(length=900_000), b"x" * 890_000
-        stalled = [strangers.enter_context(connect(server, *part)) for _ in range(12)]
+        stalled = [connections.enter_context(connect(server, *part)) for _ in range(12)]
         wait_for(lambda: metric(server, "buffered_bytes") > 3_000_000)
         body = {"text": NEWS, "top_k": 1}
         assert httpx.post(f"{server.url}/topic", json=body, timeout=10).status_code == 200
@@ -189,7 +189,7 @@ def test_stalled_bodies_stay_within_a_budget_and_keep_nobody_out(server: Any) ->
     wait_for(lambda: metric(server, "buffered_bytes") == 0)
 
 
-def test_body_in_chunks_of_a_byte_stalls_nobody(server: Any) -> None:
+def test_body_in_chunks_of_a_byte_stalls_no_other(server: Any) -> None:
 
     def attack() -> None:
         start = (
@@ -206,7 +206,7 @@ def test_body_in_chunks_of_a_byte_stalls_nobody(server: Any) -> None:
     assert longest_stall_s(server, attack) < 0.7
 
 
-def test_million_containers_stall_nobody(server: Any) -> None:
+def test_million_containers_stall_no_other(server: Any) -> None:
     body = b'{"text": [' + b"[]," * 690_000 + b"[]]}"
 
     def attack() -> None:
@@ -219,7 +219,7 @@ def test_million_containers_stall_nobody(server: Any) -> None:
     assert longest_stall_s(server, attack) < 0.35
 
 
-def test_drain_says_that_the_connection_closes_and_resets_nobody(serve: Serve) -> None:
+def test_drain_says_that_the_connection_closes_and_resets_no_connection(serve: Serve) -> None:
     server = serve()
     with ExitStack() as clients:
         connections = [http.client.HTTPConnection("127.0.0.1", server.port, timeout=20) for _ in range(20)]
@@ -254,7 +254,7 @@ def test_client_that_reads_nothing_holds_no_drain(serve: Serve) -> None:
         assert server.process.wait(15) == 0
 
 
-def test_answer_that_nobody_reads_is_cut_off(server: Any) -> None:
+def test_answer_that_is_not_read_is_cut_off(server: Any) -> None:
     with connect_narrowly(server, b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100):
         wait_for(lambda: metric(server, "open_connections") >= 2)
         wait_for(lambda: metric(server, "open_connections") == 1)
@@ -315,7 +315,7 @@ def test_access_log_has_counts_and_names_and_no_text(server: Any) -> None:
     assert "chip maker" not in server.log.read_text()
 
 
-def test_refusals_are_told_apart_from_answers_in_durations(server: Any) -> None:
+def test_refusals_are_separate_from_answers_in_durations(server: Any) -> None:
     counts = [f'request_duration_seconds_count{{outcome="{one}",route="/topic"}}' for one in ("answered", "refused")]
     before = [metric(server, count) for count in counts]
     httpx.post(f"{server.url}/topic", json={"text": NEWS}, timeout=20)
@@ -323,7 +323,7 @@ def test_refusals_are_told_apart_from_answers_in_durations(server: Any) -> None:
     assert [metric(server, count) for count in counts] == [one + 1 for one in before]
 
 
-def test_stream_that_nobody_reads_gives_its_place_back_and_is_cancelled(server: Any) -> None:
+def test_stream_that_is_not_read_frees_its_place_and_is_cancelled(server: Any) -> None:
     cancelled = 'request_failures_total{reason="cancelled"}'
     before = metric(server, cancelled)
     text = " ".join(f"{NEWS} {number}." for number in range(80))
@@ -363,18 +363,18 @@ def test_thousands_of_requests_at_once_on_a_connection_are_refused(server: Any) 
     assert metric(server, refused) == before + 1
 
 
-def test_answers_that_nobody_reads_keep_nobody_out(serve: Serve) -> None:
+def test_answers_that_are_not_read_exclude_no_other(serve: Serve) -> None:
     server = serve("--max-connections", "20")
-    with ExitStack() as strangers:
+    with ExitStack() as connections:
         for _ in range(20):
             requests = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 100
-            strangers.enter_context(connect_narrowly(server, requests))
+            connections.enter_context(connect_narrowly(server, requests))
         time.sleep(2.5)  # a second of it is what anyone may leave unread
         for _ in range(5):
             assert httpx.get(f"{server.url}/health/live", timeout=10).status_code == 200
 
 
-def test_unfinished_body_that_nobody_reads_holds_no_drain(serve: Serve) -> None:
+def test_unfinished_body_that_is_not_read_holds_no_drain(serve: Serve) -> None:
     server = serve()
     with connect(server, b"GET /health/live HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx") as client:
         assert client.recv(1000).startswith(b"HTTP/1.1 200 ")

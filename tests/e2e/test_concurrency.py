@@ -1,4 +1,4 @@
-"""Crowds on the bundled model over real sockets: each gets the answer that it gets alone, whoever leaves meanwhile."""
+"""Concurrent requests on the bundled model over real sockets: each gets the answer that it gets alone."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What a crowd may do to a real process: memory, other people's waits, the event loop, coming back when told."""
+"""A real process under a burst of requests: memory, others' waiting times, the event loop, retries."""
 
 import asyncio
 import re
@@ -40,9 +40,9 @@ async def test_beams_of_every_width_leave_no_memory_behind(serve: Callable[..., 
         await asyncio.sleep(0.5)
 
 
-async def test_who_comes_back_when_told_is_answered(serve: Callable[..., Any]) -> None:
+async def test_client_that_retries_after_retry_after_is_answered(serve: Callable[..., Any]) -> None:
     server = serve("--max-concurrent-requests", "8")
-    told: list[int] = []
+    retry_after: list[int] = []
 
     async def obedient(client: httpx.AsyncClient) -> int:
         for attempt in range(1, 20):
@@ -51,19 +51,19 @@ async def test_who_comes_back_when_told_is_answered(serve: Callable[..., Any]) -
             if answer.status_code == 200:
                 return attempt
             assert answer.status_code == 429
-            told.append(int(answer.headers["Retry-After"]))
-            await asyncio.sleep(told[-1])
+            retry_after.append(int(answer.headers["Retry-After"]))
+            await asyncio.sleep(retry_after[-1])
         raise AssertionError("never answered")
 
     async with httpx.AsyncClient(base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=None)) as client:
         attempts = await asyncio.gather(*(obedient(client) for _ in range(40)))
         metrics = (await client.get("/metrics")).text
-    assert sum(attempts) - 40 == len(told)
-    assert all(1 <= seconds <= 60 for seconds in told)
-    assert f'leximind_request_failures_total{{reason="concurrency"}} {len(told)}.0' in metrics
+    assert sum(attempts) - 40 == len(retry_after)
+    assert all(1 <= seconds <= 60 for seconds in retry_after)
+    assert f'leximind_request_failures_total{{reason="concurrency"}} {len(retry_after)}.0' in metrics
 
 
-async def test_texts_of_many_tokens_hold_up_nobody(serve: Callable[..., Any]) -> None:
+async def test_texts_of_many_tokens_delay_no_other(serve: Callable[..., Any]) -> None:
     """U+FDFA is three bytes and 33 tokens; those who send it leave at once, and their texts are not read on."""
     server = serve()
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:

@@ -138,7 +138,7 @@ def test_client_that_hangs_up_on_a_stream_frees_the_model(serve: Serve) -> None:
     assert metric(server.url, 'leximind_request_failures_total{reason="cancelled"}') == 1
 
 
-def test_reader_that_stops_reading_stalls_nobody(serve: Serve) -> None:
+def test_reader_that_stops_reading_stalls_no_other(serve: Serve) -> None:
     server = serve()
     body = json.dumps({"text": NEWS, "stream": True, "max_new_tokens": 500, "min_new_tokens": 499}).encode()
     with socket.create_connection(("127.0.0.1", server.port)) as slow:

@@ -59,7 +59,7 @@ class Rig:
         return self.metrics.registry.get_sample_value(f"leximind_{name}", labels) or 0.0
 
     async def is_quiet(self) -> bool:
-        """Whether nothing of earlier requests is left, once the model's thread has seen all orders."""
+        """Whether nothing of earlier requests is left, once the model's thread has read all commands."""
         await self.engine.run(EngineRequest((5, TINY.eos_id), math.inf, heads=("topic",)))
         gauges = [self.value(name) for name in ("queue_requests", "queue_tokens", "kv_slots_used")]
         return gauges == [0, 0, 0] and self.engine._runner.num_rows == 0

@@ -161,7 +161,7 @@ def test_caller_is_an_address_or_a_network_of_ipv6(address: str, caller: str) ->
     assert caller_of(address) == caller
 
 
-def test_keys_of_a_file_are_told_by_id_and_class_and_read_again(tmp_path: Path) -> None:
+def test_keys_of_a_file_have_id_and_class_and_are_read_again(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"# rotated monthly\n\nweb  first\nnightly {key_digest('second')} batch\nops third admin\n")
     access = AccessControl(Settings(api_keys_file=path, api_keys="fourth"))

@@ -271,17 +271,17 @@ async def test_cost_over_all_chunks_and_texts_is_limited(serving: Serving) -> No
 
 
 @pytest.mark.parametrize(
-    ("texts", "told"),
+    ("texts", "reason"),
     [
         (["a"] * 9, "is 9 texts or chunks of texts in all, 8 are allowed (half of max_queued_requests)"),
         (["word " * 9] * 8, " tokens in all, 80 are allowed (half of max_queued_tokens)"),
     ],
 )
-async def test_one_request_takes_half_of_the_queue_at_most(serving: Serving, texts: list[str], told: str) -> None:
+async def test_one_request_takes_half_of_the_queue_at_most(serving: Serving, texts: list[str], reason: str) -> None:
     async with serving(max_queued_requests=16, max_queued_tokens=160) as client:
         response = await client.post("/emotions", json={"text": texts})
         assert response.status_code == 422
-        assert told in response.json()["detail"]
+        assert reason in response.json()["detail"]
         assert (await client.post("/emotions", json={"text": ["a"] * 8})).status_code == 200
 
 

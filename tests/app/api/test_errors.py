@@ -226,7 +226,7 @@ async def test_draining_refuses_new_work_and_finishes_what_is_accepted(serving: 
         assert (await accepted).status_code == 200
 
 
-async def test_what_is_not_finished_within_the_drain_is_told_so(
+async def test_what_is_not_finished_within_the_drain_is_answered_503(
     serving: Serving, hold: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.engine.engine._JOIN_S", 0.0)  # the model's thread is held, so it cannot end

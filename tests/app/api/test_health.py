@@ -34,7 +34,9 @@ async def test_loading_is_alive_but_not_ready_until_loaded(checkpoint_folder: Pa
         assert (await client.get("/health/ready")).json()["detail"] == "draining"
 
 
-async def test_failed_load_is_told_with_its_reason_and_without_paths(checkpoint_folder: Path, tmp_path: Path) -> None:
+async def test_failed_load_is_reported_with_its_reason_and_without_paths(
+    checkpoint_folder: Path, tmp_path: Path
+) -> None:
     damaged = tmp_path / "secret-place" / "damaged"
     damaged.mkdir(parents=True)
     for file in checkpoint_folder.iterdir():

@@ -90,7 +90,7 @@ def source() -> Callable[[int, int], tuple[int, ...]]:
 
 @pytest.fixture
 def alone(model: LexiMind) -> Callable[[EngineRequest], EngineResult]:
-    """The answer to a request with nothing beside it."""
+    """The result of a request with nothing else in its batch."""
 
     def run(request: EngineRequest) -> EngineResult:
         runner = Runner(TorchBackend(model), HEADS)

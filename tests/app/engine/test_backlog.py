@@ -32,7 +32,7 @@ def test_time_follows_the_rate_of_the_busy_time() -> None:
     assert backlog.retry_after_s() == 15, "ten wait, one is answered in 1.5 s"
 
 
-def test_first_moments_of_a_crowd_are_told_by_the_busy_time_before() -> None:
+def test_start_of_a_burst_uses_the_rate_of_the_busy_time_before() -> None:
     clock = Clock()
     backlog = Backlog(clock)
     stage = backlog.add_stage()
@@ -84,7 +84,7 @@ def test_time_is_never_longer_than_a_minute() -> None:
 
 
 def test_who_obeys_finds_room() -> None:
-    """A service of 50 places and 7 answers a second; a crowd of 400 comes at once and each comes again when told."""
+    """A service of 50 places and 7 answers a second; a burst of 400 arrives and each retries when it may."""
     clock = Clock()
     backlog = Backlog(clock)
     stage = backlog.add_stage()

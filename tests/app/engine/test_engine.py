@@ -71,18 +71,18 @@ async def test_streamed_tokens_are_those_of_the_final_answer(start: Any, source:
 async def test_several_are_streamed_at_once(start: Any, source: Source, alone: Alone) -> None:
     rig = await start()
     requests = [EngineRequest(source(n, 9), math.inf, options=DecodingOptions(max_new_tokens=20)) for n in range(3)]
-    told: dict[int, list[Any]] = {0: [], 1: [], 2: []}
+    items: dict[int, list[Any]] = {0: [], 1: [], 2: []}
     order = []
     async for number, item in rig.engine.stream(requests):
-        told[number].append(item)
+        items[number].append(item)
         order.append(number)
-    for request, (*token_ids, answer) in zip(requests, told.values(), strict=True):
+    for request, (*token_ids, answer) in zip(requests, items.values(), strict=True):
         assert_same(answer, alone(request))
         assert tuple(token_ids) == answer.summary.token_ids
     assert order != sorted(order), "one after the other"
 
 
-async def test_slow_reader_holds_nobody_up(start: Any, source: Source, alone: Alone) -> None:
+async def test_slow_reader_delays_no_other(start: Any, source: Source, alone: Alone) -> None:
     rig = await start()
     options = DecodingOptions(max_new_tokens=20)
     unread = rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=options)])
@@ -187,7 +187,7 @@ async def test_abandoned_stream_frees_its_row(start: Any, source: Source) -> Non
     assert rig.value("decode_step_seconds_count") < 400
 
 
-async def test_those_who_stay_get_their_answers_whoever_leaves(start: Any, source: Source, alone: Alone) -> None:
+async def test_remaining_callers_get_their_results_while_others_leave(start: Any, source: Source, alone: Alone) -> None:
     rig = await start(max_batch_tokens=300, max_decode_rows=8, max_queued_requests=300)
     requests = [mixed_request(1000 + seed, source) for seed in range(300)]
 
@@ -242,7 +242,7 @@ async def test_deadline_passes_while_decoding(start: Any, source: Source, clock:
     assert rig.value("decode_step_seconds_count") < 400
 
 
-async def test_refusal_tells_when_to_come_back_by_the_rate_of_answers(
+async def test_refusal_says_when_to_retry_by_the_rate_of_results(
     start: Any, source: Source, gate: Any, clock: Any
 ) -> None:
     rig = await start(max_queued_requests=1)
@@ -348,7 +348,7 @@ async def test_summary_of_one_token_is_answered(
         assert (len(summary.token_ids), summary.finish_reason) == (1, "stop")
 
 
-async def test_metrics_tell_what_was_done(start: Any, source: Source) -> None:
+async def test_metrics_count_what_was_done(start: Any, source: Source) -> None:
     rig = await start(max_decode_rows=32)
     options = DecodingOptions(max_new_tokens=10, min_new_tokens=10)
     await rig.engine.run_all(

@@ -26,7 +26,7 @@ def finish(runner: Runner) -> dict[int, EngineResult]:
     return answers
 
 
-def test_heads_say_what_the_model_says_of_the_unpadded_source(model: LexiMind, source: Source) -> None:
+def test_heads_score_as_the_model_does_on_the_unpadded_source(model: LexiMind, source: Source) -> None:
     runner = Runner(TorchBackend(model), HEADS)
     requests = {key: EngineRequest(source(key, 5 + 9 * key), math.inf, heads=("emotions", "topic")) for key in range(4)}
     for update in runner.join(runner.encode(requests)):
@@ -58,7 +58,7 @@ def test_bucketed_lengths_change_no_answer(
     }
 
 
-def test_answers_hold_what_was_asked_and_nothing_else(model: LexiMind, source: Source) -> None:
+def test_results_hold_what_was_requested_and_nothing_else(model: LexiMind, source: Source) -> None:
     runner = Runner(TorchBackend(model), HEADS)
     ids, options = source(1, 9), DecodingOptions(max_new_tokens=3)
     requests = {
@@ -105,7 +105,7 @@ def test_equal_sources_are_encoded_once(
     ],
     ids=["greedy", "beams", "sampled", "one token"],
 )
-def test_tokens_of_all_news_are_the_result(model: LexiMind, source: Source, options: DecodingOptions) -> None:
+def test_tokens_of_all_updates_are_the_result(model: LexiMind, source: Source, options: DecodingOptions) -> None:
     for seed in range(6):
         runner = Runner(TorchBackend(model), HEADS)
         runner.join(runner.encode({7: EngineRequest(source(seed, 11), math.inf, options=options)}))
