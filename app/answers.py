@@ -4,16 +4,22 @@ Below the HTTP routes and the command line, which give the same answers.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from app.thresholds import Score, passing, ranked
+from app.warnings import AnswerWarning
 from model.inference.decoding.options import FinishReason
 from model.storage.checkpoint import Checkpoint
 from model.tasks import Head
 
+Warnings = Annotated[
+    list[AnswerWarning] | SkipJsonSchema[None],
+    Field(description="Reasons not to trust the answer; absent when there are none."),
+]
 CheckpointName = Annotated[str, Field(description="The checkpoint that answered.", examples=["tiny"])]
 
 
@@ -26,6 +32,7 @@ class SummaryAnswer(BaseModel):
     output_tokens: int = Field(examples=[17])
     chunks: int = Field(description="Parts in which the text was read.", examples=[1])
     model: CheckpointName
+    warnings: Warnings = None
 
 
 class EmotionsAnswer(BaseModel):
@@ -33,6 +40,7 @@ class EmotionsAnswer(BaseModel):
 
     emotions: list[Score]
     model: CheckpointName
+    warnings: Warnings = None
 
 
 class TopicAnswer(BaseModel):
@@ -42,6 +50,7 @@ class TopicAnswer(BaseModel):
     score: float = Field(examples=[0.88])
     scores: list[Score]
     model: CheckpointName
+    warnings: Warnings = None
 
 
 class LabelsAnswer(BaseModel):
@@ -49,6 +58,7 @@ class LabelsAnswer(BaseModel):
 
     labels: list[Score]
     model: CheckpointName
+    warnings: Warnings = None
 
 
 class LabelAnswer(BaseModel):
@@ -58,6 +68,7 @@ class LabelAnswer(BaseModel):
     score: float = Field(examples=[0.88])
     scores: list[Score]
     model: CheckpointName
+    warnings: Warnings = None
 
 
 HeadAnswer = EmotionsAnswer | TopicAnswer | LabelsAnswer | LabelAnswer
@@ -72,68 +83,83 @@ class AnalyzeAnswer(BaseModel):
     summary: SummaryAnswer | None = None
     emotions: EmotionsAnswer | None = None
     topic: TopicAnswer | None = None
+    warnings: Warnings = None
 
 
 @dataclass(frozen=True)
 class TextResult:
     """The result of a `TextRequest` for one text: the summary or None, and of each head the probability of each label.
 
-    The probabilities are in the order of the head's labels.
+    The probabilities are in the order of the head's labels. `warnings` are of the text, `head_warnings` of its labels.
     """
 
     summary: SummaryAnswer | None
     scores: Mapping[str, tuple[float, ...]]
+    warnings: tuple[AnswerWarning, ...] = ()
+    head_warnings: Mapping[str, tuple[AnswerWarning, ...]] = field(default_factory=dict)
+
+    def warnings_of(self, *heads: str) -> list[AnswerWarning] | None:
+        """Those of the text and of `heads`; None when there are none."""
+        return [*self.warnings, *(one for head in heads for one in self.head_warnings.get(head, ()))] or None
 
 
 def summary_answer(_: Checkpoint, result: TextResult) -> SummaryAnswer:
     """The summary, which must have been requested, as `/summarize` gives it."""
     assert result.summary is not None
-    return result.summary
+    return result.summary.model_copy(update={"warnings": result.warnings_of()})
 
 
 def head_answer(
-    checkpoint: Checkpoint,
-    head: Head,
-    probabilities: tuple[float, ...],
-    top_k: int | None = None,
-    threshold: float | None = None,
+    checkpoint: Checkpoint, head: Head, result: TextResult, top_k: int | None = None, threshold: float | None = None
 ) -> LabelsAnswer | LabelAnswer:
     """Of a single-label head the best label, and the `top_k` best with their scores, or all.
 
     Of a multi-label head the labels that `passing` selects.
     """
+    probabilities, warnings = result.scores[head.name], result.warnings_of(head.name)
     if head.kind == "multi_label":
-        return LabelsAnswer(labels=passing(head, probabilities, top_k, threshold), model=checkpoint.name)
+        labels = passing(head, probabilities, top_k, threshold)
+        return LabelsAnswer(labels=labels, model=checkpoint.name, warnings=warnings)
     scores = ranked(head.labels, probabilities)
-    return LabelAnswer(label=scores[0].label, score=scores[0].score, scores=scores[:top_k], model=checkpoint.name)
+    best = scores[0]
+    return LabelAnswer(
+        label=best.label, score=best.score, scores=scores[:top_k], model=checkpoint.name, warnings=warnings
+    )
 
 
 def emotions_answer(
-    checkpoint: Checkpoint, probabilities: tuple[float, ...], top_k: int | None = None, threshold: float | None = None
+    checkpoint: Checkpoint, result: TextResult, top_k: int | None = None, threshold: float | None = None
 ) -> EmotionsAnswer:
     """The emotions as `/emotions` gives them."""
-    head = checkpoint.tasks.head("emotions")
-    return EmotionsAnswer(emotions=passing(head, probabilities, top_k, threshold), model=checkpoint.name)
+    emotions = passing(checkpoint.tasks.head("emotions"), result.scores["emotions"], top_k, threshold)
+    return EmotionsAnswer(emotions=emotions, model=checkpoint.name, warnings=result.warnings_of("emotions"))
 
 
-def topic_answer(checkpoint: Checkpoint, probabilities: tuple[float, ...], top_k: int | None = None) -> TopicAnswer:
+def topic_answer(checkpoint: Checkpoint, result: TextResult, top_k: int | None = None) -> TopicAnswer:
     """The topic as `/topic` gives it."""
-    scores = ranked(checkpoint.tasks.head("topic").labels, probabilities)
-    return TopicAnswer(topic=scores[0].label, score=scores[0].score, scores=scores[:top_k], model=checkpoint.name)
+    scores = ranked(checkpoint.tasks.head("topic").labels, result.scores["topic"])
+    return TopicAnswer(
+        topic=scores[0].label,
+        score=scores[0].score,
+        scores=scores[:top_k],
+        model=checkpoint.name,
+        warnings=result.warnings_of("topic"),
+    )
 
 
-_BUILT_IN: dict[str, Callable[[Checkpoint, tuple[float, ...]], HeadAnswer]] = {
+_BUILT_IN: dict[str, Callable[[Checkpoint, TextResult], HeadAnswer]] = {
     "emotions": emotions_answer,
     "topic": topic_answer,
 }
 
 
 def analyze_answer(checkpoint: Checkpoint, result: TextResult) -> AnalyzeAnswer:
-    """Every part of the result, each as its own route gives it."""
+    """Every part of the result, each as its own route gives it; warnings of the text are given once."""
+    part = replace(result, warnings=())
     heads = {
-        name: _BUILT_IN[name](checkpoint, probabilities)
+        name: _BUILT_IN[name](checkpoint, part)
         if name in _BUILT_IN
-        else head_answer(checkpoint, checkpoint.tasks.head(name), probabilities)
-        for name, probabilities in result.scores.items()
+        else head_answer(checkpoint, checkpoint.tasks.head(name), part)
+        for name in result.scores
     }
-    return AnalyzeAnswer.model_validate({"summary": result.summary, **heads})
+    return AnalyzeAnswer.model_validate({"summary": result.summary, **heads, "warnings": result.warnings_of()})

@@ -112,7 +112,7 @@ def emotions(
     """Detect the emotions in texts."""
 
     def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
-        return emotions_answer(checkpoint, result.scores["emotions"], top_k, threshold)
+        return emotions_answer(checkpoint, result, top_k, threshold)
 
     _run(_read(texts, file), ("emotions",), shape, as_json, flags)
 
@@ -123,7 +123,7 @@ def topic(texts: Texts = None, file: Files = None, as_json: AsJson = False, top_
     """Detect the topic of texts."""
 
     def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
-        return topic_answer(checkpoint, result.scores["topic"], top_k)
+        return topic_answer(checkpoint, result, top_k)
 
     _run(_read(texts, file), ("topic",), shape, as_json, flags)
 
@@ -145,7 +145,7 @@ def classify(
         found = checkpoint.tasks.head(head)
         if threshold is not None and found.kind == "single_label":
             _fail(f"--threshold is {threshold} with {head}, which has one label a text; leave it out, or give --top-k")
-        return head_answer(checkpoint, found, result.scores[head], top_k, threshold)
+        return head_answer(checkpoint, found, result, top_k, threshold)
 
     _run(_read(texts, file), (head,), shape, as_json, flags)
 

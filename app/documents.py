@@ -21,8 +21,9 @@ from app.engine.request import DeadlineExceeded, EngineResult, EngineStopped, Ov
 from app.metrics import Metrics
 from app.planning import Plan, PlanCancelled, Planner, TextRequest
 from app.settings import Settings, half_of
+from app.warnings import label_warnings
 from model.inference.decoding.options import DecodingResult
-from model.probabilities import joined
+from model.probabilities import joined, mean_by_tokens
 from model.storage.checkpoint import Checkpoint
 from model.tokenizer import IncrementalDecoder
 
@@ -41,7 +42,7 @@ class Documents:
     def __init__(self, checkpoint: Checkpoint, engine: Engine, metrics: Metrics, settings: Settings) -> None:
         self._name = checkpoint.name
         self._tokenizer = checkpoint.tokenizer
-        self._kinds = {head.name: head.kind for head in checkpoint.tasks.heads}
+        self._heads = {head.name: head for head in checkpoint.tasks.heads}
         self._planner = Planner(checkpoint, half_of(settings.max_queued_tokens))
         self._engine = engine
         self._executor = ThreadPoolExecutor(1, "leximind-tokenizer")  # several would only slow the event loop
@@ -138,13 +139,20 @@ class Documents:
         lengths = [len(request.input_ids) for request in plan.requests]
         pairs = list(zip(lengths, results, strict=True))
         scores: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
+        energies: dict[str, list[tuple[int, float]]] = {}
         for length, result in pairs:
             for name, values in result.scores.items():
                 scores.setdefault(name, []).append((length, values))
+            for name, value in result.energies.items():
+                energies.setdefault(name, []).append((length, value))
         summaries = [(length, result.summary) for length, result in pairs if result.summary is not None]
         return TextResult(
             summary=self._summary(summaries) if summaries else None,
-            scores={name: joined(chunks, self._kinds[name]) for name, chunks in scores.items()},
+            scores={name: joined(chunks, self._heads[name].kind) for name, chunks in scores.items()},
+            warnings=plan.warnings,
+            head_warnings={
+                name: label_warnings(self._heads[name], mean_by_tokens(chunks)) for name, chunks in energies.items()
+            },
         )
 
     def _summary(self, summaries: Sequence[tuple[int, DecodingResult]]) -> SummaryAnswer:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from app.chunks import TextEncoder, cut_into_chunks, encode_in_blocks
 from app.engine.request import EngineRequest
+from app.warnings import AnswerWarning, text_warnings
 from model.errors import CheckpointError
 from model.inference.decoding.options import DecodingOptions
 from model.storage.checkpoint import Checkpoint
@@ -49,6 +50,7 @@ class Plan:
     """A `TextRequest` for one text as engine requests: one for each distinct prompt and chunk."""
 
     requests: tuple[EngineRequest, ...]
+    warnings: tuple[AnswerWarning, ...] = ()  # of the text as a whole
 
     @property
     def num_tokens(self) -> int:
@@ -126,7 +128,8 @@ class Planner:
                 )
                 for source in self._sources(tokenizer, prompt, text, request.on_long, room)
             ]
-        return Plan(tuple(requests))
+        bound = self._tasks.min_known_words
+        return Plan(tuple(requests), text_warnings(text, self._tokenizer.words, bound) if bound else ())
 
     def _sources(self, tokenizer: TextEncoder, prompt: str, text: str, on_long: OnLong, room: int) -> list[list[int]]:
         """The text with its prompt and end token, in as many parts as `on_long` makes of it."""

@@ -30,7 +30,7 @@ def print_answers(answers: Sequence[AnyAnswer]) -> None:
     table.add_column("task")
     table.add_column("answer", overflow="fold")
     for index, answer in enumerate(answers, 1):
-        for task, cell in _rows(answer):
+        for task, cell in [*_rows(answer), *_warnings(answer)]:
             table.add_row(*([str(index)] if len(answers) > 1 else []), task, Text(cell))  # Text: no markup in texts
     Console().print(table)
 
@@ -54,6 +54,15 @@ def _rows(answer: AnyAnswer) -> Iterable[tuple[str, str]]:
                     yield from _rows(part)
             for name, part in (answer.model_extra or {}).items():
                 yield from ((name, cell) for _, cell in _rows(part))
+
+
+def _warnings(answer: AnyAnswer) -> Iterable[tuple[str, str]]:
+    parts: list[AnyAnswer | None] = [answer]
+    if isinstance(answer, AnalyzeAnswer):
+        parts += [answer.emotions, answer.topic, *(answer.model_extra or {}).values()]
+    for part in parts:
+        for one in (part.warnings if part else None) or ():
+            yield "warning", one.message
 
 
 def _scores(scores: Sequence[Score]) -> str:

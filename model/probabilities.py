@@ -34,5 +34,10 @@ def joined(chunks: Sequence[tuple[int, tuple[float, ...]]], kind: HeadKind) -> t
     columns = zip(*(values for _, values in chunks), strict=True)
     if kind == "multi_label":
         return tuple(map(max, columns))
-    total = sum(weight for weight, _ in chunks)
-    return tuple(sum(n * p for (n, _), p in zip(chunks, column, strict=True)) / total for column in columns)
+    weights = [weight for weight, _ in chunks]
+    return tuple(mean_by_tokens(list(zip(weights, column, strict=True))) for column in columns)
+
+
+def mean_by_tokens(chunks: Sequence[tuple[int, float]]) -> float:
+    """The mean of the chunks' values, each counted as often as it has tokens."""
+    return sum(weight * value for weight, value in chunks) / sum(weight for weight, _ in chunks)

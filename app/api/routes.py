@@ -32,7 +32,12 @@ from model.storage.checkpoint import Checkpoint
 router = APIRouter(route_class=InferenceRoute, tags=["inference"], dependencies=[*KEY, SERVED])
 
 
-@router.post("/summarize", responses=INFERENCE_ERRORS | STREAM, response_model=SummaryAnswer | list[SummaryAnswer])
+@router.post(
+    "/summarize",
+    responses=INFERENCE_ERRORS | STREAM,
+    response_model=SummaryAnswer | list[SummaryAnswer],
+    response_model_exclude_none=True,
+)
 async def summarize(body: SummarizeBody, request: Request) -> SummaryAnswer | list[SummaryAnswer] | Response:
     """Summarize a text, or each of a list of texts."""
     text_request = TextRequest(("summarize",), decoding_options(request, body), body.on_long)
@@ -41,27 +46,27 @@ async def summarize(body: SummarizeBody, request: Request) -> SummaryAnswer | li
     return mirror(body.text, await answer_texts(request, body.text, text_request, summary_answer))
 
 
-@router.post("/emotions", responses=INFERENCE_ERRORS)
+@router.post("/emotions", responses=INFERENCE_ERRORS, response_model_exclude_none=True)
 async def emotions(body: EmotionsBody, request: Request) -> EmotionsAnswer | list[EmotionsAnswer]:
     """Detect the emotions in a text, or in each of a list of texts."""
 
     def shape(checkpoint: Checkpoint, result: TextResult) -> EmotionsAnswer:
-        return emotions_answer(checkpoint, result.scores["emotions"], body.top_k, body.threshold)
+        return emotions_answer(checkpoint, result, body.top_k, body.threshold)
 
     return mirror(body.text, await answer_texts(request, body.text, TextRequest(("emotions",)), shape))
 
 
-@router.post("/topic", responses=INFERENCE_ERRORS)
+@router.post("/topic", responses=INFERENCE_ERRORS, response_model_exclude_none=True)
 async def topic(body: TopicBody, request: Request) -> TopicAnswer | list[TopicAnswer]:
     """Detect the topic of a text, or of each of a list of texts."""
 
     def shape(checkpoint: Checkpoint, result: TextResult) -> TopicAnswer:
-        return topic_answer(checkpoint, result.scores["topic"], body.top_k)
+        return topic_answer(checkpoint, result, body.top_k)
 
     return mirror(body.text, await answer_texts(request, body.text, TextRequest(("topic",)), shape))
 
 
-@router.post("/classify/{head}", responses=INFERENCE_ERRORS | errors(404))
+@router.post("/classify/{head}", responses=INFERENCE_ERRORS | errors(404), response_model_exclude_none=True)
 async def classify(
     head: PathHead, body: ClassifyBody, request: Request
 ) -> LabelsAnswer | LabelAnswer | list[LabelsAnswer | LabelAnswer]:
@@ -71,7 +76,7 @@ async def classify(
         raise invalid_field("threshold", message)
 
     def shape(checkpoint: Checkpoint, result: TextResult) -> LabelsAnswer | LabelAnswer:
-        return head_answer(checkpoint, head, result.scores[head.name], body.top_k, body.threshold)
+        return head_answer(checkpoint, head, result, body.top_k, body.threshold)
 
     return mirror(body.text, await answer_texts(request, body.text, TextRequest((head.name,)), shape))
 

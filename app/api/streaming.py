@@ -58,7 +58,7 @@ class EventStream(StreamingResponse):
             return _event("token", json.dumps({"text": piece}))
         answer = summary_answer(self._checkpoint, piece)
         context_of(self._request.scope).output_tokens = answer.output_tokens
-        return _event("summary", answer.model_dump_json())
+        return _event("summary", answer.model_dump_json(exclude_none=True))
 
 
 def _event(name: str, data: str) -> str:

@@ -52,10 +52,12 @@ class Job:
 class EngineResult:
     """The result of one `EngineRequest`: for each of its heads the probability of each label, in their order.
 
-    `summary` is None where none was requested.
+    `energies` has `model.probabilities.energy` for the heads that have a bound of it. `summary` is None where none was
+    requested.
     """
 
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    energies: Mapping[str, float] = field(default_factory=dict)
     summary: DecodingResult | None = None
 
 

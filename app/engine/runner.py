@@ -17,7 +17,7 @@ from model.inference.decoding.batch import DecodingBatch
 from model.inference.decoding.options import DecodingOptions
 from model.inference.decoding.rows import Step
 from model.inference.graphs import StepGraphs
-from model.probabilities import probabilities
+from model.probabilities import energy, probabilities
 from model.tasks import Head
 from model.transfer import send
 
@@ -76,7 +76,8 @@ class Runner:
         input_ids, encoder_mask = self._pad(list(row_of))
         encoder_states = self._backend.encode(input_ids, encoder_mask)  # (B, S, D)
         rows = {key: row_of[one.input_ids] for key, one in requests.items()}
-        scores = self._classify(encoder_states, encoder_mask, [(rows[key], one.heads) for key, one in requests.items()])
+        wanted = [(rows[key], one.heads) for key, one in requests.items()]
+        scores, energies = self._classify(encoder_states, encoder_mask, wanted)
         if encoder_states.is_cuda:  # otherwise the caller would measure the launches, not the work
             torch.cuda.synchronize(encoder_states.device)
         return EncodedBatch(
@@ -84,7 +85,10 @@ class Runner:
             encoder_mask=encoder_mask,
             rows=rows,
             results={
-                key: EngineResult({name: scores[name, rows[key]] for name in one.heads})
+                key: EngineResult(
+                    {name: scores[name, rows[key]] for name in one.heads},
+                    {name: energies[name, rows[key]] for name in one.heads if (name, rows[key]) in energies},
+                )
                 for key, one in requests.items()
             },
             options={key: one.options for key, one in requests.items() if one.options is not None},
@@ -185,8 +189,8 @@ class Runner:
 
     def _classify(
         self, encoder_states: Tensor, encoder_mask: Tensor, wanted: Sequence[tuple[int, tuple[str, ...]]]
-    ) -> dict[tuple[str, int], tuple[float, ...]]:
-        """Probabilities by head and row of `encoder_states` (B, S, D), for the rows and heads that are `wanted`."""
+    ) -> tuple[dict[tuple[str, int], tuple[float, ...]], dict[tuple[str, int], float]]:
+        """Probabilities and energies by head and row of `encoder_states` (B, S, D), for what is `wanted`."""
         heads_of: dict[int, frozenset[str]] = defaultdict(frozenset)
         for row, heads in wanted:
             heads_of[row] |= frozenset(heads)
@@ -194,6 +198,7 @@ class Runner:
         for row, heads_of_row in sorted(heads_of.items()):
             rows_of[heads_of_row].append(row)
         scores: dict[tuple[str, int], tuple[float, ...]] = {}
+        energies: dict[tuple[str, int], float] = {}
         for names, rows in rows_of.items():
             if not names:
                 continue
@@ -203,4 +208,6 @@ class Runner:
                 head = self._heads[name]
                 found = probabilities(values, head.kind, head.temperature).tolist()
                 scores |= {(name, row): tuple(one) for row, one in zip(rows, found, strict=True)}
-        return scores
+                if head.min_energy is not None:
+                    energies |= {(name, row): one for row, one in zip(rows, energy(values).tolist(), strict=True)}
+        return scores, energies
