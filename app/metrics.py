@@ -115,6 +115,7 @@ class Metrics:
         self.kv_cache_usage_perc = self._shared_gauge("kv_cache_usage_perc", "Share of the decoder rows in flight.")
 
     def _define_facts(self) -> None:
+        self.ready = self._gauge("ready", "1 when /health/ready answers 200.")
         # kind: allocated, reserved or total; no series where there is no GPU
         self.gpu_memory_bytes = self._gauge("gpu_memory_bytes", "Memory of the model's GPU.", "kind")
         self.model_info = self._gauge(

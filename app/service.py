@@ -122,6 +122,7 @@ class Service:
         self._is_reloading = False
         self._deployment: Deployment | None = None
         self._retiring: Deployment | None = None  # the checkpoint before, as long as it has requests
+        self.metrics.ready.set_function(lambda: float(self.is_ready))
 
     @property
     def state(self) -> State:
@@ -131,6 +132,11 @@ class Service:
         if self._is_draining:
             return "draining"
         return "loading" if self._deployment is None else self._deployment.engine.state
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new requests should be sent here."""
+        return self.state == "ready" and not self.is_leaving
 
     @property
     def public_failure(self) -> str | None:

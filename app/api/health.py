@@ -79,7 +79,7 @@ async def live(request: Request) -> Response:
 async def ready(request: Request) -> Response:
     """200 when requests are answered; 503 while loading, draining or failed, and from SIGTERM on."""
     service = service_of(request)
-    if service.state == "ready" and not service.is_leaving:
+    if service.is_ready:
         return JSONResponse({"status": "ready"})
     detail = f"{service.state}: {service.public_failure}" if service.failure else service.state
     if service.is_leaving:

@@ -13,7 +13,7 @@ NAMES = set(
     encode_batch_tokens decode_batch_rows padding_ratio queue_requests queue_tokens active_requests kv_slots_used
     queue_requests_limit queue_tokens_limit active_requests_limit tokenizer_waiting_bytes tokenizer_waiting_bytes_limit
     kv_slots_total gpu_memory_bytes model_info build_info reloads_total open_connections open_connections_limit
-    buffered_bytes buffered_bytes_limit
+    buffered_bytes buffered_bytes_limit ready
     """.split()
 )
 

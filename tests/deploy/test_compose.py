@@ -116,7 +116,8 @@ def test_promtool_accepts_the_scrape_config(tmp_path: Path) -> None:
     config = (REPOSITORY / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8")
     (tmp_path / "metrics-key").touch()
     path = tmp_path / "prometheus.yml"
-    path.write_text(config.replace("/etc/prometheus/metrics-key", str(tmp_path / "metrics-key")))
+    config = config.replace("/etc/prometheus/metrics-key", str(tmp_path / "metrics-key"))
+    path.write_text(config.replace("/etc/prometheus/rules", str(REPOSITORY / "deploy/prometheus/rules")))
     checked = subprocess.run(["promtool", "check", "config", path], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from support.prometheus import started_prometheus
 from support.servers import Server, started_servers, wait_until_ready
 
 
@@ -27,3 +28,9 @@ def serve_shared(tmp_path_factory: pytest.TempPathFactory, checkpoint_folder: Pa
     start = next(servers)
     yield lambda *flags: wait_until_ready(start(*flags))
     next(servers, None)
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Callable[..., str]]:
+    """`prometheus(port, key)`: the URL of one that scrapes the service there; a minute of its rules is a second."""
+    yield from started_prometheus(tmp_path)

@@ -22,16 +22,27 @@ async def test_ready_is_200(client: httpx.AsyncClient, path: str) -> None:
 
 async def test_loading_is_alive_but_not_ready_until_loaded(checkpoint_folder: Path) -> None:
     app = create_app(Settings(checkpoint=checkpoint_folder))
+    service = app.state.context.service
+
+    def gauge() -> float | None:
+        value: float | None = service.metrics.registry.get_sample_value("leximind_ready")
+        return value
+
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leximind") as client:
-        loading = asyncio.create_task(app.state.context.service.load())
+        loading = asyncio.create_task(service.load())
         await asyncio.sleep(0)
         assert (await client.get("/health/live")).status_code == 200
         waiting = await client.get("/health/ready")
         assert (waiting.status_code, waiting.json()["detail"]) == (503, "loading")
+        assert gauge() == 0
         await loading
         assert (await client.get("/health/ready")).status_code == 200
-        await app.state.context.service.drain(1.0)
+        assert gauge() == 1
+        service.is_leaving = True
+        assert gauge() == 0
+        await service.drain(1.0)
         assert (await client.get("/health/ready")).json()["detail"] == "draining"
+        assert gauge() == 0
 
 
 async def test_failed_load_is_reported_with_its_reason_and_without_paths(

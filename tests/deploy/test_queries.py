@@ -1,41 +1,22 @@
-"""The dashboard asks only for metrics and labels that the service has, and asks in valid PromQL."""
+"""Dashboards and rules ask only for metrics and labels that the service has, and ask in valid PromQL."""
 
 import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from app.metrics import Metrics
+from deploy.queries import DASHBOARDS, FOLDER, dashboard_queries, panels, rule_queries, rules
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
-DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 # What Prometheus adds to every series that it scrapes.
 TARGET_LABELS = {"job", "instance"}
 KEYWORDS = {"by", "without", "on", "ignoring", "group_left", "group_right", "and", "or", "unless", "bool", "offset"}
-
-
-def load(path: Path) -> dict[str, Any]:
-    dashboard: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return dashboard
-
-
-def queries() -> Iterator[tuple[str, str]]:
-    """(where it stands, PromQL) of every panel and every variable of every dashboard."""
-    for path in DASHBOARDS:
-        dashboard = load(path)
-        for panel in dashboard["panels"]:
-            yield from ((f"{path.stem}: {panel['title']}", target["expr"]) for target in panel.get("targets", []))
-        for variable in dashboard["templating"]["list"]:
-            query = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"])
-            assert query, variable["query"]["query"]
-            yield f"{path.stem}: ${variable['name']}", f"count by ({query[2]}) ({query[1]})"
+QUERIES = [*dashboard_queries(), *rule_queries()]
 
 
 def series() -> dict[str, set[str]]:
@@ -55,36 +36,43 @@ def series() -> dict[str, set[str]]:
     for family in metrics.registry.collect():
         if family.name.startswith("process_"):
             names |= {sample.name: TARGET_LABELS for sample in family.samples}
-    return names
+    # A recording rule's name begins with the labels that are left, joined by _; an instance has its job too.
+    recorded = [rule["record"] for rule in rules() if "record" in rule]
+    names |= {name: {"job", *name.partition(":")[0].split("_")} for name in recorded}
+    return names | {"up": TARGET_LABELS, "ALERTS": {"alertname", "alertstate", "severity"}}
 
 
-def words(promql: str) -> tuple[set[str], set[str]]:
-    """(metric names, label names) of an expression, without a parser: whatever is neither function nor keyword."""
+def words(promql: str) -> tuple[dict[str, set[str]], set[str]]:
+    """({metric: labels selected by}, labels grouped by), without a parser: what is neither function nor keyword."""
     promql = re.sub(r'"[^"]*"', '""', promql)
-    promql = re.sub(r"\[[^\]]*\]", "", promql)
-    labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", promql))
-    groups = re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", promql)
-    labels |= {label.strip() for group in groups for label in group.split(",")}
-    promql = re.sub(r"\b(?:by|without|on|ignoring)\s*\([^)]*\)|\{[^}]*\}", "", promql)
-    names = set(re.findall(r"\b[a-zA-Z_:][\w:]*\b(?!\s*\()", promql)) - KEYWORDS
-    return names, labels
+    promql = re.sub(r"\[[^\]]*\]|\boffset \w+", "", promql)
+    groups = re.findall(r"\b(?:by|without|on|ignoring|group_left)\s*\(([^)]*)\)", promql)
+    promql = re.sub(r"\b(?:by|without|on|ignoring|group_left)\s*\([^)]*\)", "", promql)
+    selected: dict[str, set[str]] = {}
+    for name, selector in re.findall(
+        r"\b([a-zA-Z_:][\w:]*)\b(?!\s*\()(?:\{([^}]*)\})?", re.sub(r"=~|!~|!=", "=", promql)
+    ):
+        if name not in KEYWORDS:
+            selected.setdefault(name, set()).update(re.findall(r"(\w+)\s*=", selector))
+    return selected, {label.strip() for group in groups for label in group.split(",") if label.strip()}
 
 
 def test_there_is_something_to_check() -> None:
-    assert len(list(queries())) >= 15
+    assert len(QUERIES) >= 60
 
 
-@pytest.mark.parametrize(("where", "promql"), list(queries()))
+@pytest.mark.parametrize(("where", "promql"), QUERIES)
 def test_query_names_metrics_and_labels_that_exist(where: str, promql: str) -> None:
     known = series()
-    names, labels = words(promql)
-    assert names, f"{where}: no metric in {promql}"
-    assert names <= known.keys(), f"{where}: no such metric: {sorted(names - known.keys())}"
-    for name in names:
+    selected, groups = words(promql)
+    assert selected, f"{where}: no metric in {promql}"
+    assert selected.keys() <= known.keys(), f"{where}: no such metric: {sorted(selected.keys() - known.keys())}"
+    for name, labels in selected.items():
         assert labels <= known[name], f"{where}: {name} has no label {sorted(labels - known[name])}"
+    assert groups <= set().union(*(known[name] for name in selected)), f"{where}: no metric has {sorted(groups)}"
 
 
-@pytest.mark.parametrize(("where", "promql"), list(queries()))
+@pytest.mark.parametrize(("where", "promql"), QUERIES)
 def test_quantiles_are_taken_over_buckets_summed_by_le(where: str, promql: str) -> None:
     for inner in re.findall(r"histogram_quantile\([\d.]+, (.*)", promql):
         grouped = re.match(r"sum by \(([^)]*)\) \(rate\((\w+)", inner)
@@ -95,23 +83,23 @@ def test_quantiles_are_taken_over_buckets_summed_by_le(where: str, promql: str) 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 def test_promtool_accepts_every_query(tmp_path: Path) -> None:
-    rules = [
-        {"record": f"dashboard:query:{i}", "expr": promql.replace("$__rate_interval", "40s")}
-        for i, (_, promql) in enumerate(queries())
+    recorded = [
+        {"record": f"dashboard:query:{i}", "expr": re.sub(r"\$__\w+", "40s", promql)}
+        for i, (_, promql) in enumerate(dashboard_queries())
     ]
     path = tmp_path / "rules.yml"
-    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}), encoding="utf-8")
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": recorded}]}), encoding="utf-8")
     checked = subprocess.run(["promtool", "check", "rules", path], capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_panels_use_the_provisioned_datasource_and_do_not_overlap(path: Path) -> None:
-    provisioned = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())
+    provisioned = yaml.safe_load((FOLDER / "grafana/provisioning/datasources/prometheus.yml").read_text())
     uids = {source["uid"] for source in provisioned["datasources"]}
     cells: set[tuple[int, int]] = set()
     ids: set[int] = set()
-    for panel in load(path)["panels"]:
+    for panel in panels(json.loads(path.read_text(encoding="utf-8"))):
         for target in panel.get("targets", []):
             assert target["datasource"]["uid"] in uids, panel["title"]
         at = panel["gridPos"]

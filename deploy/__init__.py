@@ -1,0 +1,1 @@
+"""What runs around the service: Prometheus's rules, Grafana's dashboards, compose and Kubernetes; not in the wheel."""
