@@ -43,7 +43,7 @@ def test_context_holds_what_the_build_needs() -> None:
 
 def test_constraints_name_exact_versions_and_no_host() -> None:
     for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines():
-        assert line.startswith("#") or re.fullmatch(r"[\w.-]+==[\w.]+", line), line
+        assert line.startswith("#") or re.fullmatch(r"[\w.-]+==[\w.!]+", line), line
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Dashboards and rules ask only for metrics and labels that the service has, and ask in valid PromQL."""
 
+import functools
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ KEYWORDS = {"by", "without", "on", "ignoring", "group_left", "group_right", "and
 QUERIES = [*dashboard_queries(), *rule_queries()]
 
 
+@functools.cache
 def series() -> dict[str, set[str]]:
     """Every series name that a scrape can hold, and its labels, as the metrics table defines them."""
     metrics = Metrics()
@@ -39,7 +41,7 @@ def series() -> dict[str, set[str]]:
     # A recording rule's name begins with the labels that are left, joined by _; an instance has its job too.
     recorded = [rule["record"] for rule in rules() if "record" in rule]
     names |= {name: {"job", *name.partition(":")[0].split("_")} for name in recorded}
-    return names | {"up": TARGET_LABELS, "ALERTS": {"alertname", "alertstate", "severity"}}
+    return names | {"up": TARGET_LABELS, "ALERTS": {"alertname", "alertstate", "severity", "job"}}
 
 
 def words(promql: str) -> tuple[dict[str, set[str]], set[str]]:
