@@ -1,0 +1,1 @@
+"""Kubernetes: a kustomize base, what scales and watches it, and overlays for what it runs on."""
