@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from app.settings import Settings
+from deploy.environment import TARGET, example
 
 REPOSITORY = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -49,7 +51,7 @@ def test_without_a_profile_the_gpu_service_is_chosen() -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_ports_are_bound_to_loopback(name: str) -> None:
-    for port in SERVICES[name]["ports"]:
+    for port in SERVICES[name].get("ports", []):
         assert port.startswith("127.0.0.1:"), port
 
 
@@ -81,6 +83,68 @@ def test_mounted_files_exist_and_are_read_only(name: str) -> None:
 def test_no_secret_is_written_down(name: str) -> None:
     for variable in SERVICES[name].get("environment", {}):
         assert not re.search(r"PASSWORD|SECRET|TOKEN|KEY", variable), variable
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_service_is_contained(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["tmpfs"] == ["/tmp:size=64m"]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["logging"]["options"].keys() == {"max-size", "max-file"}
+    assert {"memory", "pids"} <= service["deploy"]["resources"]["limits"].keys()
+
+
+def test_the_cpu_profile_takes_the_cpu_build_of_torch_unless_told_otherwise() -> None:
+    indexes = {
+        name: service["build"]["args"]["TORCH_INDEX_URL"] for name, service in SERVICES.items() if "build" in service
+    }
+    assert indexes == {
+        "leximind": "${TORCH_INDEX_URL:-}",
+        "leximind-cpu": "${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}",
+    }
+
+
+def test_load_waits_for_the_service_that_runs_whichever_it_is() -> None:
+    waits = SERVICES["load"]["depends_on"]
+    assert waits == {
+        name: {"condition": "service_healthy", "required": False} for name, one in SERVICES.items() if "build" in one
+    }
+    assert SERVICES["load"]["image"].rpartition(":")[2] in (REPOSITORY / "constraints.txt").read_text()
+    command = " ".join(SERVICES["load"]["command"])
+    assert "--host=http://leximind:8000" in command
+    assert (REPOSITORY / command.partition("--locustfile=/src/")[2].split()[0]).is_file()
+
+
+def test_the_file_fits_the_compose_specification() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        "docker-compose.yml",
+    ]
+    checked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_example_has_every_setting_and_sets_none() -> None:
+    text = TARGET.read_text(encoding="utf-8")
+    assert text == example(), "run python -m deploy.environment and commit what it writes"
+    assert all(line.startswith("#") for line in text.splitlines() if line)
+    names = re.findall(r"^#(LEXIMIND_\w+)=", text, re.MULTILINE)
+    assert names == [f"LEXIMIND_{name}".upper() for name in Settings.model_fields]
+
+
+def test_lines_of_the_example_are_accepted_when_their_mark_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = dict(line[1:].split("=", 1) for line in TARGET.read_text().splitlines() if line.startswith("#LEXIMIND_"))
+    for name, value in values.items():
+        if value and not value.startswith("sha256:<"):
+            monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert settings.model_copy(update={"api_keys_file": None}) == Settings.model_construct()
 
 
 def test_a_stopping_service_is_given_the_time_to_drain() -> None:
