@@ -20,6 +20,7 @@ import pytest
 
 from deploy.queries import dashboard_queries, rule_queries, rules
 from model.storage.checkpoint import BUNDLED
+from support.prometheus import minutes_to_seconds
 
 pytestmark = [
     pytest.mark.slow,
@@ -107,8 +108,8 @@ def posts(url: str, body: dict[str, Any], every_s: float = 0.0, **headers: str) 
 
 
 def evaluated(promql: str) -> str:
-    """As Grafana would send it, with all routes chosen and a rate over five scrapes."""
-    promql = promql.replace("$__rate_interval", "5s").replace("$__range", "60s")
+    """As Grafana would send it, with everything chosen, a rate over five scrapes, and a minute being a second."""
+    promql = minutes_to_seconds(promql).replace("$__rate_interval", "5s").replace("$__range", "60s")
     return re.sub(r"\$\w+", ".*", promql)
 
 
