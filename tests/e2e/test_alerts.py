@@ -30,7 +30,8 @@ pytestmark = [
 
 TEXT = "Shares of the chip maker rose twelve percent on Tuesday, after it had reported record profits. " * 3
 SHORT = {"text": TEXT, "max_new_tokens": 24}
-LONG = {"text": TEXT, "max_new_tokens": 256, "min_new_tokens": 256}
+# Ten seconds for as many as may be in progress, where one takes a quarter of a second.
+LONG = {"text": TEXT, "max_new_tokens": 512, "min_new_tokens": 512}
 ADMIN = {"Authorization": "Bearer operator"}
 # One row decodes, so that long summaries wait for each other, and more of them than may be in progress.
 FLAGS = ("--max-decode-rows", "1", "--max-concurrent-requests", "40", "--max-queued-tokens", "2048")

@@ -29,12 +29,11 @@ class Predictor:
     @torch.inference_mode()
     def classify(self, head: str, texts: Sequence[str]) -> Logits:
         """Logits of one of the model's heads: (texts, labels) float32."""
-        out: list[Tensor | None] = [None] * len(texts)
+        out = torch.empty(len(texts), len(self.tasks.head(head).labels))
         for numbers, encoder_states, mask in self._encoded(head, texts):
-            logits = self.backend.classify(encoder_states, mask, [head])[head].float().cpu()
-            for number, row in zip(numbers, logits, strict=True):
-                out[number] = row
-        return np.stack([row.numpy() for row in out if row is not None])
+            out[numbers] = self.backend.classify(encoder_states, mask, [head])[head].float().cpu()
+        logits: Logits = out.numpy()
+        return logits
 
     @torch.inference_mode()
     def mean_states(self, head: str, texts: Sequence[str]) -> Tensor:
