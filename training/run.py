@@ -106,7 +106,8 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
         )
         for head in heads
     }
-    objective = Objective(model, heads, config.loss, weights).to(device)
+    before = _before(config, source, device)
+    objective = Objective(model, heads, config.loss, weights, before).to(device)
     if sharded:
         shard(objective, device)
     torch.manual_seed(loop.seed + processes.rank)  # dropout differs between processes
@@ -188,6 +189,15 @@ def _model(architecture: ModelConfig, tokenizer: Tokenizer, source: LoadedCheckp
     if source:
         model.load_state_dict(source.model.state_dict(), strict=False)  # heads that it lacks start fresh
     return model
+
+
+def _before(config: TrainConfig, source: LoadedCheckpoint | None, device: torch.device) -> LexiMind | None:
+    known = source.model.config.heads if source else {}
+    kept = [name for name, share in config.loss.keep.items() if share]
+    for name in kept:
+        if name not in known:
+            raise TrainingError(f"loss.keep: init_from has no head {name}{suggestion(name, known)}")
+    return source.model.eval().to(device) if source and kept else None
 
 
 def _prepare(model: LexiMind, config: TrainConfig) -> None:

@@ -24,6 +24,7 @@ from training.data.more import (
     read_chats,
     read_comments,
     read_documents,
+    read_joined_topics,
     read_masked_sentences,
     read_more_emotions,
     read_more_topics,
@@ -110,6 +111,7 @@ READERS: dict[str, Callable[[Path, str], list[Example]]] = {
     "masked_sentences": read_masked_sentences,
     "comments": read_comments,
     "more_topics": read_more_topics,
+    "joined_topics": read_joined_topics,
     "more_emotions": read_more_emotions,
 }
 

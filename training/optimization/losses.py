@@ -18,7 +18,8 @@ from training.optimization.cross_entropy import linear_cross_entropy
 class LossConfig:
     """How much each task counts, the label smoothing of summaries, and what helps rare labels.
 
-    `heads` has the weights of heads by their names; one that is not there counts 1.
+    `heads` has the weights of heads by their names; one that is not there counts 1. `keep` has the share of a head's
+    loss that is the distance to what it answered before the run, 0 for one that is not there.
 
     Raises:
         TrainingError: a value outside its range.
@@ -26,6 +27,7 @@ class LossConfig:
 
     summarize: float
     heads: dict[str, float]
+    keep: dict[str, float]
     label_smoothing: float
     positive_power: float
     focus_positive: float
@@ -36,6 +38,9 @@ class LossConfig:
         for name in ("label_smoothing", "ignore_below"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"loss.{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        for name, share in self.keep.items():
+            if not 0 <= share <= 1:
+                raise TrainingError(f"loss.keep.{name} is {share}; it must lie in [0, 1]")
         weights = {f"heads.{name}": weight for name, weight in self.heads.items()}
         for name in ("summarize", "positive_power", "focus_positive", "focus_negative"):
             weights[name] = getattr(self, name)
@@ -51,12 +56,19 @@ class Objective(nn.Module):
     """The network with its losses: one forward pass, from a batch to what is minimised.
 
     `label_weights` says for each of `heads` how much each of its labels counts, as `label_weights` gives it: (L,).
+    `before` is the network as it was before the run, whose answers the heads of `loss.keep` stay near.
     """
 
     def __init__(
-        self, model: LexiMind, heads: Sequence[Head], config: LossConfig, label_weights: Mapping[str, Tensor]
+        self,
+        model: LexiMind,
+        heads: Sequence[Head],
+        config: LossConfig,
+        label_weights: Mapping[str, Tensor],
+        before: LexiMind | None = None,
     ) -> None:
         super().__init__()
+        self._before = (before,)  # in a tuple, so that it is no part of what is trained and saved
         self.model = model
         self.config = config
         # Whether every batch must pass through every parameter (see `training.distributed.sharding`).
@@ -83,14 +95,26 @@ class Objective(nn.Module):
                 batch.labels.flatten().index_select(0, batch.counted),
                 smoothing,
             )
+        logits_before = self._logits_before(batch)
         for name, logits in self.model.classify(encoder_states, mask, batch.heads).items():
             weights: Tensor = getattr(self, f"weights_of_{name}")
             losses[name] = head_loss(logits, batch.heads[name], self._kinds[name], weights, config)
+            if name in logits_before:
+                kept = distance(logits, logits_before[name], self._kinds[name])
+                losses[name] = torch.lerp(losses[name], kept, config.keep[name])
         counts = {SUMMARIZE: config.summarize, **config.heads}
         total = torch.stack([counts.get(task, 1.0) * loss for task, loss in losses.items()]).sum()
         if self.everywhere:
             total = total + 0.0 * self._rest(batch, encoder_states[:1], mask[:1])
         return total, losses
+
+    @torch.no_grad()
+    def _logits_before(self, batch: Batch) -> dict[str, Tensor]:
+        (before,) = self._before
+        kept = [name for name in batch.heads if self.config.keep.get(name)]
+        if before is None or not kept:
+            return {}
+        return before.classify(before.encode(batch.input_ids, batch.encoder_mask), batch.encoder_mask, kept)
 
     def _rest(self, batch: Batch, encoder_states: Tensor, mask: Tensor) -> Tensor:
         # One row through all that `batch` does not use: processes whose batches differ synchronise in every part.
@@ -128,6 +152,17 @@ def head_loss(logits: Tensor, known: Tensor, kind: HeadKind, weights: Tensor, co
     there = known[:, 0] >= 0
     rows = asymmetric_loss(logits.float(), known.clamp(min=0), weights, config)
     return (rows.sum(1) * there).sum() / there.sum()
+
+
+def distance(logits: Tensor, other: Tensor, kind: HeadKind) -> Tensor:
+    """Cross-entropy to the probabilities of `other`, a mean over rows: (B, L), (B, L) to a scalar.
+
+    Learning without forgetting (Li and Hoiem 2016), at a temperature of 1.
+    """
+    if kind == "single_label":
+        return F.cross_entropy(logits.float(), other.float().softmax(1))
+    rows = F.binary_cross_entropy_with_logits(logits.float(), other.float().sigmoid(), reduction="none")
+    return rows.sum(1).mean()
 
 
 def label_weights(rows: Sequence[tuple[int, ...]], head: Head, power: float) -> Tensor:

@@ -11,6 +11,7 @@ from training.data.more import (
     MASK,
     read_comments,
     read_documents,
+    read_joined_topics,
     read_masked_sentences,
     read_more_emotions,
     read_more_topics,
@@ -107,6 +108,19 @@ def test_further_topics_have_their_title_on_a_line(more: Path) -> None:
     assert examples[0].labels == {"topic": (TOPICS.index("Business"),)}
 
 
+def test_descriptions_of_one_topic_are_joined(tmp_path: Path) -> None:
+    found = [{"description": f"{label} {n}.", "label": label} for label in TOPICS for n in range(9)]
+    write_jsonl(tmp_path / "topic" / "train.jsonl.gz", found)
+    examples = read_joined_topics(tmp_path, "train")
+    for number, name in enumerate(TOPICS):
+        texts = [example.source for example in examples if example.labels == {"topic": (number,)}]
+        assert len(texts) == len(examples) / len(TOPICS)
+        parts = [text.removesuffix(".").split(". ") for text in texts[:100]]
+        assert all(part.rsplit(" ", 1)[0] == name for text in parts for part in text)
+        assert {len(text) for text in parts} == set(range(3, 9))
+        assert all(len(set(text)) == len(text) for text in parts)
+
+
 def test_emotions_of_other_sets_are_those_of_goemotions(more: Path) -> None:
     rows = [{"text": "b", "labels": ["anger", "fear"]}]
     write_jsonl(more / "more" / "emotion" / "isear.jsonl.gz", rows)
@@ -118,7 +132,11 @@ def test_emotions_of_other_sets_are_those_of_goemotions(more: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["varied_chats", "documents", "masked_sentences", "comments", "more_topics", "more_emotions"]
+    "name",
+    [
+        *("varied_chats", "documents", "masked_sentences", "comments"),
+        *("more_topics", "joined_topics", "more_emotions"),
+    ],
 )
 def test_what_is_made_for_training_is_in_no_other_split(name: str, tmp_path: Path) -> None:
     assert READERS[name](tmp_path / "no such folder", "dev") == []

@@ -10,11 +10,12 @@ from model.network.leximind import LexiMind
 from model.tasks import Head
 from support.training_runs import trainer
 from training.data.batches import IGNORED
+from training.errors import TrainingError
 from training.network.initialise import fold_queries
-from training.optimization.losses import LossConfig, asymmetric_loss, head_loss, label_weights
+from training.optimization.losses import LossConfig, asymmetric_loss, distance, head_loss, label_weights
 from training.optimization.optimizers import ScheduleConfig, learning_rate_scale
 
-PLAIN = LossConfig(1, {}, 0, 0, 0, 0, 0)
+PLAIN = LossConfig(1, {}, {}, 0, 0, 0, 0, 0)
 
 
 def test_asymmetric_loss_without_focus_is_cross_entropy() -> None:
@@ -25,7 +26,7 @@ def test_asymmetric_loss_without_focus_is_cross_entropy() -> None:
 
 
 def test_focus_looks_away_from_easy_negatives() -> None:
-    focused = LossConfig(1, {}, 0, 0, 0, 4, 0.05)
+    focused = LossConfig(1, {}, {}, 0, 0, 0, 4, 0.05)
     logits = torch.tensor([[-4.0, 3.0]], requires_grad=True)  # an easy negative (p .018) and a hard one
     loss = asymmetric_loss(logits, torch.zeros(1, 2), torch.ones(2), focused)
     loss.sum().backward()  # type: ignore[no-untyped-call]
@@ -51,6 +52,46 @@ def test_rare_labels_weigh_more_where_a_text_has_one() -> None:
     weights = label_weights(rows, head, 1.0)
     expected = (F.cross_entropy(logits[:2], known[:2], reduction="none") * torch.tensor([0.5, 3.0])).sum() / 3.5
     torch.testing.assert_close(head_loss(logits, known, head.kind, weights, PLAIN), expected)
+
+
+def test_the_distance_is_least_where_nothing_has_changed() -> None:
+    other = torch.randn(5, 3)
+    for kind in ("single_label", "multi_label"):
+        logits = other.clone().requires_grad_()
+        distance(logits, other, kind).backward()  # type: ignore[arg-type, no-untyped-call]
+        assert logits.grad is not None
+        assert logits.grad.abs().max() < 1e-7
+    several = torch.distributions.Bernoulli(logits=other)
+    torch.testing.assert_close(distance(other, other, "multi_label"), several.entropy().sum(1).mean())
+    one = torch.distributions.Categorical(logits=other)
+    torch.testing.assert_close(distance(other, other, "single_label"), one.entropy().mean())
+
+
+def test_a_head_that_is_kept_whole_stays_where_it_was(data: Path, tmp_path: Path) -> None:
+    before = trainer(data, tmp_path / "before", "loop.steps=1")
+    before.run()
+    init, common = f"init_from={tmp_path / 'before' / 'checkpoint'}", ("loop.steps=8", "optimizer.lr=0.003")
+    changed = {}
+    for share in (0, 1):
+        run = trainer(data, tmp_path / f"kept-{share}", init, *common, f"loss.keep.emotions={share}")
+        batch = run.mixture.streams["emotions"][0].next()
+        logits = []
+        for step in range(2):
+            with torch.no_grad():
+                states = run.objective.model.eval().encode(batch.input_ids, batch.encoder_mask)
+                logits.append(run.objective.model.classify(states, batch.encoder_mask, ["emotions"])["emotions"])
+            if not step:
+                run.run()
+        changed[share] = (logits[1] - logits[0]).abs().mean()
+        assert not any("before" in name for name in run.objective.state_dict())
+    assert changed[1] < 0.5 * changed[0]
+
+
+def test_only_what_init_from_has_can_be_kept(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"loss\.keep: init_from has no head emotions"):
+        trainer(data, tmp_path / "run", "loss.keep.emotions=0.5")
+    with pytest.raises(TrainingError, match=r"loss\.keep\.emotions is 1\.5; it must lie in \[0, 1\]"):
+        trainer(data, tmp_path / "run", "loss.keep.emotions=1.5")
 
 
 def test_decay_only_on_hidden_matrices_and_heads_at_their_own_rate(data: Path, tmp_path: Path) -> None:
