@@ -87,7 +87,7 @@ def add_head(options: argparse.Namespace, arguments: Sequence[str]) -> str:
     checkpoint = load_checkpoint(options.checkpoint, torch.device("cpu"))
     [head] = own_heads(options.data, [options.name], checkpoint.tasks.prompt, checkpoint)
     split = read_split(options.data, "dev", Tasks(heads=(head,)), {head.name})
-    train, loss = split.train[head.name], LossConfig(1.0, {}, 0.0, options.positive_power, 0.0, 0.0, 0.0)
+    train, loss = split.train[head.name], LossConfig(1.0, {}, {}, 0.0, options.positive_power, 0.0, 0.0, 0.0)
     features = _features(checkpoint, head, train, options.encodings)
     dev = _features(checkpoint, head, split.heads[head.name], options.encodings)
     known = [example.labels[head.name] for example in train]

@@ -196,7 +196,7 @@ def _before(config: TrainConfig, source: LoadedCheckpoint | None, device: torch.
     kept = [name for name, share in config.loss.keep.items() if share]
     for name in kept:
         if name not in known:
-            raise TrainingError(f"loss.keep: init_from has no head {name}{suggestion(name, known)}")
+            raise TrainingError(f"loss.keep: init_from has no head {name}{suggestion(name, list(known))}")
     return source.model.eval().to(device) if source and kept else None
 
 
