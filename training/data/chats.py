@@ -61,11 +61,12 @@ def speakers(chat: str) -> list[str]:
 def _renamed(example: Example, pool: Sequence[str], rng: random.Random) -> Example:
     named = speakers(example.source)
     both = {name for name in _NAME.findall(example.summary or "") if name in named}
-    mentioned = sorted(
+    # Sorted before numbers are drawn: the order of a set is another in every process.
+    mentioned = [
         name
-        for name in set(re.findall(r"(?<=[a-z,;] )[A-Z][a-z]{2,}\b", example.summary or ""))
+        for name in sorted(set(re.findall(r"(?<=[a-z,;] )[A-Z][a-z]{2,}\b", example.summary or "")))
         if name not in both and re.search(rf"\b{name}\b", example.source) and rng.random() < 0.5
-    )
+    ]
     names = list(dict.fromkeys([*named, *mentioned]))
     others = [_name(pool, rng) for _ in names]
     mapping = dict(zip(names, others, strict=True))

@@ -1,5 +1,8 @@
 """Varied chats: names exchanged in source and summary alike, and every form still shows who spoke."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,22 @@ def test_copies_differ_and_the_same_seed_gives_the_same() -> None:
     assert any(emoji in sources for emoji in "🙂😊😀")
     assert "£" in sources or "€" in sources
     assert any("\n" not in example.source for example in copies)
+
+
+def test_every_process_gives_the_same() -> None:
+    names = ["Anna", "Boris", "Clara", "Dmitri", "Elena", "Farid"]
+    chat = Example(
+        f"Tom: I saw {', '.join(names)}\nUma: ok", "samsum", summary=f"Tom saw {' and '.join(names)}; and Uma agrees."
+    )
+    imports = "from training.data.chats import varied; from training.data.examples import Example"
+    code = f"{imports}; print(list(varied([{chat!r}], 9, 0)))"
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in "123"
+    }
+    assert len(printed) == 1
 
 
 def test_speakers_come_in_order_and_once() -> None:
