@@ -21,6 +21,7 @@ from app.engine.engine import Engine, State
 from app.engine.request import EngineError
 from app.metrics import Metrics
 from app.settings import Settings
+from model.devices import device_named
 from model.errors import ModelError
 from model.kernels.library import is_available
 from model.precision import Precision
@@ -31,10 +32,6 @@ logger = logging.getLogger(__name__)
 
 _ID_DIGITS = 12
 _SPARE_S = 5.0  # beyond the deadline, for answers that are being written
-
-
-class DeviceError(Exception):
-    """The requested device is not available."""
 
 
 class NotReady(Exception):
@@ -93,7 +90,7 @@ class Deployment:
         await self.documents.close()
 
 
-_EXPECTED = (ModelError, DeviceError, EngineError, NotReady)
+_EXPECTED = (ModelError, EngineError, NotReady)
 
 
 class Service:
@@ -182,7 +179,7 @@ class Service:
         """Load, start and warm up. Never raises: a failure is in `state` and `failure`."""
         try:
             self._swap(await self._start(self.settings.checkpoint))
-        except (ModelError, DeviceError, EngineError) as error:
+        except (ModelError, EngineError) as error:
             logger.error("cannot serve: %s", error)
             self._fail(str(error))
         except Exception:
@@ -198,7 +195,7 @@ class Service:
         Raises:
             Reloading: another reload is not over, or the checkpoint before this one still has requests.
             NotReady: the service is loading, draining or failed.
-            ModelError, DeviceError, EngineError: the new checkpoint cannot be served.
+            ModelError, EngineError: the new checkpoint cannot be served.
         """
         if self._is_reloading:
             raise Reloading("another checkpoint is being loaded; ask again when that is over")
@@ -271,7 +268,7 @@ class Service:
 
 def _load(settings: Settings, folder: Path) -> ServedCheckpoint:
     _limit_threads(settings.threads)
-    device = _device(settings.device)
+    device = device_named(settings.device)
     # bfloat16 by torch on a CPU does not give the same tokens whatever they are batched with; the native kernels do.
     fitting: Precision = "bfloat16" if device.type == "cuda" or is_available("bfloat16") else "float32"
     precision = fitting if settings.dtype == "auto" else settings.dtype
@@ -285,15 +282,3 @@ def _limit_threads(threads: int) -> None:
         message = "threads is %d, this process may use %d cores (affinity and CPU quota): it runs with %d"
         logger.warning(message, threads, cores, cores)
     torch.set_num_threads(min(wanted, cores))
-
-
-def _device(name: str) -> torch.device:
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return torch.device("cuda" if num_gpus else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= num_gpus:
-        raise DeviceError(
-            f"device is {name}; this machine offers {num_gpus} CUDA devices: use cpu, auto or a lower number"
-        )
-    return device

@@ -10,6 +10,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.keys import key_digest
+from model.devices import DEVICE_NAME
+from model.precision import Precision
 from model.storage.checkpoint import BUNDLED
 
 _PREFIX = "LEXIMIND_"
@@ -26,10 +28,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid", hide_input_in_errors=True)
 
     checkpoint: Path = Field(default=BUNDLED, description="Checkpoint folder to serve; the bundled one by default.")
-    device: str = Field(
-        default="auto", pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N."
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "int8"] = Field(
+    device: str = Field(default="auto", pattern=f"^({DEVICE_NAME})$", description="auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", Precision] = Field(
         default="auto",
         description="auto is bfloat16 on a GPU and on a CPU with AVX512-BF16, float32 elsewhere; int8 is for CPUs.",
     )

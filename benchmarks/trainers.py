@@ -114,7 +114,6 @@ class OurTrainer(TrainingContender):
             return parse_config(compose("train", overrides))
 
     def _begin(self, config: Any, place: Any) -> None:
-        import torch
 
         from training.loop.mixed_precision import compile_layers
         from training.optimization.losses import Objective
@@ -123,7 +122,7 @@ class OurTrainer(TrainingContender):
         if self.compiled:
             compile_layers(self._model)
         self._model.to(place)
-        self._objective = Objective(self._model, config.loss, torch.zeros(0, device=place)).train()
+        self._objective = Objective(self._model, (), config.loss, {}).train()
         self._optimizers = Optimizers(self._model, config.optimizer)
 
 
@@ -184,7 +183,7 @@ class HFTrainer(TrainingContender):
             model=self._model,
             args=arguments,
             train_dataset=[{"input_ids": source, "labels": target} for source, target in rows],
-            data_collator=_pad_to_longest,
+            data_collator=pad_to_longest,
             optimizers=(self._optimizer, None),
             callbacks=[clock],
         )
@@ -196,9 +195,17 @@ def _stream(rows: Sequence[Row], batch: int, multiple: int | None) -> Any:
     # The peer's batches: of rows that are in order of length already, sorting makes the same groups.
     from training.data.batches import EncodedExample, Stream
 
-    encoded = [EncodedExample(tuple(source), tuple(target), None, None) for source, target in rows]
+    encoded = [EncodedExample(tuple(source), tuple(target), {}) for source, target in rows]
     longest = max(len(source) for source, _ in rows), max(len(target) for _, target in rows)
-    return Stream(encoded, [longest], batch * sum(longest), 0, seed=0, pool=len(rows), multiple=multiple)
+    return Stream(
+        rows=encoded,
+        buckets=[longest],
+        tokens=batch * sum(longest),
+        heads=(),
+        seed=0,
+        pool=len(rows),
+        multiple=multiple,
+    )
 
 
 def _unused() -> dict[str, Any]:
@@ -210,7 +217,8 @@ def _unused() -> dict[str, Any]:
     return {"folder": Path("unused"), "validation": None, "tracker": None, "processes": Processes()}
 
 
-def _pad_to_longest(rows: Sequence[dict[str, Sequence[int]]]) -> dict[str, Any]:
+def pad_to_longest(rows: Sequence[dict[str, Sequence[int]]]) -> dict[str, Any]:
+    """A batch as `transformers`' models take it, of rows of `input_ids` and `labels`."""
     import torch
     from torch.nn.utils.rnn import pad_sequence
 

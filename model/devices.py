@@ -6,6 +6,8 @@ import torch
 
 from model.errors import DeviceError
 
+DEVICE_NAME = r"auto|cpu|cuda(:\d{1,3})?"  # as a regular expression
+
 
 def device_named(name: str) -> torch.device:
     """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
@@ -13,7 +15,7 @@ def device_named(name: str) -> torch.device:
     Raises:
         DeviceError: none of these, or a GPU that this machine does not offer.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+    if not re.fullmatch(DEVICE_NAME, name):
         raise DeviceError(f"{name} is no device; it must be auto, cpu, cuda or cuda:N")
     num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":

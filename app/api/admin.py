@@ -15,7 +15,7 @@ from app.api.openapi import KEY, errors
 from app.api.problems import Problem, invalid_field
 from app.api.schemas import Body
 from app.engine.request import EngineError
-from app.service import DeviceError, Reloading, Service
+from app.service import Reloading, Service
 from model.errors import ModelError
 
 
@@ -71,7 +71,7 @@ async def reload(body: ReloadBody, request: Request) -> ReloadAnswer:
         deployment = await service.reload(folder)
     except Reloading as error:
         raise Problem(409, str(error), "unsupported") from None
-    except (ModelError, DeviceError) as error:
+    except ModelError as error:
         raise invalid_field("checkpoint", f"{error}; {previous} is served as before") from None
     except EngineError as error:
         raise Problem(500, f"{error}; {previous} is served as before", "generation") from None

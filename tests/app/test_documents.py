@@ -17,6 +17,7 @@ from app.settings import Settings
 from model.inference.decoding.options import DecodingOptions
 from model.storage.checkpoint import Checkpoint, load_served
 from model.tokenizer import Tokenizer
+from support.waiting import until
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
 SENTENCES = [f"{NEWS} That was number {number} of all the records." for number in range(8)]
@@ -89,26 +90,20 @@ async def test_pieces_of_a_stream_add_up_to_its_answer(documents: Documents) -> 
         assert "".join(map(str, pieces)) == last.summary.summary
 
 
-async def test_long_texts_are_planned_off_the_event_loop(documents: Documents) -> None:
-    ticks = 0
-
-    async def tick() -> None:
-        nonlocal ticks
-        while True:
-            ticks += 1
-            await asyncio.sleep(0)
-
-    ticking = asyncio.create_task(tick())
-    await documents.plan(["word. " * 30_000], TextRequest(("topic",)), math.inf)
-    ticking.cancel()
-    assert ticks > 3
+async def test_long_texts_are_planned_off_the_event_loop(documents: Documents, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    planning = asyncio.create_task(documents.plan(["word. " * 30_000], TextRequest(("topic",)), math.inf))
+    assert await asyncio.to_thread(held.reached.wait, 30)
+    assert not planning.done(), "the loop goes on while the text is tokenized"
+    held.released.set()
+    assert len(await planning) == 1
 
 
 async def test_text_that_waits_for_the_tokenizer_is_bounded_and_due(documents: Documents) -> None:
     request = TextRequest(("topic",))
     text = "word. " * 66_000
     waiting = [asyncio.create_task(documents.plan([text], request, math.inf)) for _ in range(2)]
-    await asyncio.sleep(0)
+    await until(lambda: documents._waiting.amount == 2 * len(text))
     with pytest.raises(
         Overloaded, match="the tokenizer is busy: with this request 1188000 bytes of text, 1000000"
     ) as refused:
@@ -167,11 +162,9 @@ async def test_work_counts_until_it_ends_and_ends_when_its_client_has_left(
     for task in (running, queued):
         task.cancel()
     await asyncio.wait([running, queued])
-    await asyncio.sleep(0)
-    assert documents._waiting.amount == len(text), "what had not begun makes room, what has begun does not yet"
+    await until(lambda: documents._waiting.amount == len(text))  # what has begun still counts
     held.released.set()
-    while documents._waiting.amount:
-        await asyncio.sleep(0.01)
+    await until(lambda: not documents._waiting.amount)
     assert held.num_blocks <= 3, "the prompt, and the block that it was at"
 
 

@@ -1,4 +1,3 @@
-import asyncio
 import math
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from app.settings import Settings
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
+from support.waiting import until
 
 
 async def test_service_loads_answers_and_drains(checkpoint_folder: Path) -> None:
@@ -102,8 +102,7 @@ async def test_reload_swaps_the_checkpoint_and_frees_the_old_one(checkpoint_fold
     gone = weakref.ref(old.checkpoint.backend)
     old.release()
     del old, plans
-    while gone() is not None:
-        await asyncio.sleep(0.01)
+    await until(lambda: gone() is None)
     labels = {"checkpoint": checkpoint_folder.name, "dtype": "float32", "device": "cpu"}
     assert service.metrics.registry.get_sample_value("leximind_model_info", labels) == 1
     assert (await service.reload()).id == new.id
@@ -126,8 +125,7 @@ async def test_model_that_fails_for_good_ends_the_service(
         monkeypatch.setattr(backend, "encode", broken)
     with pytest.raises(EngineError):
         await documents.run(plans)
-    while not ended:
-        await asyncio.sleep(0.01)
+    await until(lambda: bool(ended))
     assert service.failure == "the model failed, and the service must be restarted; the log has the traceback"
     with pytest.raises(NotReady, match="must be restarted"):
         _ = service.deployment

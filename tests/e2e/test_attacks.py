@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from support.waiting import wait_for
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
@@ -83,13 +85,6 @@ def everything(client: socket.socket) -> bytes:
 def metric(server: Any, line: str) -> float:
     found = re.search(rf"^leximind_{re.escape(line)} (\S+)$", httpx.get(f"{server.url}/metrics", timeout=20).text, re.M)
     return float(found[1]) if found else 0.0
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    give_up = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 @contextmanager

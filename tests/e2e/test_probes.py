@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from support.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -40,13 +41,6 @@ main()
 """
 
 
-def wait_for(condition: Callable[[], bool], within_s: float = 60.0) -> None:
-    give_up = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
-
-
 def status(url: str) -> int:
     try:
         return httpx.get(url, timeout=5).status_code
@@ -61,7 +55,7 @@ def faulty(fault: str, checkpoint: Path, log: Path, *flags: str) -> Iterator[tup
     with log.open("wb") as output:
         process = subprocess.Popen([*command, "--port", "0", *flags], stdout=output, stderr=output)
     try:
-        wait_for(lambda: " ready " in log.read_text() or process.poll() is not None)
+        wait_for(lambda: " ready " in log.read_text() or process.poll() is not None, within_s=60)
         url = next(word for word in log.read_text().split() if word.startswith("url=")).removeprefix("url=")
         yield url, process
     finally:
@@ -73,7 +67,7 @@ def faulty(fault: str, checkpoint: Path, log: Path, *flags: str) -> Iterator[tup
 def test_readiness_ends_first_and_requests_are_taken_for_a_while(serve: Callable[..., Any], hurry: bool) -> None:
     server = serve("--shutdown-delay-s", "60" if hurry else "3")
     server.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: status(f"{server.url}/health/ready") == 503)
+    wait_for(lambda: status(f"{server.url}/health/ready") == 503, within_s=60)
     assert status(f"{server.url}/health/live") == 200
     answer = httpx.post(f"{server.url}/topic", json=BODY, timeout=30)
     assert answer.status_code == 200
@@ -91,7 +85,7 @@ def test_hanging_step_ends_liveness_until_it_is_over(checkpoint_folder: Path, tm
     ):
         assert status(f"{url}/health/live") == 200
         answer = pool.submit(httpx.post, f"{url}/topic", json=BODY, timeout=30)
-        wait_for(lambda: status(f"{url}/health/live") == 503)
+        wait_for(lambda: status(f"{url}/health/live") == 503, within_s=60)
         assert "0.5 are allowed (watchdog_s)" in httpx.get(f"{url}/health/live").json()["detail"]
         assert answer.result().status_code == 200
         assert status(f"{url}/health/live") == 200

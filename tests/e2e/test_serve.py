@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
+from support.waiting import wait_for
+
 pytestmark = pytest.mark.slow
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
@@ -26,13 +28,6 @@ Serve = Callable[..., Any]
 def metric(url: str, line: str) -> float:
     found = re.search(rf"^{re.escape(line)} (\S+)$", httpx.get(f"{url}/metrics").text, re.M)
     return float(found[1]) if found else 0.0
-
-
-def wait_for(condition: Callable[[], bool], within_s: float = 10.0) -> None:
-    give_up = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
 
 
 def raw_request(body: bytes, path: str = "/summarize") -> bytes:

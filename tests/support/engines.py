@@ -1,4 +1,4 @@
-"""Around an engine: a tiny network's shape and heads, a clock, a gate, equality of answers."""
+"""Around an engine: a tiny network's shape and heads, a clock, a pause, equality of answers."""
 
 import asyncio
 import dataclasses
@@ -15,6 +15,7 @@ from app.metrics import Metrics
 from model.config import ModelConfig
 from model.network.leximind import LexiMind
 from model.tasks import Head
+from support.waiting import until
 
 TINY = ModelConfig(
     vocab_size=96,
@@ -58,6 +59,13 @@ class Rig:
     def value(self, name: str, **labels: str) -> float:
         return self.metrics.registry.get_sample_value(f"leximind_{name}", labels) or 0.0
 
+    async def begin(self, *requests: EngineRequest) -> list[asyncio.Task[EngineResult]]:
+        """A caller for each of `requests`, all of which the engine has accepted."""
+        num_accepted = self.value("input_tokens_count") + len(requests)
+        tasks = [asyncio.create_task(self.engine.run(request)) for request in requests]
+        await until(lambda: self.value("input_tokens_count") == num_accepted)
+        return tasks
+
     async def is_quiet(self) -> bool:
         """Whether nothing of earlier requests is left, once the model's thread has read all commands."""
         await self.engine.run(EngineRequest((5, TINY.eos_id), math.inf, heads=("topic",)))
@@ -65,25 +73,26 @@ class Rig:
         return gauges == [0, 0, 0] and self.engine._runner.num_rows == 0
 
 
-class Gate:
-    """Holds a module up before its forward pass, from the next pass on, until it is opened."""
+class Pause:
+    """Stops the model's thread before the next forward pass of a module, until released."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._entered = threading.Event()
-        self._open = threading.Event()
+        self._reached = threading.Event()
+        self._released = threading.Event()
         self._hook = module.register_forward_pre_hook(self._wait)
 
     def _wait(self, _module: nn.Module, _args: Any) -> None:
-        self._entered.set()
-        assert self._open.wait(30), "nobody opened the gate"
+        self._reached.set()
+        assert self._released.wait(30), "nobody released it"
 
-    async def entered(self) -> None:
-        """Until the model's thread stands at the gate."""
-        assert await asyncio.to_thread(self._entered.wait, 30)
+    async def reached(self) -> None:
+        """Until the model's thread has stopped there."""
+        assert await asyncio.to_thread(self._reached.wait, 30)
 
-    def open(self) -> None:
+    def release(self) -> None:
+        """Let the thread, and all later passes, go on."""
         self._hook.remove()
-        self._open.set()
+        self._released.set()
 
 
 def assert_same(answer: EngineResult, expected: EngineResult) -> None:

@@ -13,6 +13,7 @@ from app.settings import Settings
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from support.engines import FakeClock
+from support.waiting import until
 
 Serving = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
@@ -95,8 +96,7 @@ async def test_full_queue_is_429_with_an_integer_retry_after(serving: Serving, h
             running = asyncio.create_task(client.post("/topic", json={"text": "running"}))
             await asyncio.to_thread(hold.reached.wait, 10)
             queued = [asyncio.create_task(client.post("/topic", json={"text": text})) for text in ("one", "two")]
-            while client.service.metrics.registry.get_sample_value("leximind_queue_requests") != 2:  # type: ignore[attr-defined]
-                await asyncio.sleep(0)
+            await until(lambda: sample(client, "queue_requests") == 2)
             response = await client.post("/topic", json={"text": "three"})
             assert response.status_code == 429
             assert int(response.headers["Retry-After"]) >= 1
@@ -161,8 +161,7 @@ async def test_deadline_of_the_header_is_504(serving: Serving, hold: Any) -> Non
             late = asyncio.create_task(
                 client.post("/topic", json={"text": "late"}, headers={"X-Request-Timeout-Ms": "1"})
             )
-            while client.service.metrics.registry.get_sample_value("leximind_queue_requests") != 1:  # type: ignore[attr-defined]
-                await asyncio.sleep(0.001)
+            await until(lambda: sample(client, "queue_requests") == 1)
         response = await late
         assert response.status_code == 504
         assert response.json()["error_type"] == "deadline"

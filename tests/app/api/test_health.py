@@ -1,5 +1,7 @@
 import asyncio
+import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -7,7 +9,9 @@ import pytest
 from app.main import create_app
 from app.settings import Settings
 from model.kernels.library import is_available
+from model.storage.checkpoint import ServedCheckpoint, load_served
 from model.tasks import EMOTIONS, TOPICS
+from support.waiting import until
 
 AUTO = "bfloat16" if is_available("bfloat16") else "float32"  # what dtype auto is on a CPU
 
@@ -20,7 +24,17 @@ async def test_ready_is_200(client: httpx.AsyncClient, path: str) -> None:
     assert (response.status_code, response.json()) == (200, {"status": "ready"})
 
 
-async def test_loading_is_alive_but_not_ready_until_loaded(checkpoint_folder: Path) -> None:
+async def test_loading_is_alive_but_not_ready_until_loaded(
+    checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, released = threading.Event(), threading.Event()
+
+    def held_load(*args: Any) -> ServedCheckpoint:
+        reached.set()
+        assert released.wait(30)
+        return load_served(*args)
+
+    monkeypatch.setattr("app.service.load_served", held_load)
     app = create_app(Settings(checkpoint=checkpoint_folder))
     service = app.state.context.service
 
@@ -30,11 +44,12 @@ async def test_loading_is_alive_but_not_ready_until_loaded(checkpoint_folder: Pa
 
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://leximind") as client:
         loading = asyncio.create_task(service.load())
-        await asyncio.sleep(0)
+        assert await asyncio.to_thread(reached.wait, 30)
         assert (await client.get("/health/live")).status_code == 200
         waiting = await client.get("/health/ready")
         assert (waiting.status_code, waiting.json()["detail"]) == (503, "loading")
         assert gauge() == 0
+        released.set()
         await loading
         assert (await client.get("/health/ready")).status_code == 200
         assert gauge() == 1
@@ -68,8 +83,7 @@ async def test_failed_load_is_reported_with_its_reason_and_without_paths(
 async def test_lifespan_loads_and_drains(checkpoint_folder: Path) -> None:
     app = create_app(Settings(checkpoint=checkpoint_folder))
     async with app.router.lifespan_context(app):
-        while app.state.context.service.state == "loading":
-            await asyncio.sleep(0.01)
+        await until(lambda: app.state.context.service.state != "loading")
         assert app.state.context.service.state == "ready"
         thread = app.state.context.service.deployment.engine._thread
     assert app.state.context.service.state == "draining"

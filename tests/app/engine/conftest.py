@@ -17,7 +17,7 @@ from app.settings import Settings
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from model.tasks import Tasks
-from support.engines import HEADS, TINY, FakeClock, Gate, Rig
+from support.engines import HEADS, TINY, FakeClock, Pause, Rig
 
 
 @pytest.fixture(autouse=True)
@@ -64,17 +64,17 @@ async def start(model: LexiMind, clock: FakeClock) -> AsyncIterator[Start]:
 
 
 @pytest.fixture
-def gate() -> Iterator[Callable[[nn.Module], Gate]]:
-    """Makes gates; those that a failed test left shut are opened, so that its engine can stop."""
-    gates: list[Gate] = []
+def pause() -> Iterator[Callable[[nn.Module], Pause]]:
+    """Pauses modules; what a failed test left paused is released, so that its engine can stop."""
+    pauses: list[Pause] = []
 
-    def shut(module: nn.Module) -> Gate:
-        gates.append(Gate(module))
-        return gates[-1]
+    def begin(module: nn.Module) -> Pause:
+        pauses.append(Pause(module))
+        return pauses[-1]
 
-    yield shut
-    for one in gates:
-        one.open()
+    yield begin
+    for one in pauses:
+        one.release()
 
 
 @pytest.fixture

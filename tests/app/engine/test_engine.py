@@ -21,6 +21,7 @@ from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from support.engines import assert_same
+from support.waiting import until
 
 Source = Callable[[int, int], tuple[int, ...]]
 Alone = Callable[[EngineRequest], EngineResult]
@@ -100,55 +101,52 @@ async def test_list_is_answered_in_its_order(start: Any, source: Source, alone: 
 
 
 async def test_equal_sources_that_wait_together_are_encoded_once(
-    start: Any, source: Source, gate: Any, encoded_shapes: list[tuple[int, int]]
+    start: Any, source: Source, pause: Any, encoded_shapes: list[tuple[int, int]]
 ) -> None:
     rig = await start()
-    shut = gate(rig.model.encoder)
+    paused = pause(rig.model.encoder)
     first = asyncio.create_task(rig.engine.run(EngineRequest(source(1, 5), math.inf, heads=("topic",))))
-    await shut.entered()
+    await paused.reached()
     encoded_shapes.clear()
     same = [EngineRequest(source(2, 30), math.inf, heads=("topic",)) for _ in range(5)]
-    waiting = [asyncio.create_task(rig.engine.run(request)) for request in same]
-    await asyncio.sleep(0)
+    waiting = await rig.begin(*same)
     assert rig.value("queue_requests") == 5
     assert rig.value("queue_tokens") == 150
-    shut.open()
+    paused.release()
     answers = await asyncio.gather(first, *waiting)
     assert encoded_shapes == [(1, 30)]
     assert all(one == answers[1] for one in answers[2:])
 
 
 async def test_what_is_padded_to_few_lengths_counts_for_the_budget(
-    start: Any, source: Source, gate: Any, encoded_shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+    start: Any, source: Source, pause: Any, encoded_shapes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.engine.runner._LENGTH_MULTIPLES", {"cpu": 64})
     rig = await start(max_batch_tokens=256)
-    shut = gate(rig.model.encoder)
+    paused = pause(rig.model.encoder)
     requests = [EngineRequest(source(seed, 5), math.inf, heads=("topic",)) for seed in range(9)]
     first = asyncio.create_task(rig.engine.run(requests[0]))
-    await shut.entered()
+    await paused.reached()
     encoded_shapes.clear()
-    waiting = [asyncio.create_task(rig.engine.run(request)) for request in requests[1:]]
-    await asyncio.sleep(0)
-    shut.open()
+    waiting = await rig.begin(*requests[1:])
+    paused.release()
     await asyncio.gather(first, *waiting)
     assert encoded_shapes == [(4, 64), (4, 64)]
 
 
 async def test_cancelled_in_the_queue_is_never_encoded(
-    start: Any, source: Source, gate: Any, encoded_shapes: list[tuple[int, int]]
+    start: Any, source: Source, pause: Any, encoded_shapes: list[tuple[int, int]]
 ) -> None:
     rig = await start()
-    shut = gate(rig.model.encoder)
+    paused = pause(rig.model.encoder)
     first = asyncio.create_task(rig.engine.run(EngineRequest(source(1, 5), math.inf, heads=("topic",))))
-    await shut.entered()
-    cancelled = asyncio.create_task(rig.engine.run(EngineRequest(source(2, 40), math.inf, options=LONG)))
-    await asyncio.sleep(0)
+    await paused.reached()
+    [cancelled] = await rig.begin(EngineRequest(source(2, 40), math.inf, options=LONG))
     cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
         await cancelled
     assert rig.value("queue_requests") == 0
-    shut.open()
+    paused.release()
     await first
     assert await rig.is_quiet()
     assert (1, 40) not in encoded_shapes
@@ -157,8 +155,7 @@ async def test_cancelled_in_the_queue_is_never_encoded(
 async def test_cancelled_while_decoding_frees_its_rows(start: Any, source: Source) -> None:
     rig = await start()
     beams = DecodingOptions(max_new_tokens=400, min_new_tokens=400, num_beams=4)
-    task = asyncio.create_task(rig.engine.run(EngineRequest(source(1, 9), math.inf, options=beams)))
-    await asyncio.sleep(0)
+    [task] = await rig.begin(EngineRequest(source(1, 9), math.inf, options=beams))
     async with aclosing(rig.engine.stream([EngineRequest(source(2, 9), math.inf, options=LONG)])) as stream:
         await anext(stream)
         await anext(stream)  # so the earlier request decodes too
@@ -191,18 +188,18 @@ async def test_remaining_callers_get_their_results_while_others_leave(start: Any
     rig = await start(max_batch_tokens=300, max_decode_rows=8, max_queued_requests=300)
     requests = [mixed_request(1000 + seed, source) for seed in range(300)]
 
-    async def ask(seed: int) -> EngineResult:
-        for _ in range(seed):  # arrivals are spread over the work
-            await asyncio.sleep(0)
-        return await rig.engine.run(requests[seed])
+    places = asyncio.Semaphore(40)  # arrivals are spread over the work: one when another has ended
 
-    async def leave(task: asyncio.Task[EngineResult], patience: int) -> None:
-        for _ in range(patience):
-            await asyncio.sleep(0)
-        task.cancel()
+    async def ask(request: EngineRequest) -> EngineResult:
+        async with places:
+            return await rig.engine.run(request)
 
-    tasks = [asyncio.create_task(ask(seed)) for seed in range(len(requests))]
-    leaving = [leave(task, 10 * number) for number, task in enumerate(tasks) if number % 3 == 0]
+    async def leave(number: int) -> None:
+        await asyncio.wait([tasks[number - number % 37]])  # while it decodes, encodes, waits, or has not come yet
+        tasks[number].cancel()
+
+    tasks = [asyncio.create_task(ask(request)) for request in requests]
+    leaving = [leave(number) for number in range(0, len(requests), 3)]
     answers, _ = await asyncio.gather(
         asyncio.gather(*tasks, return_exceptions=True),
         asyncio.gather(*leaving),
@@ -215,15 +212,14 @@ async def test_remaining_callers_get_their_results_while_others_leave(start: Any
     assert await rig.is_quiet()
 
 
-async def test_deadline_passes_in_the_queue(start: Any, source: Source, gate: Any, clock: Any) -> None:
+async def test_deadline_passes_in_the_queue(start: Any, source: Source, pause: Any, clock: Any) -> None:
     rig = await start()
-    shut = gate(rig.model.encoder)
+    paused = pause(rig.model.encoder)
     first = asyncio.create_task(rig.engine.run(EngineRequest(source(1, 5), math.inf, heads=("topic",))))
-    await shut.entered()
-    late = asyncio.create_task(rig.engine.run(EngineRequest(source(2, 5), clock.now + 5, heads=("topic",))))
-    await asyncio.sleep(0)
+    await paused.reached()
+    [late] = await rig.begin(EngineRequest(source(2, 5), clock.now + 5, heads=("topic",)))
     clock.now += 5
-    shut.open()
+    paused.release()
     with pytest.raises(DeadlineExceeded):
         await late
     await first
@@ -243,66 +239,62 @@ async def test_deadline_passes_while_decoding(start: Any, source: Source, clock:
 
 
 async def test_refusal_says_when_to_retry_by_the_rate_of_results(
-    start: Any, source: Source, gate: Any, clock: Any
+    start: Any, source: Source, pause: Any, clock: Any
 ) -> None:
     rig = await start(max_queued_requests=1)
     running = rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=LONG)])  # busy all the time
     await anext(running)
     await rig.engine.run(EngineRequest(source(2, 5), math.inf, heads=("topic",)))
     clock.now += 20
-    shut = gate(rig.model.encoder)
+    paused = pause(rig.model.encoder)
     encoding = asyncio.create_task(rig.engine.run(EngineRequest(source(3, 5), math.inf, heads=("topic",))))
-    await shut.entered()
-    await asyncio.sleep(0)
-    waiting = asyncio.create_task(rig.engine.run(EngineRequest(source(4, 5), math.inf, heads=("topic",))))
-    await asyncio.sleep(0)
+    await paused.reached()
+    await until(lambda: rig.value("queue_requests") == 0)
+    [waiting] = await rig.begin(EngineRequest(source(4, 5), math.inf, heads=("topic",)))
     with pytest.raises(Overloaded) as refused:
         await rig.engine.run(EngineRequest(source(5, 5), math.inf, heads=("topic",)))
     assert refused.value.retry_after_s == 60, "three have no answer, one was answered in 20 s"
-    shut.open()
+    paused.release()
     await asyncio.gather(encoding, waiting)
     await running.aclose()
     assert await rig.is_quiet()
 
 
 async def test_full_queue_is_refused_and_a_list_is_taken_whole_or_not_at_all(
-    start: Any, source: Source, gate: Any
+    start: Any, source: Source, pause: Any
 ) -> None:
     rig = await start(max_queued_requests=3)
-    shut = gate(rig.model.encoder)
+    paused = pause(rig.model.encoder)
     requests = [EngineRequest(source(seed, 5), math.inf, heads=("topic",)) for seed in range(5)]
     tasks = [asyncio.create_task(rig.engine.run(requests[0]))]
-    await shut.entered()
-    await asyncio.sleep(0)
-    tasks += [asyncio.create_task(rig.engine.run(request)) for request in requests[1:3]]
-    await asyncio.sleep(0)
+    await paused.reached()
+    await until(lambda: rig.value("queue_requests") == 0)
+    tasks += await rig.begin(*requests[1:3])
     with pytest.raises(Overloaded) as refused:
         await rig.engine.run_all(requests[3:])
     assert refused.value.retry_after_s >= 1
     assert rig.value("queue_requests") == 2, "nothing of the list was taken"
-    tasks.append(asyncio.create_task(rig.engine.run(requests[3])))
-    await asyncio.sleep(0)
+    tasks += await rig.begin(requests[3])
     with pytest.raises(Overloaded):
         rig.engine.stream([EngineRequest(source(9, 5), math.inf, options=LONG)])
-    shut.open()
+    paused.release()
     assert len(await asyncio.gather(*tasks)) == 4
     assert await rig.is_quiet()
 
 
 async def test_drain_finishes_what_is_accepted_and_refuses_what_is_new(
-    start: Any, source: Source, gate: Any, alone: Alone
+    start: Any, source: Source, pause: Any, alone: Alone
 ) -> None:
     rig = await start()
-    shut = gate(rig.model.encoder)
+    paused = pause(rig.model.encoder)
     requests = [mixed_request(seed, source) for seed in range(8)]
     tasks = [asyncio.create_task(rig.engine.run(request)) for request in requests]
-    await shut.entered()
+    await paused.reached()
     draining = asyncio.create_task(rig.engine.drain(30))
-    await asyncio.sleep(0)
-    assert rig.engine.state == "draining"
+    await until(lambda: rig.engine.state == "draining")
     with pytest.raises(EngineStopped):
         await rig.engine.run(requests[0])
-    shut.open()
+    paused.release()
     await draining
     for request, task in zip(requests, tasks, strict=True):
         assert_same(await task, alone(request))
@@ -312,8 +304,7 @@ async def test_drain_fails_what_it_has_no_time_for(start: Any, source: Source) -
     rig = await start()
     stream = rig.engine.stream([EngineRequest(source(1, 9), math.inf, options=LONG)])
     await anext(stream)
-    waiting = asyncio.create_task(rig.engine.run(EngineRequest(source(2, 9), math.inf, options=LONG)))
-    await asyncio.sleep(0)
+    [waiting] = await rig.begin(EngineRequest(source(2, 9), math.inf, options=LONG))
     await rig.engine.drain(0)
     with pytest.raises(EngineStopped):
         await waiting

@@ -18,6 +18,7 @@ from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from model.tasks import Tasks
 from support.engines import HEADS, assert_same
+from support.waiting import until
 
 Source = Callable[[int, int], tuple[int, ...]]
 Alone = Callable[[EngineRequest], EngineResult]
@@ -87,24 +88,24 @@ async def test_model_that_cannot_answer_at_all_does_not_start(start: Any, model:
         await start()
 
 
-async def test_engine_that_drains_while_it_warms_up_does_not_come_back(model: LexiMind, gate: Any) -> None:
+async def test_engine_that_drains_while_it_warms_up_does_not_come_back(model: LexiMind, pause: Any) -> None:
     checkpoint: Any = SimpleNamespace(backend=TorchBackend(model), name="tiny", tasks=Tasks(heads=HEADS))
     engine = Engine(checkpoint, Settings(), Metrics())
-    shut = gate(model.encoder)
+    paused = pause(model.encoder)
     starting = asyncio.create_task(engine.start())
-    await shut.entered()
+    await paused.reached()
     draining = asyncio.create_task(engine.drain(5.0))
-    await asyncio.sleep(0)
-    shut.open()
+    await until(lambda: engine.state == "draining")
+    paused.release()
     await asyncio.gather(starting, draining)
     assert engine.state == "draining"
 
 
-async def test_start_can_be_cancelled_while_the_model_warms_up(start: Any, model: LexiMind, gate: Any) -> None:
-    shut = gate(model.encoder)
+async def test_start_can_be_cancelled_while_the_model_warms_up(start: Any, model: LexiMind, pause: Any) -> None:
+    paused = pause(model.encoder)
     starting = asyncio.create_task(start())
-    await shut.entered()
+    await paused.reached()
     starting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    shut.open()  # the fixture stops the engine and sees that nothing raised
+    paused.release()  # the fixture stops the engine and sees that nothing raised

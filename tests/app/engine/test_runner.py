@@ -11,7 +11,7 @@ from app.engine.runner import Runner
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
-from support.engines import HEADS
+from support.engines import HEADS, assert_same
 
 Source = Callable[[int, int], tuple[int, ...]]
 Alone = Callable[[EngineRequest], EngineResult]
@@ -92,7 +92,7 @@ def test_equal_sources_are_encoded_once(
     runner.join(encoded)
     answers = finish(runner)
     for key in (2, 3, 4):
-        assert answers[key].summary == alone(requests[key]).summary
+        assert_same(answers[key], alone(requests[key]))
 
 
 @pytest.mark.parametrize(
