@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from app.support import Support
 from app.thresholds import Score, passing, ranked
 from app.warnings import AnswerWarning
 from model.inference.decoding.options import FinishReason
@@ -32,6 +33,9 @@ class SummaryAnswer(BaseModel):
     output_tokens: int = Field(examples=[17])
     chunks: int = Field(description="Parts in which the text was read.", examples=[1])
     model: CheckpointName
+    support: Support | SkipJsonSchema[None] = Field(
+        default=None, description="What backs the summary in the text; absent unless requested."
+    )
     warnings: Warnings = None
 
 

@@ -48,6 +48,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON, as the server gives 
 OnLongText = Annotated[
     OnLong, typer.Option(help="A text longer than the model reads is cut into chunks, truncated, or refused.")
 ]
+SupportFlag = Annotated[
+    bool,
+    typer.Option("--support", help="Say what backs the summary: nearest passages, names and numbers without one."),
+]
 Threshold = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Minimum score of all labels, instead of their own thresholds."),
@@ -93,10 +97,15 @@ def serve(**flags: Any) -> None:
 @with_flags(_LOCAL)
 @with_decoding_flags
 def summarize(
-    texts: Texts = None, file: Files = None, as_json: AsJson = False, on_long: OnLongText = "chunk", **flags: Any
+    texts: Texts = None,
+    file: Files = None,
+    as_json: AsJson = False,
+    on_long: OnLongText = "chunk",
+    support: SupportFlag = False,
+    **flags: Any,
 ) -> None:
     """Summarize texts."""
-    _run(_read(texts, file), ("summarize",), summary_answer, as_json, flags, on_long)
+    _run(_read(texts, file), ("summarize",), summary_answer, as_json, flags, on_long, support)
 
 
 @app.command()
@@ -154,10 +163,15 @@ def classify(
 @with_flags(_LOCAL)
 @with_decoding_flags
 def analyze(
-    texts: Texts = None, file: Files = None, as_json: AsJson = False, on_long: OnLongText = "chunk", **flags: Any
+    texts: Texts = None,
+    file: Files = None,
+    as_json: AsJson = False,
+    on_long: OnLongText = "chunk",
+    support: SupportFlag = False,
+    **flags: Any,
 ) -> None:
     """Run every task of the checkpoint."""
-    _run(_read(texts, file), (), analyze_answer, as_json, flags, on_long)
+    _run(_read(texts, file), (), analyze_answer, as_json, flags, on_long, support)
 
 
 @app.command(name="import")
@@ -220,6 +234,7 @@ def _run(
     as_json: bool,
     flags: dict[str, Any],
     on_long: OnLong = "chunk",
+    support: bool = False,
 ) -> None:
     """Run `tasks`, all by default, and print the answers that `shape` makes of the results."""
     options, is_given = _or_fail(options_from, flags)
@@ -231,7 +246,8 @@ def _run(
             names = ", ".join(head.name for head in known.heads) or "none"
             _fail(f"{unknown[0]}: the checkpoint {deployment.checkpoint.name} has no head of that name; it has {names}")
         limited = _or_fail(partial(limit_options, limits, is_given=is_given), options)
-        plans = await deployment.documents.plan(texts, TextRequest(tasks or known.names, limited, on_long), math.inf)
+        request = TextRequest(tasks or known.names, limited, on_long, support)
+        plans = await deployment.documents.plan(texts, request, math.inf)
         return [shape(deployment.checkpoint, result) for result in await deployment.documents.run(plans)]
 
     answers = asyncio.run(_with_service(flags, run))

@@ -13,6 +13,8 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import TypeVar
 
 from app.answers import SummaryAnswer, TextResult
 from app.chunks import tokenizing_cost
@@ -21,6 +23,7 @@ from app.engine.request import DeadlineExceeded, EngineResult, EngineStopped, Ov
 from app.metrics import Metrics
 from app.planning import Plan, PlanCancelled, Planner, TextRequest
 from app.settings import Settings, half_of
+from app.support import support_of
 from app.warnings import label_warnings
 from model.inference.decoding.options import DecodingResult
 from model.probabilities import joined, mean_by_tokens
@@ -30,6 +33,7 @@ from model.tokenizer import IncrementalDecoder
 # What costs more (see `tokenizing_cost`) is tokenized in a thread; the rest delays the event loop by 3 ms at most.
 _INLINE_COST = 8_000
 _STOPPED = "the service stopped before the text was tokenized; ask again"
+T = TypeVar("T")
 
 
 class Documents:
@@ -75,20 +79,34 @@ class Documents:
         if self._is_closed.is_set():
             raise EngineStopped(_STOPPED)
         self._waiting.accept(num_bytes)
+
+        def plan(is_wanted: Callable[[], bool]) -> list[Plan]:
+            return self._planner.plan(texts, request, deadline, lambda: is_wanted() and not self._is_closed.is_set())
+
+        # Its bytes count until the thread is done with it, which is later than its client's leaving.
+        return await self._in_thread(plan, deadline, "tokenized", lambda: self._waiting.finish(num_bytes))
+
+    async def _in_thread(
+        self,
+        work: Callable[[Callable[[], bool]], T],
+        deadline: float,
+        what: str,
+        on_end: Callable[[], None] = lambda: None,
+    ) -> T:
+        """`work` in the thread, which is given whether its caller still waits for it; `on_end` follows it."""
         has_left = threading.Event()
 
         def is_wanted() -> bool:
-            return not (has_left.is_set() or self._is_closed.is_set())
+            return not has_left.is_set()
 
-        planning = self._executor.submit(self._planner.plan, texts, request, deadline, is_wanted)
+        working = self._executor.submit(work, is_wanted)
         loop = asyncio.get_running_loop()
-        # Its bytes count until the thread is done with it, which is later than its client's leaving.
-        planning.add_done_callback(lambda _: _call(loop, self._waiting.finish, num_bytes))
+        working.add_done_callback(lambda _: _call(loop, on_end))
         try:
             async with asyncio.timeout(deadline - self._engine.clock() if math.isfinite(deadline) else None):
-                return await asyncio.wrap_future(planning)
+                return await asyncio.wrap_future(working)
         except TimeoutError:
-            raise DeadlineExceeded("the deadline passed before the text was tokenized") from None
+            raise DeadlineExceeded(f"the deadline passed before the text was {what}") from None
         except PlanCancelled:
             raise EngineStopped(_STOPPED) from None
         finally:
@@ -106,7 +124,8 @@ class Documents:
             EngineError: refused, late or failed.
         """
         results = iter(await self._engine.run_all([request for plan in plans for request in plan.requests]))
-        return [self._join(plan, [next(results) for _ in plan.requests]) for plan in plans]
+        joined = [self._join(plan, [next(results) for _ in plan.requests]) for plan in plans]
+        return await self._with_support(plans, joined)
 
     async def stream(self, plan: Plan) -> AsyncGenerator[str | TextResult, None]:
         """The summary in pieces as it is decoded, chunk after chunk, then the result, whose text the pieces add up to.
@@ -133,7 +152,21 @@ class Documents:
                     if current not in results:
                         break
                     current, separator = current + 1, " " if has_text else ""
-        yield self._join(plan, [results[number] for number in range(len(decoders))])
+        joined = self._join(plan, [results[number] for number in range(len(decoders))])
+        yield (await self._with_support([plan], [joined]))[0]
+
+    async def _with_support(self, plans: Sequence[Plan], results: list[TextResult]) -> list[TextResult]:
+        """`results` with what backs their summaries, where that is wanted: found in the thread, as it takes a while.
+
+        A service that ends finishes it: these requests were accepted.
+        """
+        if all(plan.supporting_text is None for plan in plans):
+            return results
+
+        def find(is_wanted: Callable[[], bool]) -> list[TextResult]:
+            return [_with_support(plan, result, is_wanted) for plan, result in zip(plans, results, strict=True)]
+
+        return await self._in_thread(find, plans[0].requests[0].deadline, "compared with its summary")
 
     def _join(self, plan: Plan, results: Sequence[EngineResult]) -> TextResult:
         lengths = [len(request.input_ids) for request in plan.requests]
@@ -168,6 +201,18 @@ class Documents:
         )
 
 
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[[int], None], amount: int) -> None:
+def _with_support(plan: Plan, result: TextResult, is_wanted: Callable[[], bool]) -> TextResult:
+    if plan.supporting_text is None or result.summary is None:
+        return result
+
+    def stop_unless_wanted() -> None:
+        if not is_wanted():
+            raise PlanCancelled
+
+    support = support_of(result.summary.summary, plan.supporting_text, stop_unless_wanted)
+    return replace(result, summary=result.summary.model_copy(update={"support": support}))
+
+
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[[], None]) -> None:
     with suppress(RuntimeError):  # the loop is closed, and nothing is counted any more
-        loop.call_soon_threadsafe(function, amount)
+        loop.call_soon_threadsafe(function)

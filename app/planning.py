@@ -38,19 +38,28 @@ class UnsupportedTask(Exception):
 
 @dataclass(frozen=True)
 class TextRequest:
-    """Which tasks to run on a text, and how. `options` matter with `summarize` only; other tasks are heads."""
+    """Which tasks to run on a text, and how; tasks are heads, but for `summarize`.
+
+    `options` and `support` matter with `summarize` only; with `support` the answer says what backs the summary.
+    """
 
     tasks: tuple[str, ...]
     options: DecodingOptions = field(default_factory=DecodingOptions)
     on_long: OnLong = "chunk"
+    support: bool = False
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A `TextRequest` for one text as engine requests: one for each distinct prompt and chunk."""
+    """A `TextRequest` for one text as engine requests: one for each distinct prompt and chunk.
+
+    `warnings` are of the text as a whole. `supporting_text` is the text as it was sent where its summary's support is
+    wanted.
+    """
 
     requests: tuple[EngineRequest, ...]
-    warnings: tuple[AnswerWarning, ...] = ()  # of the text as a whole
+    warnings: tuple[AnswerWarning, ...] = ()
+    supporting_text: str | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -129,7 +138,8 @@ class Planner:
                 for source in self._sources(tokenizer, prompt, text, request.on_long, room)
             ]
         bound = self._tasks.min_known_words
-        return Plan(tuple(requests), text_warnings(text, self._tokenizer.words, bound) if bound else ())
+        warnings = text_warnings(text, self._tokenizer.words, bound) if bound else ()
+        return Plan(tuple(requests), warnings, text if request.support and SUMMARIZE in request.tasks else None)
 
     def _sources(self, tokenizer: TextEncoder, prompt: str, text: str, on_long: OnLong, room: int) -> list[list[int]]:
         """The text with its prompt and end token, in as many parts as `on_long` makes of it."""

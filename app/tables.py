@@ -15,6 +15,7 @@ from app.answers import (
     SummaryAnswer,
     TopicAnswer,
 )
+from app.support import Support
 from app.thresholds import Score
 
 AnyAnswer = SummaryAnswer | HeadAnswer | AnalyzeAnswer
@@ -40,6 +41,8 @@ def _rows(answer: AnyAnswer) -> Iterable[tuple[str, str]]:
         case SummaryAnswer():
             note = "" if answer.finish_reason == "stop" else " …"
             yield "summary", answer.summary + note
+            if answer.support is not None:
+                yield "support", _support(answer.support)
         case EmotionsAnswer():
             yield "emotions", _scores(answer.emotions) or _NONE
         case LabelsAnswer():
@@ -63,6 +66,18 @@ def _warnings(answer: AnyAnswer) -> Iterable[tuple[str, str]]:
     for part in parts:
         for one in (part.warnings if part else None) or ():
             yield "warning", one.message
+
+
+def _support(support: Support) -> str:
+    lines = [
+        f"{one.start}-{one.end}: " + (f"{one.source.start}-{one.source.end} of the text ({one.source.rouge_l:.2f})")
+        if one.source
+        else f"{one.start}-{one.end}: nothing in the text"
+        for one in support.sentences
+    ]
+    if missing := ", ".join(one.text for one in support.unsupported):
+        lines.append(f"not in the text: {missing}")
+    return "\n".join(lines)
 
 
 def _scores(scores: Sequence[Score]) -> str:

@@ -117,6 +117,9 @@ class PredictBody(Body):
 async def hf_summarize(body: HFSummarizeBody, request: Request) -> list[HFSummary]:
     """Summarize, for `InferenceClient(model="…/hf/summarize").summarization(text)`."""
     parameters = body.parameters
+    if parameters.generate_parameters.support:
+        message = "true, and this answer has no room for it; leave it out, or ask /summarize"
+        raise invalid_field("parameters.generate_parameters.support", message)
     on_long = _ON_LONG[parameters.truncation] if parameters.truncation else parameters.generate_parameters.on_long
     options = decoding_options(request, parameters.generate_parameters, "parameters.generate_parameters.")
     text_request = TextRequest(("summarize",), options, on_long)

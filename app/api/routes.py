@@ -40,7 +40,7 @@ router = APIRouter(route_class=InferenceRoute, tags=["inference"], dependencies=
 )
 async def summarize(body: SummarizeBody, request: Request) -> SummaryAnswer | list[SummaryAnswer] | Response:
     """Summarize a text, or each of a list of texts."""
-    text_request = TextRequest(("summarize",), decoding_options(request, body), body.on_long)
+    text_request = TextRequest(("summarize",), decoding_options(request, body), body.on_long, body.support)
     if body.stream:
         return await _stream(body, text_request, request)
     return mirror(body.text, await answer_texts(request, body.text, text_request, summary_answer))
@@ -86,7 +86,7 @@ async def analyze(body: AnalyzeBody, request: Request) -> AnalyzeAnswer | list[A
     """Run several tasks at once; tasks with the same prompt share one encoder pass."""
     tasks = tuple(dict.fromkeys(body.tasks or deployment_of(request).checkpoint.tasks.names))
     options = decoding_options(request, body.summary, "summary.")
-    text_request = TextRequest(tasks, options, body.summary.on_long)
+    text_request = TextRequest(tasks, options, body.summary.on_long, body.summary.support)
     return mirror(body.text, await answer_texts(request, body.text, text_request, analyze_answer))
 
 

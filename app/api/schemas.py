@@ -67,6 +67,10 @@ class SummaryOptions(_Decoding):  # type: ignore[misc]  # pydantic makes it
     on_long: OnLong = Field(
         default="chunk", description="A text longer than the model reads is cut into chunks, truncated, or refused."
     )
+    support: bool = Field(
+        default=False,
+        description="Say what backs the summary: the nearest passages, and names and numbers without one.",
+    )
     _decoding: DecodingOptions = PrivateAttr()
 
     @model_validator(mode="after")

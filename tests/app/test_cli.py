@@ -52,6 +52,14 @@ def test_arguments_files_and_standard_input_are_texts(leximind: Any, tmp_path: P
     assert [one["topic"] for one in both][1] == json.loads(as_argument.stdout)["topic"]
 
 
+def test_support_says_where_a_summary_comes_from(leximind: Any) -> None:
+    answer = json.loads(leximind("summarize", NEWS, "--support", "--json").stdout)
+    assert answer["support"].keys() >= {"sentences", "unsupported"}
+    table = leximind("summarize", NEWS, "--support").stdout
+    assert "of the text (0." in table or "nothing in the text" in table
+    assert "support" not in leximind("summarize", NEWS, "--json").stdout
+
+
 BEAMS: dict[str, Any] = {
     "max_new_tokens": 9,
     "min_new_tokens": 4,

@@ -4,11 +4,11 @@ import random
 from pathlib import Path
 from zlib import crc32
 
+from model.support import unsupported
 from model.tasks import EMOTIONS, TOPICS
 from training.data.chats import varied
 from training.data.examples import Example, label_number, read_emotions, rows, topic_of
 from training.data.extracts import central_sentences, passages, sentences
-from training.data.support import unsupported
 
 # Data set → how many of its rows; None: all. What is noisy or headline-like gets a small part, or none.
 _DOCUMENTS: dict[str, int | None] = {

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 
 from model.inference.decoding.options import DecodingOptions
+from model.support import unsupported
 from model.tasks import SUMMARIZE, Head, Tasks
 from training.data.examples import HEAD_DATA, Example, read_headlines, read_summaries
 from training.data.extracts import sentences
 from training.data.more import CHATS, read_chats
 from training.data.own import FOLDER, read_own
-from training.data.support import no_words, unsupported, words
+from training.data.real_words import no_words, words
 from training.errors import DataError
 from training.evaluation.heads import score_baseline, score_head
 from training.evaluation.predict import Predictor

@@ -23,6 +23,13 @@ async def test_hf_summarize_gives_a_list_of_summaries(client: httpx.AsyncClient,
     ]
 
 
+async def test_hf_summarize_refuses_what_its_answer_has_no_room_for(client: httpx.AsyncClient) -> None:
+    body = {"inputs": NEWS, "parameters": {"generate_parameters": {"support": True}}}
+    response = await client.post("/hf/summarize", json=body)
+    assert response.status_code == 422
+    assert "parameters.generate_parameters.support: true, and this answer has no room" in response.json()["error"]
+
+
 async def test_hf_truncation_reads_the_beginning_only(client: httpx.AsyncClient) -> None:
     long = " ".join(f"{NEWS} {number}." for number in range(9))
     cut = await post(client, "/summarize", {"text": long, "on_long": "truncate"})

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from model.support import unsupported
 from support.training_runs import write_jsonl
 from training.data.chats import speakers, varied
 from training.data.examples import Example
 from training.data.more import CHATS, read_chats, read_documents, read_masked_sentences, read_varied_chats
-from training.data.support import unsupported
 
 CHAT = Example(
     "Amanda: I baked cookies for $5 :)\nJerry: Sure!\nAmanda: I'll bring you some, Jerry. Jerrycan?",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from model.support import unsupported
 from model.tasks import EMOTIONS, TOPICS
 from support.training_runs import write_jsonl
 from training.data.more import (
@@ -17,7 +18,6 @@ from training.data.more import (
     read_more_topics,
 )
 from training.data.readers import READERS
-from training.data.support import unsupported
 from training.errors import DataError
 
 BRIDGE = "The council will build a new bridge over the river next year."
