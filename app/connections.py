@@ -4,6 +4,7 @@ The only file that knows uvicorn's internals; `tests/app/test_connections.py` fa
 """
 
 import asyncio
+import contextlib
 import errno
 import logging
 import resource
@@ -15,6 +16,7 @@ from enum import Enum
 from typing import Any, cast
 
 import httptools
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.api.context import context_of
@@ -111,7 +113,12 @@ class Connections:
             await asyncio.sleep(_SWEEP_S)
             now = loop.time()
             for connection in list(self._open):
-                connection.check(now, now - swept_at)
+                try:
+                    connection.check(now, now - swept_at)
+                except Exception:  # of one connection; without the sweep none would have a time limit any more
+                    logger.exception("a connection could not be checked, and is closed")
+                    self.discard(connection)
+                    connection.transport.abort()
             swept_at = now
 
 
@@ -230,8 +237,15 @@ class Connection(HttpToolsProtocol):
     # uvicorn's callbacks
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        async def run(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_if_open(message: Message) -> None:
+                if not self.transport.is_closing():  # asyncio logs each further write to a connection that is lost
+                    await send(message)
+
+            await app(scope, receive, send_if_open)
+
         self._running = cycle
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, cast("Any", run))
 
     def on_response_complete(self) -> None:
         """The answer is written; the next request's time starts here where it has begun already."""
@@ -240,10 +254,13 @@ class Connection(HttpToolsProtocol):
         self._connections.set_waiting(self, self._is_waiting())
 
     def shutdown(self) -> None:
-        """The server drains: the answer in progress is the last, and without one the sweep closes in a moment."""
+        """The server drains: the answer in progress is the last, and without one the sweep closes in a moment.
+
+        An answer that has begun did not tell its client so, who may send another request and is to get a 503.
+        """
         self._since = self.loop.time()
         for cycle in (self._running, self.cycle):
-            if cycle is not None:
+            if cycle is not None and not cycle.response_started:
                 cycle.keep_alive = False
 
     # Limits
@@ -319,7 +336,8 @@ class Connection(HttpToolsProtocol):
         headers = [*self.server_state.default_headers, *response.raw_headers, (b"connection", b"close")]
         head = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
         self.transport.write(STATUS_LINE[problem.status] + head + b"\r\n" + bytes(response.body))
-        self.transport.write_eof()
+        with contextlib.suppress(OSError):  # the client has closed its end already
+            self.transport.write_eof()
         self.flow.resume_reading()
         self._connections.metrics.requests_total.labels("unmatched", str(problem.status)).inc()
         logger.info("refused", extra={"route": "unmatched", "status": problem.status, "reason": problem.detail})

@@ -9,15 +9,24 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 from uvicorn.protocols.http import flow_control, httptools_impl
-from uvicorn.server import Server
+from uvicorn.server import Server, ServerState
 
-from app.connections import Listener, connection_limit, quiet_exception_handler
+from app.connections import (
+    Connection,
+    ConnectionLimits,
+    Connections,
+    Listener,
+    connection_limit,
+    quiet_exception_handler,
+)
+from app.metrics import Metrics
 
 _READ_AT = "4b7d950418d92b33"
 
@@ -82,3 +91,88 @@ async def test_listener_without_descriptors_is_quiet_and_comes_back(caplog: pyte
     assert len(logged) == 2  # and not one for every try
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert re.search("no new connections for now: .*Too many open files", caplog.text)
+
+
+async def _nothing(_scope: Any, _receive: Any, _send: Any) -> None:
+    """An app that is not asked."""
+
+
+@pytest.fixture
+async def connections() -> AsyncIterator[Connections]:
+    """Swept as a server does; its limits are short."""
+    limits = ConnectionLimits(
+        max_connections=8, header_timeout_s=0.5, body_timeout_s=0.5, write_timeout_s=0.5, idle_timeout_s=0.5
+    )
+    connections = Connections(limits, Metrics())
+    watch = asyncio.create_task(connections.watch())
+    yield connections
+    assert not watch.done()
+    watch.cancel()
+
+
+async def accepted(connections: Connections, app: Any = _nothing) -> tuple[Connection, socket.socket]:
+    """The server's end and the client's."""
+    config = uvicorn.Config(app, log_config=None, lifespan="off")
+    config.load()
+    inner, outer = socket.socketpair()
+    outer.settimeout(0)
+    _, connection = await asyncio.get_running_loop().connect_accepted_socket(
+        lambda: Connection(config=config, server_state=ServerState(), app_state={}, connections=connections), inner
+    )
+    return connection, outer
+
+
+async def received(client: socket.socket) -> bytes:
+    """All that comes until the server closes."""
+    loop, parts = asyncio.get_running_loop(), [b""]
+    async with asyncio.timeout(10):
+        while part := await loop.sock_recv(client, 65536):
+            parts.append(part)
+    return b"".join(parts)
+
+
+async def test_connection_that_cannot_be_checked_is_closed_and_the_others_keep_their_time_limits(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def check(*_: object) -> None:
+        raise OSError("injected")
+
+    broken, client = await accepted(connections)
+    _, other = await accepted(connections)
+    monkeypatch.setattr(broken, "check", check)
+    with client, other:
+        assert await received(client) == b""
+        assert await received(other) == b""
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+async def test_refusal_survives_a_client_that_closed_its_end_meanwhile(
+    connections: Connections, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write_eof() -> None:
+        raise OSError(errno.ENOTCONN, "injected")
+
+    connection, client = await accepted(connections)
+    monkeypatch.setattr(connection.transport, "write_eof", write_eof)
+    with client:
+        client.send(b"GET / HTTP")
+        assert (await received(client)).startswith(b"HTTP/1.1 408 ")
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_answer_to_a_client_that_left_is_not_written_on(
+    connections: Connections, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = asyncio.Event()
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        client.close()
+        for _ in range(100):  # asyncio warns from the sixth on
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        ended.set()
+
+    _, client = await accepted(connections, app)
+    client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await asyncio.wait_for(ended.wait(), 10)
+    assert "raised exception" not in caplog.text

@@ -100,6 +100,23 @@ def test_ctrl_c_cuts_off_what_is_in_progress_and_says_so(serve: Serve, signals: 
     assert "Traceback" not in server.log.read_text()
 
 
+def test_client_whose_answer_had_begun_before_the_drain_may_ask_again_on_its_connection(serve: Serve) -> None:
+    server = serve()
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    headers = {"content-type": "application/json"}
+    body = {"text": NEWS, "stream": True, "max_new_tokens": 500, "min_new_tokens": 499}
+    connection.request("POST", "/summarize", json.dumps(body), headers)
+    stream = connection.getresponse()
+    stream.readline()
+    server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: "draining: " in server.log.read_text())
+    assert b"event: summary" in stream.read()
+    connection.request("POST", "/topic", json.dumps({"text": NEWS}), headers)
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Connection"]) == (503, "close")
+    assert server.process.wait(20) == 0
+
+
 def test_clients_without_a_key_hold_no_place(serve: Serve) -> None:
     server = serve("--api-keys", "key", "--max-concurrent-requests", "1")
     with ExitStack() as open_clients:
