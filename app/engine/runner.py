@@ -3,7 +3,6 @@
 Knows nothing of queues, threads or time. One caller at a time.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from model.tasks import Head
 from model.transfer import send
 
 _CHECK_TOKENS = 8
+_NOT_FINITE = "the model's numbers are not finite for this text; the request may be tried again"
 _LENGTH_MULTIPLES = {"cuda": 64}  # of encoder batches, in tokens: few shapes, each fit for the device's kernels
 
 
@@ -29,7 +29,8 @@ _LENGTH_MULTIPLES = {"cuda": 64}  # of encoder batches, in tokens: few shapes, e
 class EncodedBatch:
     """An encoder batch: the row of each request, and its result without the summary.
 
-    `num_tokens` counts real tokens, `padded_tokens` all that were computed.
+    `not_finite` are the requests whose states or scores are no numbers, which have no result. `num_tokens` counts real
+    tokens, `padded_tokens` all that were computed.
     """
 
     encoder_states: Tensor  # (B, S, D)
@@ -37,6 +38,7 @@ class EncodedBatch:
     rows: dict[int, int]
     results: dict[int, EngineResult]
     options: dict[int, DecodingOptions]
+    not_finite: frozenset[int]
     num_tokens: int
     padded_tokens: int
 
@@ -78,8 +80,13 @@ class Runner:
         rows = {key: row_of[one.input_ids] for key, one in requests.items()}
         wanted = [(rows[key], one.heads) for key, one in requests.items()]
         scores, energies = self._classify(encoder_states, encoder_mask, wanted)
-        if encoder_states.is_cuda:  # otherwise the caller would measure the launches, not the work
-            torch.cuda.synchronize(encoder_states.device)
+        # Of each row; waits for the device, so that the caller measures the work and not its launches.
+        is_finite = (encoder_states.isfinite().all(-1) | ~encoder_mask).all(-1).tolist()
+        not_finite = frozenset(
+            key
+            for key, one in requests.items()
+            if not (is_finite[rows[key]] and all((name, rows[key]) in scores for name in one.heads))
+        )
         return EncodedBatch(
             encoder_states=encoder_states,
             encoder_mask=encoder_mask,
@@ -90,15 +97,20 @@ class Runner:
                     {name: energies[name, rows[key]] for name in one.heads if (name, rows[key]) in energies},
                 )
                 for key, one in requests.items()
+                if key not in not_finite
             },
-            options={key: one.options for key, one in requests.items() if one.options is not None},
+            options={
+                key: one.options for key, one in requests.items() if one.options is not None and key not in not_finite
+            },
+            not_finite=not_finite,
             num_tokens=sum(map(len, row_of)),
             padded_tokens=input_ids.numel(),
         )
 
     @torch.inference_mode()
     def join(self, encoded: EncodedBatch) -> list[Update]:
-        """Let the requests of a summary join the rows in flight; the others end at once.
+        """Let the requests of a summary join the rows in flight; the others end at once, without finite numbers in an
+        error.
 
         When it raises, what decodes is lost: `reset` follows.
         """
@@ -108,7 +120,9 @@ class Runner:
             self._batch.add(keys, encoder_states, encoder_mask, [encoded.options[key] for key in keys])
             self._partial |= {key: encoded.results[key] for key in keys}
             self._num_sent |= dict.fromkeys(keys, 0)
-        return [Update(key, end=result) for key, result in encoded.results.items() if key not in encoded.options]
+        failed = [Update(key, end=EngineError(_NOT_FINITE)) for key in sorted(encoded.not_finite)]
+        ended = [Update(key, end=result) for key, result in encoded.results.items() if key not in encoded.options]
+        return failed + ended
 
     def step(self) -> list[Update]:
         """One decode step over everything in flight. When it raises, what decodes is lost: `reset` follows."""
@@ -136,7 +150,7 @@ class Runner:
         or meets a fault first.
 
         Raises:
-            EngineError: the encoder's states or a head's scores are not finite.
+            EngineError: the encoder's states, a head's scores or those of decoding are not finite.
             Exception: whatever the model raises.
         """
         kinds = (
@@ -147,13 +161,11 @@ class Runner:
         source = (self._backend.config.eos_id,) * _CHECK_TOKENS
         probe = Runner(self._backend, tuple(self._heads.values()), use_graphs=False)
         requests = [EngineRequest(source, 0.0, tuple(self._heads), options) for options in kinds]
-        encoded = probe.encode(dict(enumerate(requests)))
-        scores = [one for result in encoded.results.values() for values in result.scores.values() for one in values]
-        if not (encoded.encoder_states.isfinite().all() and all(map(math.isfinite, scores))):
-            raise EngineError("the model's numbers are not finite on a minimal request; train or fetch it again")
-        probe.join(encoded)
+        updates = probe.join(probe.encode(dict(enumerate(requests))))
         while probe.num_rows:
-            probe.step()
+            updates += probe.step()
+        if any(isinstance(update.end, EngineError) for update in updates):
+            raise EngineError("the model's numbers are not finite on a minimal request; train or fetch it again")
 
     def memory_bytes(self, kind: str) -> int:
         """GPU memory that is `allocated`, `reserved` or in `total`; only where the backend computes on a GPU."""
@@ -177,6 +189,8 @@ class Runner:
             return Update(step.key, token_ids)
         num_sent = self._num_sent.pop(step.key)
         result = replace(self._partial.pop(step.key), summary=step.result)
+        if not step.result.is_finite:
+            return Update(step.key, end=EngineError(_NOT_FINITE))
         return Update(step.key, step.result.token_ids[num_sent:], result)
 
     def _pad(self, sources: list[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
@@ -190,7 +204,7 @@ class Runner:
     def _classify(
         self, encoder_states: Tensor, encoder_mask: Tensor, wanted: Sequence[tuple[int, tuple[str, ...]]]
     ) -> tuple[dict[tuple[str, int], tuple[float, ...]], dict[tuple[str, int], float]]:
-        """Probabilities and energies by head and row of `encoder_states` (B, S, D), for what is `wanted`."""
+        """Probabilities and energies by head and row of `encoder_states` (B, S, D), for what is `wanted` and finite."""
         heads_of: dict[int, frozenset[str]] = defaultdict(frozenset)
         for row, heads in wanted:
             heads_of[row] |= frozenset(heads)
@@ -206,8 +220,13 @@ class Runner:
             logits = self._backend.classify(encoder_states[index], encoder_mask[index], names)
             for name, values in logits.items():
                 head = self._heads[name]
-                found = probabilities(values, head.kind, head.temperature).tolist()
-                scores |= {(name, row): tuple(one) for row, one in zip(rows, found, strict=True)}
+                found = probabilities(values, head.kind, head.temperature)
+                is_finite = (values.isfinite() & found.isfinite()).all(-1).tolist()  # infinity's sigmoid is 1
+                scores |= {
+                    (name, row): tuple(one)
+                    for row, one, is_sound in zip(rows, found.tolist(), is_finite, strict=True)
+                    if is_sound
+                }
                 if head.min_energy is not None:
                     energies |= {(name, row): one for row, one in zip(rows, energy(values).tolist(), strict=True)}
         return scores, energies

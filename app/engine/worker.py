@@ -162,6 +162,9 @@ class Worker:
                 self._drop((update.key,))
         if wanted := [update for update in updates if update.end is not None or self._jobs[update.key].streams]:
             self._publish(wanted)
+        if failed := [str(update.end) for update in updates if isinstance(update.end, EngineError)]:
+            logger.error("%s; so ended %d requests", failed[0], len(failed))
+            self._runner.check()
 
     def _observe_summary(self, job: Job, update: Update, now: float) -> None:
         is_end = isinstance(update.end, EngineResult)

@@ -5,13 +5,14 @@ that N can run on even if N end here; an ending counts only if it is among the N
 running hypothesis can beat the worst finished one, by the heuristic that `early_stopping` names.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from model.inference.backend import Backend
-from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.inference.decoding.options import DecodingOptions, DecodingResult, FinishReason
 from model.inference.decoding.rows import Outcome, Rows, Step, empty_tokens
 from model.transfer import send
 
@@ -118,7 +119,8 @@ class BeamRows(Rows):
         for key, length, row, score in zip(done, lengths, rows, scores, strict=True):
             stopped = row[length] == self.config.eos_id
             tokens = tuple(row[1 : length + 1 - stopped])
-            steps.append(Step(key, None, DecodingResult(tokens, "stop" if stopped else "length", score)))
+            reason: FinishReason = "stop" if stopped else "length"
+            steps.append(Step(key, None, DecodingResult(tokens, reason, score, score < math.inf)))
         self.remove(done)
         return steps
 

@@ -11,6 +11,8 @@ from model.inference.decoding.rows import Outcome, Rows, Step, empty_tokens
 from model.inference.decoding.sampling import Sampling, uniforms
 from model.transfer import send
 
+_NO_TOKEN = -1
+
 
 class GreedyRows(Rows):
     """Greedy and sampled documents, mixed freely."""
@@ -30,9 +32,10 @@ class GreedyRows(Rows):
         return {"tokens": tokens, "draws": draws}
 
     def advance(self, logits: Tensor) -> Outcome:
-        """Append one token to every document; its id is the outcome."""
+        """Append one token to every document; its id is the outcome, or -1 where the scores are not numbers."""
         scores = self.allowed(logits)
-        chosen = scores.argmax(-1)  # (C,)
+        chosen = scores.argmax(-1)  # (C,); that of a NaN, if there is one
+        is_finite = scores.gather(1, chosen[:, None])[:, 0] < float("inf")  # -inf: rules may ban every token
         places = self.cache.positions[: self.cache.num_rows, None]
         if self._drawn is None:
             self._drawn = self._find_drawn()
@@ -41,7 +44,7 @@ class GreedyRows(Rows):
             draws = self.state["draws"].gather(1, places - 1)[rows, 0]
             chosen[rows] = sampling.draw(scores[rows], draws)
         self.state["tokens"][:, 0].scatter_(1, places, chosen[:, None])
-        return self.outcome(chosen)
+        return self.outcome(torch.where(is_finite, chosen, _NO_TOKEN))
 
     def report(self, outcome: Outcome) -> list[Step]:
         """Each document's token; the whole of those that stopped or reached their limit."""
@@ -50,14 +53,15 @@ class GreedyRows(Rows):
             if key not in self.keys:
                 continue
             number = self.keys.index(key)
-            stopped = token_id == self.config.eos_id
+            stopped, is_finite = token_id == self.config.eos_id, token_id != _NO_TOKEN
+            is_token = is_finite and not stopped
             tokens = self._reported.setdefault(key, [])
-            if not stopped:
+            if is_token:
                 tokens.append(token_id)
             result = None
-            if stopped or age >= self.options[number].max_new_tokens:
-                result = DecodingResult(tuple(tokens), "stop" if stopped else "length")
-            steps.append(Step(key, None if stopped else token_id, result))
+            if not is_token or age >= self.options[number].max_new_tokens:
+                result = DecodingResult(tuple(tokens), "stop" if stopped else "length", is_finite=is_finite)
+            steps.append(Step(key, token_id if is_token else None, result))
         self.remove([step.key for step in steps if step.result is not None])
         return steps
 

@@ -96,9 +96,11 @@ class DecodingResult:
 
     `token_ids` are the new tokens without the end token. `score` is, with beams, the sum of the tokens' log
     probabilities over `length ** length_penalty` (`sequences_scores` of `transformers`); otherwise None.
-    `finish_reason` is `stop` when the end token was reached, `length` when `max_new_tokens` came first.
+    `finish_reason` is `stop` when the end token was reached, `length` when `max_new_tokens` came first. Without
+    `is_finite` the model's scores were not numbers: decoding ended there, and the tokens mean nothing.
     """
 
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     score: float | None = None
+    is_finite: bool = True

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from app.engine.engine import Engine
 from app.engine.request import EngineError, EngineRequest, EngineResult
@@ -109,3 +110,68 @@ async def test_start_can_be_cancelled_while_the_model_warms_up(start: Any, model
     with pytest.raises(asyncio.CancelledError):
         await starting
     paused.release()  # the fixture stops the engine and sees that nothing raised
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, name: str, marked: int, value: float) -> None:
+    """Makes `name` of the backend give `value` in the rows of sources that contain the token `marked`."""
+    states = {"marked": torch.zeros(0, dtype=torch.bool)}
+    encode, compute = TorchBackend.encode, getattr(TorchBackend, name)
+
+    def mark(self: TorchBackend, input_ids: Tensor, encoder_mask: Tensor) -> Tensor:
+        states["marked"] = (input_ids == marked).any(1)
+        made = encode(self, input_ids, encoder_mask)
+        return made.masked_fill(states["marked"][:, None, None], value) if name == "encode" else made
+
+    def spoiled(self: TorchBackend, first: Tensor, *others: Any) -> Any:
+        made = compute(self, first, *others)
+        rows = states["marked"]
+        if name == "classify":  # of rows that name the same heads, which are all
+            return {head: logits.masked_fill(rows[:, None], value) for head, logits in made.items()}
+        beams = made.shape[0] // len(rows)
+        made[rows.repeat_interleave(beams), 7] = value  # of one token
+        return made
+
+    monkeypatch.setattr(TorchBackend, "encode", mark)
+    if name != "encode":
+        monkeypatch.setattr(TorchBackend, name, spoiled)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["encode", "classify", "compute_step"])
+@pytest.mark.parametrize("num_beams", [1, 3])
+async def test_numbers_that_are_not_finite_fail_their_own_request_alone(
+    start: Any, source: Source, alone: Alone, monkeypatch: pytest.MonkeyPatch, name: str, value: float, num_beams: int
+) -> None:
+    rig = await start()
+    options = DecodingOptions(max_new_tokens=12, min_new_tokens=6, num_beams=num_beams)
+    sound = EngineRequest(tuple(5 if one == 9 else one for one in source(1, 9)), math.inf, ("topic",), options)
+    expected = alone(sound)
+    broken = EngineRequest((9, 9, 5, 5, 5, 5, 5, 5, 1), math.inf, ("topic",), options)
+    spoil(monkeypatch, name, 9, value)
+    failure, answer = await asyncio.gather(rig.engine.run(broken), rig.engine.run(sound), return_exceptions=True)
+    assert isinstance(failure, EngineError)
+    assert "not finite" in str(failure)
+    assert_same(answer, expected)
+    assert rig.engine.state == "ready"
+    assert await rig.is_quiet()
+
+
+async def test_sampling_from_numbers_that_are_not_finite_fails(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = await start()
+    spoil(monkeypatch, "compute_step", 9, math.nan)
+    options = DecodingOptions(max_new_tokens=12, do_sample=True, seed=3)
+    with pytest.raises(EngineError, match="not finite"):
+        await rig.engine.run(EngineRequest((9, 9, 5, 1), math.inf, options=options))
+
+
+async def test_model_whose_numbers_stay_not_finite_marks_the_engine_failed(start: Any, source: Source) -> None:
+    failed: list[None] = []
+    rig = await start(on_failure=lambda: failed.append(None))
+    with torch.no_grad():
+        rig.model.decoder.norm.weight.fill_(math.nan)
+    with pytest.raises(EngineError):
+        await rig.engine.run(EngineRequest(source(1, 9), math.inf, options=DecodingOptions(max_new_tokens=3)))
+    await asyncio.to_thread(rig.engine._thread.join, 10)
+    await asyncio.sleep(0)
+    assert rig.engine.state == "failed"
+    assert failed == [None]
