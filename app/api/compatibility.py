@@ -84,6 +84,11 @@ class HFClassifyBody(Body):
     parameters: HFClassifyParameters = Field(default_factory=HFClassifyParameters)
 
 
+# As `Texts`: documented here, and checked in `_only` and with the other limits of texts.
+_Text = Annotated[str, Field(json_schema_extra={"minLength": 1})]
+_One = Annotated[list[_Text], Field(fail_fast=True, json_schema_extra={"minItems": 1, "maxItems": 1})]
+
+
 class PredictBody(Body):
     """A string, a list of one string, or a batch `[["a"], ["b"]]`; a pair `["a", "b"]` fits no head."""
 
@@ -92,9 +97,9 @@ class PredictBody(Body):
     )
 
     inputs: Annotated[
-        Annotated[str, Tag("<text>")]
-        | Annotated[list[str], Field(fail_fast=True), Tag("<list>")]
-        | Annotated[list[list[str]], Field(fail_fast=True), Tag("<batch>")],
+        Annotated[_Text, Tag("<text>")]
+        | Annotated[_One, Tag("<list>")]
+        | Annotated[list[_One], Field(fail_fast=True, json_schema_extra={"minItems": 1}), Tag("<batch>")],
         Discriminator(lambda value: _kind_of_inputs(value)),
     ]
     truncate: bool | None = Field(default=False, description="Cut a long text instead of reading it in chunks.")

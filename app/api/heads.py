@@ -90,8 +90,8 @@ async def _head_in_path(head: HeadInPath, request: Request) -> Head:
     raise Problem(404, f"this checkpoint has no head of that name; {found}", "not_found")
 
 
-async def _named_in_path(head: HeadInPath) -> None:
-    """For routes that are the same whatever head their path names."""
+async def _named_in_path(head: Annotated[str, Path(description="Any name: the answer is the same.")]) -> None:
+    """For routes that are the same whatever head their path names, and are asked before any is known."""
     del head
 
 

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.context import app_context, service_of
 from app.api.heads import ANY_HEAD
-from app.api.openapi import KEY, errors
+from app.api.openapi import KEY, METRICS, errors
 from app.api.problems import Problem
 from app.settings import half_of
 from app.version import VERSION
@@ -122,7 +122,7 @@ def _labels(tasks: Tasks, head: str) -> list[str]:
     return list(tasks.head(head).labels) if tasks.has(head) else []
 
 
-@router.get("/metrics", responses=errors(401, 403), response_class=Response, dependencies=KEY)
+@router.get("/metrics", responses=errors(401, 403) | METRICS, response_class=Response, dependencies=KEY)
 async def metrics(request: Request) -> Response:
     """All metrics for Prometheus; with admin keys set, for their holders only."""
     context = app_context(request.app)

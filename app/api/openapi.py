@@ -10,6 +10,7 @@ from app.api.problems import MEDIA_TYPE, ProblemSchema
 Responses = dict[int | str, dict[str, Any]]
 
 _ADMIN_PATHS = ("/metrics", "/admin/reload")
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _ERRORS = {
     400: "Not JSON.",
     401: "No key, or an invalid one.",
@@ -34,16 +35,36 @@ def errors(*statuses: int) -> Responses:
 
 INFERENCE_ERRORS = errors(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 504)
 
+
+def _event(name: str, data: dict[str, Any]) -> dict[str, Any]:
+    content = {"type": "string", "contentMediaType": "application/json", "contentSchema": data}
+    return {
+        "type": "object",
+        "properties": {"event": {"const": name}, "data": content},
+        "required": ["event", "data"],
+    }
+
+
 STREAM: Responses = {
     200: {
         "description": "The answer; with `stream`, server-sent events: `token`…, then `summary` or `error`.",
         "content": {
             "text/event-stream": {
-                "schema": {"type": "string"},
+                "itemSchema": {
+                    "oneOf": [
+                        _event("token", {"type": "object", "properties": {"text": {"type": "string"}}}),
+                        _event("summary", {"$ref": "#/components/schemas/SummaryAnswer"}),
+                        _event("error", {"$ref": "#/components/schemas/ProblemSchema"}),
+                    ]
+                },
                 "example": 'event: token\ndata: {"text": "Shares"}\n\nevent: summary\ndata: {"summary": "Shares"}\n\n',
             }
         },
     }
+}
+
+METRICS: Responses = {
+    200: {"description": "In Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 
 # For the document only: `InferenceRoute` checks keys, before the body is read.
@@ -54,7 +75,8 @@ KEY = [Depends(BEARER), Depends(HEADER)]
 
 def describe(schema: dict[str, Any], *, needs_key: bool, needs_admin_key: bool) -> dict[str, Any]:
     """`schema` with every error as `application/problem+json`, which a route cannot declare together with a model,
-    and with keys only where this service requires one."""
+    with keys only where this service requires one, and with whole numbers as the bounds of integers."""
+    _make_bounds_whole(schema)
     for path, item in schema["paths"].items():
         needs = needs_admin_key if path in _ADMIN_PATHS else needs_key
         for operation in item.values():
@@ -68,3 +90,15 @@ def describe(schema: dict[str, Any], *, needs_key: bool, needs_admin_key: bool) 
     if not (needs_key or needs_admin_key):
         schema["components"].pop("securitySchemes", None)
     return schema
+
+
+def _make_bounds_whole(part: Any) -> None:
+    """FastAPI has all bounds as floats: 2**63 would be one that readers round at."""
+    if isinstance(part, list):
+        for one in part:
+            _make_bounds_whole(one)
+    elif isinstance(part, dict):
+        if part.get("type") == "integer":
+            part |= {name: int(value) for name, value in part.items() if name in _BOUNDS and isinstance(value, float)}
+        for one in part.values():
+            _make_bounds_whole(one)

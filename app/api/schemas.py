@@ -23,7 +23,11 @@ EXAMPLE_COMMENT = "Thank you so much, this made my whole week!"
 # checked with the other limits of texts.
 Texts = Annotated[
     Annotated[str, Field(json_schema_extra={"minLength": 1}), Tag("<text>")]
-    | Annotated[list[str], Field(fail_fast=True, json_schema_extra={"minItems": 1}), Tag("<list>")],
+    | Annotated[
+        list[Annotated[str, Field(json_schema_extra={"minLength": 1})]],
+        Field(fail_fast=True, json_schema_extra={"minItems": 1}),
+        Tag("<list>"),
+    ],
     Discriminator(lambda value: "<list>" if isinstance(value, list) else "<text>"),
 ]
 

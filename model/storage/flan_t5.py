@@ -1,5 +1,6 @@
 """A published T5 v1.1 / FLAN-T5 (local folder or hub id) becomes a checkpoint folder with exactly its function."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,7 +64,7 @@ def read_flan_t5(folder: Path, num_tokens: int) -> LexiMind:
 
 def _local(source: str) -> Path:
     folder = Path(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # as in `verified_manifest`
         return folder
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
         raise CheckpointError(f"{source}: neither a folder nor a hub id such as google/flan-t5-base")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -30,7 +31,7 @@ def verified_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: names the file that is missing, altered or of another format.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # pathlib's raises for a name that is too long or a folder above that is closed to us
         raise CheckpointError(f"{folder}: no such folder; give a checkpoint folder as training or import writes it")
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(

@@ -118,6 +118,7 @@ def test_what_cannot_be_served_leaves_the_old_one(serve: Callable[..., Any], roo
     (root / "link").symlink_to(tmp_path)
     for name, message in (
         ("nothing", "no such folder"),
+        ("nothing" * 500, "no such folder"),
         ("broken", "no manifest.json"),
         ("altered", "differs from its hash"),
         ("..", "does not lie below reload_root"),

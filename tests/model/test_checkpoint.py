@@ -156,6 +156,7 @@ def test_pickle_is_refused_and_never_run(folder: Path, tmp_path: Path) -> None:
 
 def test_foreign_folder_is_told_from_a_checkpoint(folder: Path, tmp_path: Path) -> None:
     refuse(tmp_path / "nowhere", "no such folder")
+    refuse(tmp_path / ("long" * 100), "no such folder")
     (folder / "manifest.json").unlink()
     refuse(folder, r"no manifest\.json, so this is no LexiMind checkpoint; .*leximind import")
 

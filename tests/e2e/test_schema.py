@@ -1,0 +1,34 @@
+"""schemathesis against `leximind serve`: every check of it, on every route that `/openapi.json` has."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from support.depth import FULL, depth
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
+@pytest.mark.parametrize("has_keys", [False, True], ids=["open", "keys"])
+def test_every_answer_is_one_that_the_schema_has_and_none_is_a_server_error(
+    serve: Callable[..., Any], checkpoint_folder: Path, tmp_path: Path, has_keys: bool
+) -> None:
+    keys = ("--api-keys", "work", "--admin-keys", "operator", "--reload-root", str(checkpoint_folder.parent))
+    server = serve("--log-level", "warning", *(keys if has_keys else ()))
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
+    command += [f"{server.url}/openapi.json", "--checks", "all", "--no-color"]
+    command += ["--max-examples", str(depth(5, 300)), *([] if FULL else ["--seed", "1"])]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    num_routes = sum(map(len, httpx.get(f"{server.url}/openapi.json").json()["paths"].values()))
+    assert f"Tested: {num_routes}\n" in ran.stdout
+    log = server.log.read_text()
+    assert "Traceback" not in log
+    assert "WARNING" not in log
