@@ -3,48 +3,51 @@
 Knows nothing of HTTP: only `serve` loads what does, which takes a second.
 """
 
-import asyncio
 import json
-import math
-import sys
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any
 
 import typer
 
-from app.answers import TextResult, analyze_answer, emotions_answer, head_answer, summary_answer, topic_answer
-from app.engine.request import EngineError
-from app.flags import SettingsError, options_from, settings_from, with_decoding_flags, with_flags
+from app.answers import (
+    AnalyzeAnswer,
+    EmotionsAnswer,
+    LabelAnswer,
+    LabelsAnswer,
+    SummaryAnswer,
+    TextResult,
+    TopicAnswer,
+    analyze_answer,
+    emotions_answer,
+    head_answer,
+    summary_answer,
+    topic_answer,
+)
+from app.bulk.inputs import Given, inputs_of
+from app.bulk.rows import InputError
+from app.flags import SettingsError, options_from, settings_from, with_decoding_flags, with_flags, with_input_flags
 from app.keys import KeysError
-from app.limits import limit_options
-from app.planning import OnLong, TextError, TextRequest, UnsupportedTask
+from app.local import LOAD_FAILED, MODEL_FAILED, Output, Question, ask, fail, refused_options, run_service
+from app.planning import OnLong, TextRequest
 from app.service import Service
-from app.tables import AnyAnswer, print_answers
-from app.telemetry import configure_logging
+from app.tables import AnyAnswer
 from app.version import VERSION
-from model.errors import ModelError, OptionsError
+from model.errors import ModelError
 from model.storage.checkpoint import Checkpoint
 from model.storage.flan_t5 import import_flan_t5
-from model.tasks import BUILT_IN
-
-BAD_INPUT = 2
-LOAD_FAILED = 1
-MODEL_FAILED = 3
 
 # The settings of the commands that run here.
 _LOCAL = ("checkpoint", "device", "dtype", "threads")
-A = TypeVar("A")
-T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 Texts = Annotated[
-    list[str] | None, typer.Argument(metavar="[TEXT]...", help="A text each; standard input without any.")
+    list[str] | None,
+    typer.Argument(metavar="[TEXT]...", help="A text each; - or nothing at all: standard input is one text."),
 ]
-Files = Annotated[list[Path] | None, typer.Option("--file", help="A file that holds one text; may be repeated.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON, as the server gives it, instead of a table.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of lines.")]
 OnLongText = Annotated[
     OnLong, typer.Option(help="A text longer than the model reads is cut into chunks, truncated, or refused.")
 ]
@@ -88,62 +91,52 @@ def serve(**flags: Any) -> None:
     try:
         server.serve(settings_from(flags))
     except (SettingsError, KeysError, server.AddressError) as error:
-        _fail(str(error))
+        fail(str(error))
     except server.ServingFailed as error:
-        _fail(str(error), MODEL_FAILED if error.has_served else LOAD_FAILED)
+        fail(str(error), MODEL_FAILED if error.has_served else LOAD_FAILED)
 
 
 @app.command()
 @with_flags(_LOCAL)
 @with_decoding_flags
-def summarize(
-    texts: Texts = None,
-    file: Files = None,
-    as_json: AsJson = False,
-    on_long: OnLongText = "chunk",
-    support: SupportFlag = False,
-    **flags: Any,
-) -> None:
+@with_input_flags
+def summarize(texts: Texts = None, on_long: OnLongText = "chunk", support: SupportFlag = False, **flags: Any) -> None:
     """Summarize texts."""
-    _run(_read(texts, file), ("summarize",), summary_answer, as_json, flags, on_long, support)
+    request = TextRequest(("summarize",), on_long=on_long, support=support)
+    _run(texts, Question(summary_answer, request), SummaryAnswer.model_fields, flags)
 
 
 @app.command()
 @with_flags(_LOCAL)
-def emotions(
-    texts: Texts = None,
-    file: Files = None,
-    as_json: AsJson = False,
-    top_k: TopK = None,
-    threshold: Threshold = None,
-    **flags: Any,
-) -> None:
+@with_input_flags
+def emotions(texts: Texts = None, top_k: TopK = None, threshold: Threshold = None, **flags: Any) -> None:
     """Detect the emotions in texts."""
 
     def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
         return emotions_answer(checkpoint, result, top_k, threshold)
 
-    _run(_read(texts, file), ("emotions",), shape, as_json, flags)
+    facts = {"top_k": top_k, "threshold": threshold}
+    _run(texts, Question(shape, TextRequest(("emotions",)), facts=facts), EmotionsAnswer.model_fields, flags)
 
 
 @app.command()
 @with_flags(_LOCAL)
-def topic(texts: Texts = None, file: Files = None, as_json: AsJson = False, top_k: TopK = None, **flags: Any) -> None:
+@with_input_flags
+def topic(texts: Texts = None, top_k: TopK = None, **flags: Any) -> None:
     """Detect the topic of texts."""
 
     def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
         return topic_answer(checkpoint, result, top_k)
 
-    _run(_read(texts, file), ("topic",), shape, as_json, flags)
+    _run(texts, Question(shape, TextRequest(("topic",)), facts={"top_k": top_k}), TopicAnswer.model_fields, flags)
 
 
 @app.command()
 @with_flags(_LOCAL)
+@with_input_flags
 def classify(
     head: Annotated[str, typer.Argument(metavar="HEAD", help="A head of the checkpoint; `leximind info` lists them.")],
     texts: Texts = None,
-    file: Files = None,
-    as_json: AsJson = False,
     top_k: TopK = None,
     threshold: Threshold = None,
     **flags: Any,
@@ -153,25 +146,22 @@ def classify(
     def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
         found = checkpoint.tasks.head(head)
         if threshold is not None and found.kind == "single_label":
-            _fail(f"--threshold is {threshold} with {head}, which has one label a text; leave it out, or give --top-k")
+            fail(f"--threshold is {threshold} with {head}, which has one label a text; leave it out, or give --top-k")
         return head_answer(checkpoint, found, result, top_k, threshold)
 
-    _run(_read(texts, file), (head,), shape, as_json, flags)
+    added = {**LabelAnswer.model_fields, **LabelsAnswer.model_fields}
+    facts = {"top_k": top_k, "threshold": threshold}
+    _run(texts, Question(shape, TextRequest((head,)), facts=facts), added, flags)
 
 
 @app.command()
 @with_flags(_LOCAL)
 @with_decoding_flags
-def analyze(
-    texts: Texts = None,
-    file: Files = None,
-    as_json: AsJson = False,
-    on_long: OnLongText = "chunk",
-    support: SupportFlag = False,
-    **flags: Any,
-) -> None:
+@with_input_flags
+def analyze(texts: Texts = None, on_long: OnLongText = "chunk", support: SupportFlag = False, **flags: Any) -> None:
     """Run every task of the checkpoint."""
-    _run(_read(texts, file), (), analyze_answer, as_json, flags, on_long, support)
+    request = TextRequest((), on_long=on_long, support=support)
+    _run(texts, Question(analyze_answer, request), AnalyzeAnswer.model_fields, flags)
 
 
 @app.command(name="import")
@@ -182,11 +172,11 @@ def import_checkpoint(
 ) -> None:
     """Make a checkpoint of a published FLAN-T5."""
     if target.exists() and not overwrite:
-        _fail(f"{target} is there already; name another folder, or replace it with all that is in it by --overwrite")
+        fail(f"{target} is there already; name another folder, or replace it with all that is in it by --overwrite")
     try:
         import_flan_t5(source, target)
     except ModelError as error:
-        _fail(str(error))
+        fail(str(error))
     typer.echo(f"{target}: serve it with leximind serve --checkpoint {target}")
 
 
@@ -194,7 +184,7 @@ def import_checkpoint(
 @with_flags(_LOCAL)
 def info(as_json: AsJson = False, **flags: Any) -> None:
     """What the checkpoint is and can do."""
-    facts = asyncio.run(_with_service(flags, _facts))
+    facts = run_service(flags, _facts)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
@@ -227,81 +217,20 @@ async def _facts(service: Service) -> dict[str, Any]:
     }
 
 
-def _run(
-    texts: Sequence[str],
-    tasks: tuple[str, ...],
-    shape: Callable[[Checkpoint, TextResult], AnyAnswer],
-    as_json: bool,
-    flags: dict[str, Any],
-    on_long: OnLong = "chunk",
-    support: bool = False,
-) -> None:
-    """Run `tasks`, all by default, and print the answers that `shape` makes of the results."""
-    options, is_given = _or_fail(options_from, flags)
-
-    async def run(service: Service) -> list[AnyAnswer]:
-        deployment, limits = service.deployment, service.settings
-        known = deployment.checkpoint.tasks
-        if unknown := [task for task in tasks if not known.has(task) and task not in BUILT_IN]:
-            names = ", ".join(head.name for head in known.heads) or "none"
-            _fail(f"{unknown[0]}: the checkpoint {deployment.checkpoint.name} has no head of that name; it has {names}")
-        limited = _or_fail(partial(limit_options, limits, is_given=is_given), options)
-        request = TextRequest(tasks or known.names, limited, on_long, support)
-        plans = await deployment.documents.plan(texts, request, math.inf)
-        return [shape(deployment.checkpoint, result) for result in await deployment.documents.run(plans)]
-
-    answers = asyncio.run(_with_service(flags, run))
-    if not as_json:
-        print_answers(answers)
-        return
-    objects = [answer.model_dump(mode="json", exclude_none=True) for answer in answers]
-    typer.echo(json.dumps(objects[0] if len(objects) == 1 else objects, indent=2, ensure_ascii=False))
-
-
-async def _with_service(flags: dict[str, Any], run: Callable[[Service], Awaitable[T]]) -> T:
+def _run(texts: list[str] | None, question: Question, added: Iterable[str], flags: dict[str, Any]) -> None:
+    """Ask `question` of `texts` and of those that the flags name; an answer adds the fields `added`."""
+    prefix = flags.pop("prefix")
+    output = Output(flags.pop("output"), flags.pop("overwrite"), prefix=prefix, as_json=flags.pop("json"))
+    named = {name: flags.pop(name) or () for name in ("file", "lines", "jsonl")}
+    given = Given(texts or (), **named, text_column=flags.pop("text_column"))
+    with refused_options():
+        options, has_length = options_from(flags)
     try:
-        settings = settings_from(flags)
-    except SettingsError as error:
-        _fail(str(error))
-    configure_logging("critical", as_json=False)  # failures are one line, by `_fail`
-    service = Service(settings)
-    await service.load()
-    if service.failure is not None:
-        _fail(service.failure, LOAD_FAILED)
-    try:
-        return await run(service)
-    except (TextError, UnsupportedTask, EngineError) as error:
-        _fail(f"text {error.index + 1} {error}" if isinstance(error, TextError) else str(error))
-    finally:
-        await service.drain(0.0)
-
-
-def _or_fail(make: Callable[[A], T], value: A) -> T:
-    """`make(value)`, which may refuse a decoding option."""
-    try:
-        return make(value)
-    except OptionsError as error:
-        _fail(f"--{error.field.replace('_', '-')}: {error.message}")
-
-
-def _read(texts: list[str] | None, files: list[Path] | None) -> list[str]:
-    """Arguments, then files; standard input when there is neither."""
-    try:
-        given = [*(texts or []), *(path.read_text("utf-8") for path in files or [])]
-        if given:
-            return given
-        if sys.stdin.isatty():
-            _fail("no text: give TEXT, --file FILE, or pipe one in")
-        return [sys.stdin.buffer.read().decode("utf-8")]
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}; give a file that can be read")
-    except UnicodeDecodeError as error:
-        _fail(f"byte {error.start} is not UTF-8; convert the text to UTF-8")
-
-
-def _fail(message: str, code: int = BAD_INPUT) -> NoReturn:
-    typer.echo(f"leximind: {' '.join(message.split())}", err=True)  # a library's message may have several lines
-    raise typer.Exit(code)
+        inputs = inputs_of(given, [prefix + name for name in added])
+    except InputError as error:
+        fail(str(error))
+    request = replace(question.request, options=options)
+    ask(replace(question, request=request, has_length=has_length), inputs, output, flags)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,17 @@ Command = TypeVar("Command", bound=Callable[..., None])
 _SHOWN: dict[Any, str] = {int: "<whole number>", float: "<number>", Path: "<path>", Path | None: "<path>"}
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 _READABLE = {"int_parsing": "it must be a whole number", "float_parsing": "it must be a number"}
+_EACH = "a file, a folder, a pattern in quotes, or - for standard input; may be repeated."
+_INPUTS: dict[str, tuple[Any, Any, str, str | None]] = {
+    "file": (list[str], None, f"Texts, one a file: {_EACH}", "<path>"),
+    "lines": (list[str], None, f"Texts, one a line, of text files (.txt in a folder): {_EACH}", "<path>"),
+    "jsonl": (list[str], None, f"Texts, one a JSON object, of JSON Lines (.jsonl in a folder): {_EACH}", "<path>"),
+    "text_column": (str, "text", "Where an object of --jsonl has its text.", "<name>"),
+    "prefix": (str, "", "Put before every name that the answer adds to an object of --jsonl.", "<text>"),
+    "output": (Path, None, "Folder for the answers, as JSON Lines; stopped, the same command goes on.", "<path>"),
+    "overwrite": (bool, False, "Start anew in the folder of --output.", None),
+    "json": (bool, False, "JSON Lines, as elsewhere than at a terminal, instead of a table.", None),
+}
 _SECRET = ("api_keys", "admin_keys")
 _OPTIONS = {one.name: one for one in fields(DecodingOptions)}
 _OPTION_TYPES = get_type_hints(DecodingOptions)
@@ -36,6 +47,11 @@ def with_flags(names: Collection[str] = tuple(Settings.model_fields)) -> Callabl
 def with_decoding_flags(command: Command) -> Command:
     """Gives a command a flag for each decoding option; they arrive in its `**flags`, None for "not given"."""
     return _add_flags(command, [_option_flag(name) for name in _OPTIONS])
+
+
+def with_input_flags(command: Command) -> Command:
+    """Gives a command the flags that name texts and say where answers go; they arrive in its `**flags`."""
+    return _add_flags(command, _INPUT_FLAGS)
 
 
 def settings_from(flags: Mapping[str, Any]) -> Settings:
@@ -66,6 +82,19 @@ def _add_flags(command: Command, flags: Sequence[inspect.Parameter]) -> Command:
     own = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
     command.__signature__ = signature.replace(parameters=[*own, *flags])  # type: ignore[attr-defined]
     return command
+
+
+def _input_flag(name: str) -> inspect.Parameter:
+    kind, default, help_text, shown = _INPUTS[name]
+    shown_default = f" [default: {default}]" if default else ""
+    option = typer.Option(f"--{name.replace('_', '-')}", help=help_text + shown_default, metavar=shown)
+    annotation = kind if default is not None else kind | None
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option]
+    )
+
+
+_INPUT_FLAGS = [_input_flag(name) for name in _INPUTS]
 
 
 def _setting_flag(name: str, field: FieldInfo) -> inspect.Parameter:

@@ -23,21 +23,23 @@ AnyAnswer = SummaryAnswer | HeadAnswer | AnalyzeAnswer
 _NONE = "none reaches its threshold"
 
 
-def print_answers(answers: Sequence[AnyAnswer]) -> None:
-    """One table, a row for each text and task."""
+def print_answers(answers: Sequence[tuple[str, AnyAnswer | str]]) -> None:
+    """One table, a row for each text and task: the text's place, and its answer or why there is none."""
     table = Table(show_lines=True)
     if len(answers) > 1:
-        table.add_column("text", justify="right")
+        table.add_column("text", overflow="fold")
     table.add_column("task")
     table.add_column("answer", overflow="fold")
-    for index, answer in enumerate(answers, 1):
+    for place, answer in answers:
         for task, cell in [*_rows(answer), *_warnings(answer)]:
-            table.add_row(*([str(index)] if len(answers) > 1 else []), task, Text(cell))  # Text: no markup in texts
+            table.add_row(*([Text(place)] if len(answers) > 1 else []), task, Text(cell))  # Text: no markup in texts
     Console().print(table)
 
 
-def _rows(answer: AnyAnswer) -> Iterable[tuple[str, str]]:
+def _rows(answer: AnyAnswer | str) -> Iterable[tuple[str, str]]:
     match answer:
+        case str():
+            yield "error", answer
         case SummaryAnswer():
             note = "" if answer.finish_reason == "stop" else " …"
             yield "summary", answer.summary + note
@@ -59,7 +61,9 @@ def _rows(answer: AnyAnswer) -> Iterable[tuple[str, str]]:
                 yield from ((name, cell) for _, cell in _rows(part))
 
 
-def _warnings(answer: AnyAnswer) -> Iterable[tuple[str, str]]:
+def _warnings(answer: AnyAnswer | str) -> Iterable[tuple[str, str]]:
+    if isinstance(answer, str):
+        return
     parts: list[AnyAnswer | None] = [answer]
     if isinstance(answer, AnalyzeAnswer):
         parts += [answer.emotions, answer.topic, *(answer.model_extra or {}).values()]

@@ -41,20 +41,31 @@ def leximind(checkpoint_folder: Path) -> Any:
     return run
 
 
+def lines_of(result: Result) -> list[Any]:
+    """Standard output, a JSON value a line."""
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
 def test_arguments_files_and_standard_input_are_texts(leximind: Any, tmp_path: Path) -> None:
     file = tmp_path / "text"
     file.write_text(NEWS)
-    as_argument = leximind("topic", NEWS, "--json")
-    assert json.loads(as_argument.stdout)["topic"] in TOPICS
-    assert leximind("topic", "--file", str(file), "--json").stdout == as_argument.stdout
-    assert leximind("topic", "--json", stdin=NEWS).stdout == as_argument.stdout
-    both = json.loads(leximind("topic", THANKS, "--file", str(file), "--json").stdout)
-    assert [one["topic"] for one in both][1] == json.loads(as_argument.stdout)["topic"]
+    [answer] = lines_of(leximind("topic", NEWS))
+    assert answer["topic"] in TOPICS
+    assert lines_of(leximind("topic", "--file", str(file))) == [{"file": str(file), **answer}]
+    assert lines_of(leximind("topic", stdin=NEWS)) == [answer]
+    assert lines_of(leximind("topic", "-", stdin="\ufeff" + NEWS)) == [answer]
+    assert lines_of(leximind("topic", "--file", "-", stdin=NEWS)) == [{"file": "-", **answer}]
+    assert lines_of(leximind("topic", NEWS, "-", "--file", str(file), stdin=NEWS)) == [
+        answer,
+        answer,
+        {"file": str(file), **answer},
+    ]
 
 
-def test_support_says_where_a_summary_comes_from(leximind: Any) -> None:
+def test_support_says_where_a_summary_comes_from(leximind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = json.loads(leximind("summarize", NEWS, "--support", "--json").stdout)
     assert answer["support"].keys() >= {"sentences", "unsupported"}
+    monkeypatch.setattr("app.local._is_terminal", lambda: True)
     table = leximind("summarize", NEWS, "--support").stdout
     assert "of the text (0." in table or "nothing in the text" in table
     assert "support" not in leximind("summarize", NEWS, "--json").stdout
@@ -116,17 +127,20 @@ async def test_json_is_what_the_server_gives(leximind: Any, client: Any) -> None
         assert json.loads(result.stdout) == (await client.post(f"/{task}", json={"text": NEWS, **body})).json()
 
 
-def test_several_texts_give_a_list(leximind: Any) -> None:
-    assert len(json.loads(leximind("emotions", NEWS, THANKS, "--json").stdout)) == 2
-
-
-def test_table_is_for_people(leximind: Any) -> None:
+def test_table_is_for_people_at_a_terminal(leximind: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("app.local._is_terminal", lambda: True)
     table = leximind("analyze", "[bold]" + NEWS, "--max-new-tokens", "4").stdout
     assert "{" not in table
     assert all(topic in table for topic in TOPICS)
     numbered = leximind("topic", NEWS, THANKS).stdout
-    assert "│    1 │" in numbered
-    assert "│    2 │" in numbered
+    assert "│ text 1 │" in numbered
+    assert "│ text 2 │" in numbered
+    lines = tmp_path / "lines.txt"
+    lines.write_bytes(b"Thank you!\n\nbad \xff")
+    kept = leximind("emotions", "--lines", str(lines))
+    assert kept.exit_code == 4
+    assert "not UTF-8" in " ".join(kept.stdout.split())
+    assert lines_of(leximind("topic", NEWS, "--json"))
 
 
 def test_info_says_what_the_checkpoint_is(leximind: Any, checkpoint_folder: Path) -> None:
@@ -185,9 +199,13 @@ def test_import_replaces_a_folder_only_with_overwrite(
         (["topic", " "], b"", "text 1 is blank"),
         (["topic", "a", ""], b"", "text 2 is blank"),
         (["topic"], b"", "text 1 is blank (0 characters)"),
-        (["topic"], b"\xff\xfe", "byte 0 is not UTF-8"),
+        (["topic"], b"caf\xe9 \n", "standard input: byte 3 (0xe9) is not UTF-8; convert the text to UTF-8"),
+        (["topic"], b"\xff\xfea\0", "standard input is UTF-16; convert it (iconv -f UTF-16 -t UTF-8)"),
         (["topic", "--file", "/no/such/file"], b"", "/no/such/file: No such file"),
-        (["topic", "--file", "/"], b"", "/: Is a directory"),
+        (["topic", "--file", "/no/such/*.txt"], b"", "/no/such/*.txt: no file is there"),
+        (["topic", "tests", "a"], b"", "tests is the name of a file, not a text: --file tests reads it"),
+        (["topic", "a", "--lines", "-"], b"", "--lines goes with no other texts"),
+        (["topic", "a", "--output", "there"], b"", "--output: what is read once cannot be gone on with"),
         (["summarize", "a", "--num-beams", "9"], b"", "--num-beams: 9 is not allowed; it must be between 1 and 8"),
         (["summarize", "a", "--max-new-tokens", "0"], b"", "--max-new-tokens: 0 is not allowed"),
         (

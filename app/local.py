@@ -1,0 +1,318 @@
+"""Texts answered in this process, without a server: what the commands of the command line share.
+
+Owns the exit codes. Knows no HTTP.
+"""
+
+import asyncio
+import contextlib
+import math
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import typer
+
+from app.answers import TextResult
+from app.bulk.inputs import Inputs
+from app.bulk.job import Job
+from app.bulk.pipeline import answered
+from app.bulk.records import json_line
+from app.bulk.rows import ERROR, Answer, InputError, Row, Shard, Source, cut_into_shards
+from app.engine.request import EngineError, EngineStopped
+from app.flags import SettingsError, settings_from
+from app.limits import limit_options
+from app.planning import TextError, TextRequest, UnsupportedTask
+from app.progress import progress
+from app.service import Service
+from app.tables import AnyAnswer, print_answers
+from app.telemetry import configure_logging
+from app.version import VERSION
+from model.errors import OptionsError
+from model.storage.checkpoint import Checkpoint
+from model.tasks import BUILT_IN
+
+LOAD_FAILED = 1
+BAD_INPUT = 2
+MODEL_FAILED = 3
+SOME_REFUSED = 4  # the others were answered
+INTERRUPTED = 130  # as a shell has it for SIGINT
+
+# There are no other clients, and how much is begun is bounded by the pipeline: no text waits for or is refused by the
+# limits of a queue, and no stream is to be kept from stuttering.
+_ALONE = {"max_queued_requests": 10**9, "max_queued_tokens": 10**9, "max_tokenizer_bytes": 10**12, "max_stall_s": 3600}
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to ask of every text, and the answer that `shape` makes of the result.
+
+    A request without tasks is for all of the checkpoint. `has_length`: its `max_new_tokens` was given. `facts` are what
+    else the answer depends on.
+    """
+
+    shape: Callable[[Checkpoint, TextResult], AnyAnswer]
+    request: TextRequest
+    has_length: bool = False
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a row has no answer."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where answers go: a folder that a later run goes on with, else standard output."""
+
+    folder: Path | None = None
+    overwrite: bool = False
+    shard_rows: int = 1000
+    prefix: str = ""
+    as_json: bool = False
+
+
+class Asker:
+    """Asks a loaded service one question of any number of texts at once.
+
+    Exits if the checkpoint does not have a task, or an option is outside its range.
+    """
+
+    def __init__(self, service: Service, question: Question) -> None:
+        self.deployment = service.deployment
+        self.checkpoint = self.deployment.checkpoint
+        known = self.checkpoint.tasks
+        tasks = question.request.tasks or known.names
+        if unknown := [task for task in tasks if not known.has(task) and task not in BUILT_IN]:
+            names = ", ".join(head.name for head in known.heads) or "none"
+            fail(f"{unknown[0]}: the checkpoint {self.checkpoint.name} has no head of that name; it has {names}")
+        with refused_options():
+            options = limit_options(service.settings, question.request.options, is_given=question.has_length)
+        self.question = question
+        self.request = replace(question.request, tasks=tasks, options=options)
+
+    async def __call__(self, row: Row) -> AnyAnswer | Refused:
+        """The answer to a row.
+
+        Raises:
+            EngineStopped: the model has failed for good.
+        """
+        if row.error is not None:
+            return Refused(row.error)
+        try:
+            return self.question.shape(self.checkpoint, await self._result(row.text))
+        except TextError as error:
+            return Refused(f"{row.place} {error.message}")
+        except EngineStopped:
+            raise
+        except EngineError as error:
+            return Refused(str(error))
+
+    async def _result(self, text: str) -> TextResult:
+        documents = self.deployment.documents
+        plans = await documents.plan([text], self.request, math.inf)
+        try:
+            [result] = await documents.run(plans)
+        except EngineStopped:
+            raise
+        except EngineError:  # the batch failed, perhaps for a text beside it
+            [result] = await documents.run(plans)
+        return result
+
+
+def ask(question: Question, inputs: Inputs, output: Output, flags: Mapping[str, Any]) -> None:
+    """Answer `inputs`, and end the process with the exit code that fits if there is a row without an answer."""
+    if output.folder is not None and (inputs.here or inputs.stream):
+        fail("--output: what is read once cannot be gone on with; give --file, --lines FILE or --jsonl FILE")
+
+    async def run(service: Service) -> int:
+        asker = Asker(service, question)
+        if output.folder is None:
+            return await _print(asker, inputs, output)
+        return await _fill(asker, inputs.sources, output)
+
+    num_refused = run_service(flags, run, f"with --output FOLDER {_GOES_ON}" if output.folder is None else _GOES_ON)
+    if num_refused:
+        _say(f"{num_refused} {'row has' if num_refused == 1 else 'rows have'} no answer; each says why under {ERROR}")
+        raise typer.Exit(SOME_REFUSED)
+
+
+_GOES_ON = "the same command goes on where it stopped"
+
+
+async def _print(asker: Asker, inputs: Inputs, output: Output) -> int:
+    """Answers on standard output as they come, or, for a person at a terminal, as a table; how many were refused."""
+    is_table = _is_terminal() and not output.as_json
+    kept: list[tuple[str, AnyAnswer | str]] = []
+    lines: list[bytes] = []
+    num_refused = 0
+    shows_progress = is_table or not _is_terminal()  # answers at a terminal are progress enough
+    with progress("answering") if shows_progress else contextlib.nullcontext(lambda _: None) as advance:
+        async with contextlib.aclosing(answered(inputs.rows(), asker)) as pairs:
+            async for row, answer in pairs:
+                advance(1)
+                if isinstance(answer, Refused):
+                    if not inputs.keeps_bad_rows:
+                        fail(answer.reason)
+                    num_refused += 1
+                if is_table:
+                    kept.append((row.label, answer.reason if isinstance(answer, Refused) else answer))
+                    continue
+                lines.append(json_line(row, as_json(row, answer, output.prefix)))
+                if inputs.keeps_bad_rows:
+                    typer.echo(lines.pop(), nl=False)
+    if is_table:
+        print_answers(kept)
+    typer.echo(b"".join(lines), nl=False)
+    return num_refused
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+async def _fill(asker: Asker, sources: Sequence[Source], output: Output) -> int:
+    """Fill the folder of a job with the shards that it does not have; how many rows were refused."""
+    assert output.folder is not None
+    job = open_job(asker, sources, output, output.folder)
+    try:
+        unfinished = job.unfinished
+        if not unfinished:
+            job.succeed()
+            _say(f"{output.folder} has all {len(job.shards)} files; there is nothing to do")
+            return 0
+        if len(unfinished) < len(job.shards):
+            _say(f"{len(job.shards) - len(unfinished)} of {len(job.shards)} files are there; going on")
+        num_rows = sum(shard.num_rows for shard in unfinished)
+        with progress("answering", num_rows) as advance:
+            num_refused = await fill(job, unfinished, asker, output.prefix, advance)
+        job.succeed()
+        _say(f"{output.folder} has {len(job.shards)} files with {sum(shard.num_rows for shard in job.shards)} rows")
+        return num_refused
+    finally:
+        job.close()
+
+
+def open_job(asker: Asker, sources: Sequence[Source], output: Output, folder: Path) -> Job:
+    """The job of these sources in `folder`.
+
+    Raises:
+        InputError: a source cannot be read or has no rows, or the folder holds something else.
+    """
+    num_bytes = sum(source.num_bytes for source in sources)
+    with progress("reading", num_bytes, is_counted=False) as advance:
+        shards = list(cut_into_shards(sources, output.shard_rows, advance))
+    if not shards:
+        raise InputError("there are no rows; give an input that has some")
+    facts = {
+        "version": VERSION,
+        "checkpoint": asker.deployment.id,
+        "dtype": asker.checkpoint.backend.precision,
+        **asdict(asker.request),
+        **asker.question.facts,
+        "prefix": output.prefix,
+        "shard_rows": output.shard_rows,
+        "inputs": [source.digest for source in sources],
+    }
+    return Job(folder, facts, shards, overwrite=output.overwrite)
+
+
+async def fill(
+    job: Job, shards: Sequence[Shard], asker: Asker, prefix: str, advance: Callable[[int], None] = lambda _: None
+) -> int:
+    """Answer `shards` and put their files into the folder; how many rows were refused.
+
+    Raises:
+        InputError: a source has changed.
+        EngineStopped: the model has failed for good; what is finished stays.
+    """
+    num_refused = 0
+    rows: list[Row] = []
+    answers: list[Answer] = []
+    waiting = iter(shards)
+    shard = next(waiting)
+    async with contextlib.aclosing(answered(_rows_of(shards), asker)) as pairs:
+        async for row, answer in pairs:
+            rows.append(row)
+            answers.append(as_json(row, answer, prefix))
+            num_refused += isinstance(answer, Refused)
+            advance(1)
+            if len(rows) == shard.num_rows:
+                await asyncio.to_thread(job.finish, shard, rows, answers)
+                rows, answers = [], []
+                shard = next(waiting, shard)
+    return num_refused
+
+
+async def _rows_of(shards: Iterable[Shard]) -> AsyncIterator[Row]:
+    for shard in shards:
+        num_rows = 0
+        for row in shard.source.read(shard):
+            yield row
+            num_rows += 1
+        if num_rows != shard.num_rows:
+            raise InputError("an input has become shorter while it was read; give one that stays, with --overwrite")
+
+
+def as_json(row: Row, answer: AnyAnswer | Refused, prefix: str = "") -> Answer:
+    """What an answer adds to its row."""
+    if isinstance(answer, Refused):
+        return {ERROR: answer.reason}
+    added = {prefix + name: value for name, value in answer.model_dump(mode="json", exclude_none=True).items()}
+    if taken := sorted(added.keys() & row.columns.keys()):  # a head of its own, that no one knew before
+        return {ERROR: f"{row.place} has a field {taken[0]}, as the answer has; name the answer's otherwise: --prefix"}
+    return added
+
+
+def run_service(flags: Mapping[str, Any], run: Callable[[Service], Awaitable[T]], on_interrupt: str = "") -> T:
+    """What `run` makes of a loaded service; its failures are one line and an exit code."""
+    try:
+        return asyncio.run(_with_service(flags, run))
+    except KeyboardInterrupt:
+        fail(f"stopped{on_interrupt and '; ' + on_interrupt}", INTERRUPTED)
+    except (InputError, TextError, UnsupportedTask) as error:
+        fail(str(error))
+    except EngineError as error:
+        fail(str(error), MODEL_FAILED)
+
+
+async def _with_service(flags: Mapping[str, Any], run: Callable[[Service], Awaitable[T]]) -> T:
+    try:
+        settings = settings_from({**flags, **_ALONE})
+    except SettingsError as error:
+        fail(str(error))
+    configure_logging("critical", as_json=False)  # failures are one line, by `fail`
+    service = Service(settings)
+    with progress(f"loading {settings.checkpoint.name}"):
+        await service.load()
+    if service.failure is not None:
+        fail(service.failure, LOAD_FAILED)
+    try:
+        return await run(service)
+    finally:
+        await service.drain(0.0)
+
+
+@contextlib.contextmanager
+def refused_options() -> Iterator[None]:
+    """A decoding option that is refused in the block ends the command."""
+    try:
+        yield
+    except OptionsError as error:
+        fail(f"--{error.field.replace('_', '-')}: {error.message}")
+
+
+def fail(message: str, code: int = BAD_INPUT) -> NoReturn:
+    """End the command with one line on standard error."""
+    _say(" ".join(message.split()))  # a library's message may have several lines
+    raise typer.Exit(code)
+
+
+def _say(message: str) -> None:
+    typer.echo(f"leximind: {message}", err=True)

@@ -1,0 +1,29 @@
+"""`leximind` in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+COMMAND = [sys.executable, "-m", "app.cli"]
+
+
+def local_flags(checkpoint_folder: Path) -> list[str]:
+    """Of a command that answers by itself, on one thread."""
+    return ["--checkpoint", str(checkpoint_folder), "--threads", "1", "--device", "cpu"]
+
+
+def started(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """The command, running, with pipes to it."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([*COMMAND, *arguments], env=_environment(), **{**pipes, **options})
+
+
+def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """The command, once it has ended."""
+    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, env=_environment(), timeout=240)
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
