@@ -204,6 +204,7 @@ async def _facts(service: Service) -> dict[str, Any]:
     return {
         "version": VERSION,
         "checkpoint": str(checkpoint.folder),
+        "terms": checkpoint.terms,
         "parameters": checkpoint.num_parameters,
         "device": str(checkpoint.backend.device),
         "dtype": checkpoint.backend.precision,

@@ -236,6 +236,7 @@ class Service:
         await engine.start()
         facts = {"device": str(checkpoint.backend.device), "dtype": checkpoint.backend.precision}
         seconds = round(self.clock() - started_at, 2)
+        logger.info("terms of the weights of %s: %s", checkpoint.name, checkpoint.terms)
         logger.info("ready", extra={"checkpoint": deployment.id, **facts, "seconds": seconds})
         return deployment
 

@@ -1,6 +1,8 @@
-"""The version of what is running."""
+"""The version of what is running, and its licence."""
 
 from importlib.metadata import PackageNotFoundError, version
+
+LICENSE = "MIT"  # of the code; a checkpoint has terms of its own
 
 try:
     VERSION = version("leximind")

@@ -31,6 +31,7 @@ from model.tasks import Head, Tasks
 from training.data.batches import known_labels
 from training.data.examples import Example
 from training.data.own import FOLDER, own_heads
+from training.data.terms import terms_of_use
 from training.errors import TrainingError
 from training.evaluation.calibration import Logits
 from training.evaluation.card import model_card
@@ -176,10 +177,10 @@ def _facts(
     options: argparse.Namespace, arguments: Sequence[str], source: Checkpoint, train: Sequence[Example], iterations: int
 ) -> dict[str, Any]:
     known: Mapping[str, Any] = {
-        key: source.manifest[key] for key in ("training", "imported_from") if key in source.manifest
+        key: source.manifest[key] for key in ("training", "imported_from", "terms") if key in source.manifest
     }
     folder = options.data / FOLDER / options.name
-    return {
+    facts = {
         "training": {
             "command": ["python -m training.add_head", *arguments],
             "step": iterations,
@@ -193,6 +194,7 @@ def _facts(
             },
         },
     }
+    return {**facts, "terms": terms_of_use(facts)}
 
 
 def _power(text: str) -> float:

@@ -17,6 +17,7 @@ from model.storage.checkpoint import LoadedCheckpoint, checkpoint_name, load_che
 from model.storage.saving import describe_checkpoint
 from training.data.examples import HEAD_DATA
 from training.data.own import FOLDER
+from training.data.terms import terms_of_use
 from training.errors import TrainingError
 from training.evaluation.bertscore import BertScore
 from training.evaluation.card import model_card
@@ -83,7 +84,9 @@ def _describe(checkpoint: LoadedCheckpoint, result: Result, report: dict[str, An
     name = report["checkpoint"]
     card = model_card(name, checkpoint.model, checkpoint.manifest, result)
     kept = {key: value for key, value in report.items() if key not in ("samples", "against")}
-    describe_checkpoint(checkpoint.folder, tasks, card=card, facts={"evaluation": kept})
+    describe_checkpoint(
+        checkpoint.folder, tasks, card=card, facts={"evaluation": kept, "terms": terms_of_use(checkpoint.manifest)}
+    )
 
 
 def _hashes(root: Path, split: str) -> dict[str, str]:

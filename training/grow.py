@@ -71,7 +71,7 @@ def grow(old: LoadedCheckpoint, output: Path, encoder_layers: int) -> None:
         spiece.write_bytes(with_characters((old.folder / "spiece.model").read_bytes()))
         _fill_new_rows(model.embedding.weight, old, Tokenizer(spiece))
         card = f"# {output.name}\n\n{old.name}, grown: not trained since.\n"
-        facts = {key: value for key, value in old.manifest.items() if key in ("data", "training")}
+        facts = {key: value for key, value in old.manifest.items() if key in ("data", "training", "terms")}
         save_checkpoint(output, model, spiece, old.tasks, card=card, facts=facts)
 
 

@@ -23,6 +23,7 @@ from training.data.mixture import Mixture
 from training.data.own import own_heads, read_own
 from training.data.readers import READERS
 from training.data.sampling import sample
+from training.data.terms import terms_of_use
 from training.data.vocabulary import train_vocabulary
 from training.distributed.processes import Processes
 from training.distributed.sharding import check_sharding, shard
@@ -229,9 +230,7 @@ def _facts(
     }
     training: dict[str, Any] = {"command": command, "config": config.must_match()}
     if source:
-        known = {key: source.manifest[key] for key in ("training", "imported_from") if key in source.manifest}
+        known = {key: source.manifest[key] for key in ("training", "imported_from", "terms") if key in source.manifest}
         training["started_from"] = {"checkpoint": source.name, **known}
-    return {
-        "training": training,
-        "data": {"origins": dict(origins.most_common()), "files": files},
-    }
+    facts = {"training": training, "data": {"origins": dict(origins.most_common()), "files": files}}
+    return {**facts, "terms": terms_of_use(facts)}

@@ -14,6 +14,7 @@ import torch
 from model.errors import ModelError
 from model.storage.checkpoint import load_checkpoint
 from model.storage.saving import save_checkpoint
+from training.data.terms import RESEARCH_ONLY, terms_of_use
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -44,7 +45,7 @@ def average(folders: Sequence[Path], output: Path) -> None:
     """
     first = load_checkpoint(folders[0], torch.device("cpu"))
     sums = {name: tensor.double() for name, tensor in first.model.state_dict().items()}
-    runs = []
+    runs, terms = [], [terms_of_use(first.manifest)]
     for folder in folders[1:]:
         other = load_checkpoint(folder, torch.device("cpu"))
         if other.model.config != first.model.config:
@@ -52,10 +53,12 @@ def average(folders: Sequence[Path], output: Path) -> None:
         for name, tensor in other.model.state_dict().items():
             sums[name] += tensor
         runs.append(other.manifest.get("training", {}))
+        terms.append(terms_of_use(other.manifest))
     first.model.load_state_dict({name: (total / len(folders)).float() for name, total in sums.items()})
     names = ", ".join(str(folder) for folder in folders)
     card = f"# {output.name}\n\nThe mean of the weights of {names}; `training.evaluate --card` writes its card.\n"
     facts = {key: value for key, value in first.manifest.items() if key in ("data", "training")}
+    facts["terms"] = next((one for one in terms if one == RESEARCH_ONLY), terms[0])
     training = facts.get("training", {})
     facts["training"] = {**training, "averaged_with": [*training.get("averaged_with", []), *runs]}
     spiece = folders[0] / "spiece.model"

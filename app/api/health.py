@@ -13,7 +13,7 @@ from app.api.heads import ANY_HEAD
 from app.api.openapi import KEY, METRICS, errors
 from app.api.problems import Problem
 from app.settings import half_of
-from app.version import VERSION
+from app.version import LICENSE, VERSION
 from model.tasks import HeadKind, Tasks
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,10 @@ class Info(BaseModel):
     version: str = Field(examples=["0.1.0"])
     checkpoint: str = Field(description="As in X-LexiMind-Checkpoint.", examples=["tiny@a1b2c3d4e5f6"])
     loaded_at: datetime = Field(description="When it was loaded.")
+    license: str = Field(description="Of the code.", examples=["MIT"])
+    model_terms: str = Field(
+        description="Of the weights, in a line; the checkpoint's MODEL_CARD.md has the data that they learned from."
+    )
     max_input_length: int = Field(description="Tokens read at once; a longer text is read in chunks.", examples=[512])
     max_client_batch_size: int = Field(description="Most texts in a request.", examples=[32])
     max_concurrent_requests: int = Field(examples=[512])
@@ -101,6 +105,8 @@ async def info(request: Request) -> Info:
         version=VERSION,
         checkpoint=deployment.id,
         loaded_at=deployment.loaded_at,
+        license=LICENSE,
+        model_terms=checkpoint.terms,
         max_input_length=checkpoint.tasks.max_source_tokens,
         max_client_batch_size=settings.max_items,
         max_concurrent_requests=settings.max_concurrent_requests,

@@ -52,6 +52,12 @@ class Checkpoint:
         """What reports and answers call it."""
         return checkpoint_name(self.folder)
 
+    @property
+    def terms(self) -> str:
+        """The terms of the weights in a line, as their writer recorded them."""
+        terms = self.manifest.get("terms")
+        return " ".join(terms.split()) if isinstance(terms, str) else "not recorded: see its MODEL_CARD.md"
+
 
 @dataclass(frozen=True)
 class LoadedCheckpoint(Checkpoint):

@@ -43,7 +43,8 @@ def import_flan_t5(source: str, target: Path) -> None:
     spiece = folder / "spiece.model"
     tokenizer = Tokenizer(spiece)
     model = read_flan_t5(folder, tokenizer.num_pieces + _NUM_SENTINELS)
-    save_checkpoint(target, model, spiece, Tasks(), card=_card(source, model), facts={"imported_from": source})
+    facts = {"imported_from": source, "terms": f"those of the published model, {Path(source).name}"}
+    save_checkpoint(target, model, spiece, Tasks(), card=_card(source, model), facts=facts)
 
 
 def read_flan_t5(folder: Path, num_tokens: int) -> LexiMind:

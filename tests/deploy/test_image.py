@@ -1,5 +1,6 @@
 """The image: hadolint's opinion of the Dockerfile, and the wheel that it is made of."""
 
+import email
 import json
 import os
 import re
@@ -56,6 +57,12 @@ def test_wheel_holds_the_packages_their_configs_and_the_bundled_checkpoint(tmp_p
         sources = {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / package).rglob("*") if path.is_file()}
         assert {name for name in sources if "__pycache__" not in name} <= held
     assert {name.split("/")[0] for name in held if ".dist-info/" not in name} == {"app", "model", "training"}
+    [information] = [name for name in held if name.endswith(".dist-info/METADATA")]
+    metadata = email.message_from_bytes(zipfile.ZipFile(wheel).read(information))
+    assert metadata["License-Expression"] == "MIT AND LicenseRef-LexiMind-Weights"
+    files = metadata.get_all("License-File") or []
+    assert {"LICENSE", "model/pretrained/LICENSE"} < set(files)
+    assert {f"{information.removesuffix('METADATA')}licenses/{name}" for name in files} <= held
     if not (REPOSITORY / "model" / "pretrained" / "tiny").is_dir():
         return
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")

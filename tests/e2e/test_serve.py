@@ -51,7 +51,7 @@ def test_answers_every_route_and_ends_on_sigterm(serve: Serve) -> None:
     assert NEWS not in log
     assert "route=/summarize status=200" in log
     messages = [line.split("] ", 1)[1].split(" ")[0] for line in log.splitlines()]
-    assert messages == ["listening", "ready", "POST", "POST", "POST", "POST", "GET", "draining:"]
+    assert messages == ["listening", "terms", "ready", "POST", "POST", "POST", "POST", "GET", "draining:"]
 
 
 def test_sigterm_lets_requests_in_progress_finish(serve: Serve) -> None:

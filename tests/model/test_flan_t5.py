@@ -70,6 +70,7 @@ def test_imported_folder_serves(folder: Path, spiece: Path, tmp_path: Path, sour
     assert set(loaded.tasks.prompts.values()) == {"summarize: "}
     assert loaded.tasks.names == ("summarize",)
     assert loaded.manifest["imported_from"] == str(folder)
+    assert loaded.terms == f"those of the published model, {folder.name}"
     ids, mask = sources
     theirs = T5ForConditionalGeneration.from_pretrained(folder).eval()
     logits = theirs(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=ids[:, :9]).logits

@@ -7,24 +7,25 @@ import torch
 
 from model.storage.checkpoint import load_checkpoint
 from model.storage.saving import save_checkpoint
+from training.data.terms import RESEARCH_ONLY
 from training.soup import main
 
 CPU = torch.device("cpu")
 
 
-def variant(folder: Path, like: Path, factor: float) -> Path:
+def variant(folder: Path, like: Path, factor: float, terms: str = "free for all") -> Path:
     checkpoint = load_checkpoint(like, CPU)
     with torch.no_grad():
         for parameter in checkpoint.model.parameters():
             parameter.mul_(factor)
-    save_checkpoint(folder, checkpoint.model, like / "spiece.model", checkpoint.tasks, card="# variant\n")
+    save_checkpoint(folder, checkpoint.model, like / "spiece.model", checkpoint.tasks, card="", facts={"terms": terms})
     return folder
 
 
 def test_average_is_the_mean_of_the_weights(checkpoint_folder: Path, tmp_path: Path) -> None:
     folders = [
         checkpoint_folder,
-        variant(tmp_path / "b", checkpoint_folder, 3),
+        variant(tmp_path / "b", checkpoint_folder, 3, RESEARCH_ONLY),
         variant(tmp_path / "c", checkpoint_folder, 2),
     ]
     main([*map(str, folders), "--output", str(tmp_path / "mean")])
@@ -32,6 +33,7 @@ def test_average_is_the_mean_of_the_weights(checkpoint_folder: Path, tmp_path: P
     for name, tensor in first.model.state_dict().items():
         torch.testing.assert_close(mean.model.state_dict()[name], 2 * tensor, rtol=1e-2, atol=1e-6)  # kept in bfloat16
     assert mean.tasks == first.tasks
+    assert mean.terms == RESEARCH_ONLY
 
 
 def test_what_cannot_be_averaged_is_refused(

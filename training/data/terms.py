@@ -1,4 +1,7 @@
-"""Under which terms each origin of examples came: what a model card has to say about a model that learned from them."""
+"""Under which terms each origin of examples came, and what they leave of a model that learned from them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 # Example.origin → (data set, terms). The terms are those of the data sets' authors.
 TERMS = {
@@ -34,8 +37,30 @@ TERMS = {
     "gutenberg": ("Project Gutenberg prose", "public domain in the USA"),
 }
 UNKNOWN = "terms not recorded here: check them before you share the model"
+RESEARCH_ONLY = "for research and non-commercial use, by the terms of its data (MODEL_CARD.md)"
+_OF_DATA = "the terms of its data (MODEL_CARD.md)"
+_RESTRICTED = ("non-commercial", "-NC", "research", "no licence")
 
 
 def terms_of(origin: str) -> tuple[str, str]:
     """Data set and terms of an origin."""
     return TERMS.get(origin, (origin, UNKNOWN))
+
+
+def is_restricted(origins: Iterable[str]) -> bool:
+    """Whether the terms of one of `origins` keep a model to research or to non-commercial use."""
+    return any(mark in terms_of(origin)[1] for origin in origins for mark in _RESTRICTED)
+
+
+def terms_of_use(manifest: Mapping[str, Any]) -> str:
+    """The terms of the weights that `manifest` describes: of all their data, and of the weights that they started from.
+
+    The service gives them in `/info`; a folder that does not say what it learned from keeps what it says of terms.
+    """
+    origins = manifest.get("data", {}).get("origins", {})
+    before = manifest.get("training", {}).get("started_from", {}).get("terms") or ""
+    if not origins:
+        return str(manifest.get("terms") or before or UNKNOWN)
+    if is_restricted(origins) or before == RESEARCH_ONLY:
+        return RESEARCH_ONLY
+    return f"{_OF_DATA}; it started from weights with the terms: {before}" if before else _OF_DATA

@@ -6,7 +6,7 @@ from typing import Any
 
 from model.network.leximind import LexiMind
 from model.tasks import Head
-from training.data.terms import TERMS, terms_of
+from training.data.terms import TERMS, is_restricted, terms_of
 from training.evaluation.report import sources, table, title, to_markdown
 from training.evaluation.result import Result, Sample
 
@@ -14,7 +14,6 @@ _WEAK_F1 = 0.2
 _UNSUPPORTED = 0.03
 _NO_OTHER = "- {what} other than the {number}: it names one of them for any text, and has no answer for 'none'."
 _COUNTED = {"emotions": "emotions", "topic": "topics"}
-_RESTRICTED = ("non-commercial", "-NC", "research", "no licence")
 
 
 def model_card(name: str, model: LexiMind, manifest: Mapping[str, Any], result: Result) -> str:
@@ -66,11 +65,10 @@ def _data(origins: Mapping[str, int]) -> str:
     for origin in origins or TERMS:
         counts[terms_of(origin)] += origins.get(origin, 0)
     rows = [(name, f"{number:,}" if number else "not recorded", terms) for (name, terms), number in counts.items()]
-    restricted = any(mark in terms for _, terms in counts for mark in _RESTRICTED)
     use = (
         "**For research and non-commercial use**: the terms of the data below bind a model that learned from them.\n\n"
     )
-    return (use if restricted else "") + table(("data", "rows", "terms"), rows)
+    return (use if is_restricted(origins or TERMS) else "") + table(("data", "rows", "terms"), rows)
 
 
 def _run(training: Mapping[str, Any]) -> str:
