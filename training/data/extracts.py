@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _SENTENCE_END = re.compile(r"(?<=[.!?][\"”’')]) +(?=[A-Z\"“‘'(])|(?<=[.!?]) +(?=[A-Z\"“‘'(])")
-_DATELINE = re.compile(r"^(?:[^()]{0,60}\([A-Za-z. ]{2,20}\)|[A-Z]{2,10}|Reuters) *-+ +")
+# What follows begins a sentence; in lower case it is an aside, as in `the bank (MPC) - a committee - voted`.
+_DATELINE = re.compile(r"^(?:[^()]{0,60}\([A-Za-z. ]{2,20}\)|[A-Z]{2,10}|Reuters) *-+ +(?![a-z])")
 _WORD = re.compile(r"\w+")
 _SHORTEST, _LONGEST = 7, 40  # words of a sentence that may be a target
 _LEAD_BONUS = 0.1  # the first sentence of a news text is a good summary of it more often than not

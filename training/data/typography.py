@@ -12,7 +12,7 @@ import sentencepiece
 LINE_BREAK = "\n"
 # The commonest in the names of people first.
 LETTERS_WITH_MARKS = (
-    "éáíóúñüöäçèêàâîïôëûùåøæßãõìòýłšžčćęąśżźńřğışőűěůřťďňđșțāēīūœðþÿÉÖÜÁÅØÓÄÇŠŽČÍÚÑŁÀÈÊÂÎÔÆİŚŻĆŞĐÐÞŘŐȘȚĞŹÕÃÒÌÙÛËÏÝ"
+    "éáíóúñüöäçèêàâîïôëûùåøæßãõìòýłšžčćęąśżźńřğışőűěůťďňđșțāēīūœðþÿÉÖÜÁÅØÓÄÇŠŽČÍÚÑŁÀÈÊÂÎÔÆİŚŻĆŞĐÐÞŘŐȘȚĞŹÕÃÒÌÙÛËÏÝ"
 )
 _BASE_RULES = "nmt_nfkc"  # SentencePiece's default: NFKC, control characters away, every kind of space a space
 _QUOTES = {"'": "‘’‚‛′‵´`ʹʻʼʽˈ‹›", '"': "“”„‟″‶«»〝〞〟"}

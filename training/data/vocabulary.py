@@ -22,8 +22,8 @@ _EMOJI = (
     "💥🙋😞😩😡🤪👊☀😥🤤👉💃😳✋😚😝😴🌟😬🙃🍀🌷😻😓🥰🥺🤣😤😠😐🙁☹☺😟😨😰😷🤒🎂🎁🍕🐶🐱🚗✈🏠⚽"
 )
 CHARACTERS = (
-    LINE_BREAK + "".join(map(chr, range(0x21, 0x7F))) + _SYMBOLS + LETTERS_WITH_MARKS[:100] + _EMOJI[:40] + _GREEK
-) + (_EMOJI[40:] + LETTERS_WITH_MARKS[100:] + "".join(map(chr, range(0x100, 0x180))))
+    LINE_BREAK + "".join(map(chr, range(0x21, 0x7F))) + _SYMBOLS + LETTERS_WITH_MARKS[:99] + _EMOJI[:40] + _GREEK
+) + (_EMOJI[40:] + LETTERS_WITH_MARKS[99:] + "".join(map(chr, range(0x100, 0x180))))
 
 
 def train_vocabulary(texts: Iterable[str], target: Path, size: int) -> None:

@@ -40,6 +40,8 @@ def test_sentences_end_where_one_does(text: str, expected: list[str]) -> None:
         ("Reuters -- Shares fell.", "Shares fell."),
         ("Shares fell - again - on Monday.", "Shares fell - again - on Monday."),
         ("AP - AP - Shares fell.", "AP - Shares fell."),
+        ("Shares fell (again) - on Monday.", "Shares fell (again) - on Monday."),
+        ("HP -- which led -- fell.", "HP -- which led -- fell."),
     ],
 )
 def test_a_dateline_is_cut_off_once(sentence: str, expected: str) -> None:

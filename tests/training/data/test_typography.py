@@ -51,6 +51,7 @@ def test_line_ends_are_spaces_where_none_are_kept() -> None:
 
 
 def test_every_letter_has_a_base_without_mark() -> None:
+    assert len(set(LETTERS_WITH_MARKS)) == len(LETTERS_WITH_MARKS)
     for letter in LETTERS_WITH_MARKS:
         base = base_letter(letter)
         assert base.isascii()
