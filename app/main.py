@@ -40,7 +40,7 @@ bytes, 65,536 chunks, 10,000 JSON lists and objects), {write_timeout_s:g} s in a
 and {max_connections} connections; beyond that the one that has been without a request for longest is closed, or the one
 with answers unread for longest. On one connection 128 requests may wait behind the one in progress.
 """
-_HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Timeout-Ms")
+_HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Priority", "X-Request-Timeout-Ms")
 
 
 def create_app(

@@ -73,6 +73,7 @@ class Metrics:
             _REQUEST_S,
             "route",
             "outcome",  # answered, refused, cancelled or failed
+            "priority",  # interactive or batch
         )
         self.active_requests = self._gauge("active_requests", "HTTP requests in progress.")
         self.active_requests_limit = self._gauge("active_requests_limit", "HTTP requests that may be in progress.")
@@ -86,9 +87,9 @@ class Metrics:
         self.tokenizer_waiting_bytes_limit = self._gauge(
             "tokenizer_waiting_bytes_limit", "As much may wait for the tokenizer."
         )
-        # task: summarize, the name of one of the checkpoint's heads, or several
+        # task: summarize, the name of one of the checkpoint's heads, or several; priority: interactive or batch
         self.queue_wait_seconds = self._histogram(
-            "queue_wait_seconds", "From acceptance to the encoder.", _REQUEST_S, "task"
+            "queue_wait_seconds", "From acceptance to the encoder.", _REQUEST_S, "task", "priority"
         )
         self.time_to_first_token_seconds = self._histogram(
             "time_to_first_token_seconds", "From acceptance to a summary's first token.", _REQUEST_S

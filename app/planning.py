@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from app.chunks import TextEncoder, cut_into_chunks, encode_in_blocks
-from app.engine.request import EngineRequest
+from app.engine.request import EngineRequest, Priority
 from app.warnings import AnswerWarning, text_warnings
 from model.errors import CheckpointError
 from model.inference.decoding.options import DecodingOptions
@@ -47,6 +47,7 @@ class TextRequest:
     options: DecodingOptions = field(default_factory=DecodingOptions)
     on_long: OnLong = "chunk"
     support: bool = False
+    priority: Priority = "interactive"
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class Planner:
                     deadline=deadline,
                     heads=tuple(task for task in tasks if task != SUMMARIZE),
                     options=request.options if SUMMARIZE in tasks else None,
+                    priority=request.priority,
                 )
                 for source in self._sources(tokenizer, prompt, text, request.on_long, room)
             ]

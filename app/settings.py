@@ -127,6 +127,12 @@ class Settings(BaseSettings):
     )
     max_batch_tokens: int = Field(default=8192, ge=1, description="Most tokens in an encoder batch, padding included.")
     max_decode_rows: int = Field(default=64, ge=1, description="Most rows (documents x beams) that decode at once.")
+    max_batch_work_rows: int = Field(
+        default=4,
+        ge=1,
+        description="Most rows of priority batch that decode at once, and most of its sources in an encoder batch, "
+        "while interactive requests keep coming; after 30 s without one it may have all.",
+    )
     max_stall_s: float = Field(
         default=0.25,
         gt=0,

@@ -11,7 +11,9 @@ from app.engine.scheduler import Decode, Encode, Idle, Scheduler
 class Policy(Protocol):
     """What the simulator asks; all but `finish` is the scheduler's own face."""
 
-    num_rows: int
+    @property
+    def num_rows(self) -> int:
+        """Decoder rows in flight."""
 
     def add(self, job: Job) -> None:
         """Queue `job`."""
@@ -25,7 +27,7 @@ class Policy(Protocol):
     def record_encoding(self, padded_tokens: int, seconds: float) -> None:
         """Record how fast an encoder batch was."""
 
-    def decide(self) -> Encode | Decode | Idle:
+    def decide(self, now: float) -> Encode | Decode | Idle:
         """The next thing to do."""
 
     def finish(self, keys: Sequence[int]) -> Sequence[int]:
@@ -69,7 +71,7 @@ class WholeBatches:
     def record_encoding(self, padded_tokens: int, seconds: float) -> None:
         """Nothing depends on it."""
 
-    def decide(self) -> Encode | Decode | Idle:
+    def decide(self, now: float) -> Encode | Decode | Idle:  # noqa: ARG002
         """Run the batch to its end, then take the next."""
         if self._running:
             return Decode()

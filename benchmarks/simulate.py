@@ -81,7 +81,7 @@ def simulate(requests: Sequence[Request], policy: Policy, costs: Costs, deadline
             policy.remove(key)
             left.pop(key, None)
             story.expired.add(key)
-        match policy.decide():
+        match policy.decide(now):
             case Encode(keys):
                 padded = max(requests[key].source_tokens for key in keys) * len(keys)
                 seconds = costs.encode(padded)
@@ -161,7 +161,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     requests = read_trace(args.trace) if args.trace else poisson(args.rate, args.seconds, args.seed)
     policies: dict[str, Policy] = {
         f"in flight, max_stall_s {max_stall_s:g}": Continuous(
-            max_batch_tokens=args.max_batch_tokens, max_decode_rows=args.max_decode_rows, max_stall_s=max_stall_s
+            max_batch_tokens=args.max_batch_tokens,
+            max_decode_rows=args.max_decode_rows,
+            max_stall_s=max_stall_s,
+            max_batch_work_rows=args.max_decode_rows,
         )
         for max_stall_s in args.max_stall_s or (0.1, 0.25, 1.0)
     }

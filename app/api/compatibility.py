@@ -14,7 +14,7 @@ from app.answers import TextResult
 from app.api.guard import InferenceRoute
 from app.api.heads import SERVED, HeadName, PathHead
 from app.api.inference import answer_texts, decoding_options
-from app.api.openapi import INFERENCE_ERRORS, KEY, errors
+from app.api.openapi import INFERENCE_ERRORS, KEY, REQUEST_HEADERS, errors
 from app.api.problems import invalid_field
 from app.api.schemas import EXAMPLE_COMMENT, EXAMPLE_TEXT, Body, SummaryOptions, Texts
 from app.planning import OnLong, TextRequest
@@ -22,7 +22,7 @@ from app.thresholds import Score, ranked
 from model.storage.checkpoint import Checkpoint
 from model.tasks import BUILT_IN, HeadKind
 
-router = APIRouter(route_class=InferenceRoute, tags=["compatibility"], dependencies=[*KEY, SERVED])
+router = APIRouter(route_class=InferenceRoute, tags=["compatibility"], dependencies=[*KEY, REQUEST_HEADERS, SERVED])
 
 _OWN_FUNCTION: dict[HeadKind, str] = {"multi_label": "sigmoid", "single_label": "softmax"}  # of a head's training
 _ON_LONG: dict[str, OnLong] = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.applications import Starlette
 from starlette.requests import Request
 
+from app.engine.request import Priority
 from app.keys import Key
 from app.service import Deployment, Service
 
@@ -36,6 +37,7 @@ class RequestContext:
     key: Key | None = None
     deployment: Deployment | None = None
     deadline: float | None = None
+    priority: Priority = "interactive"
     input_tokens: int | None = None
     output_tokens: int | None = None
     failure_reason: str | None = None

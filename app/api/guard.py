@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Collection, Coroutine
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect, Request
@@ -13,8 +13,11 @@ from starlette.types import Receive
 
 from app.api.context import app_context, context_of
 from app.api.problems import CLIENT_LEFT, Problem, invalid_field
+from app.engine.request import Priority
+from app.keys import Key
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_PRIORITY_HEADER = "X-Request-Priority"
 _JSON_TYPE = re.compile(r"application/([^/+]+\+)?json")
 _SHOWN_CHARS = 80
 # A request needs three lists and objects. Python makes and tracks an object for each: 690,000 empty lists, 2 MB, stop
@@ -37,6 +40,7 @@ class InferenceRoute(APIRoute):
             context.deployment = app.service.deployment.acquire()  # `Observe` releases it
             timeout_s = _timeout_s(request, app.service.settings.deadline_s)
             context.deadline = arrived_at + timeout_s
+            context.priority = _priority(request, context.key)
             _check_query(request, {field.alias for field in self.dependant.query_params})
             _check_content_type(request)
             json_request = _JsonRequest(request.scope, request.receive)
@@ -111,6 +115,17 @@ def _timeout_s(request: Request, longest_s: float) -> float:
             _TIMEOUT_HEADER, f"{value[:_SHOWN_CHARS]!r} is not allowed; it must be a whole number of at least 1"
         )
     return min(int(value[:18]) / 1000, longest_s)
+
+
+def _priority(request: Request, key: Key | None) -> Priority:
+    """What the client asks for, at most what its key has; a client without a key can only lower it."""
+    value = request.headers.get(_PRIORITY_HEADER, "interactive")
+    if value not in get_args(Priority):
+        raise invalid_field(
+            _PRIORITY_HEADER,
+            f"{value[:_SHOWN_CHARS]!r} is not allowed; it must be {' or '.join(get_args(Priority))}, or be left out",
+        )
+    return "batch" if value == "batch" or (key is not None and key.key_class == "batch") else "interactive"
 
 
 def _check_query(request: Request, known: Collection[str]) -> None:

@@ -1,6 +1,7 @@
 """From a validated body to answers: the steps that all inference routes share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from starlette.requests import Request
@@ -30,6 +31,7 @@ async def plan_texts(
     assert context.deadline is not None  # the route's guard has set it
     items, is_list = ([texts], False) if isinstance(texts, str) else (texts, True)
     check_texts(settings, items, place, is_list=is_list)
+    text_request = replace(text_request, priority=context.priority)
     try:
         plans = await deployment_of(request).documents.plan(items, text_request, context.deadline)
     except TextError as error:

@@ -12,7 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.context import RequestContext, context_of
 from app.api.problems import CLIENT_LEFT, Problem, failure_reason, outcome, overloaded
+from app.engine.request import Priority
 from app.metrics import Metrics
+from app.settings import half_of
 from app.telemetry import request_id_var
 from app.version import VERSION
 
@@ -85,7 +87,7 @@ class Observe:
     def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
         route = self._route(scope["path"])
         self._metrics.requests_total.labels(route, str(status)).inc()
-        self._metrics.request_duration_seconds.labels(route, outcome(status)).observe(seconds)
+        self._metrics.request_duration_seconds.labels(route, outcome(status), context.priority).observe(seconds)
         reason = context.failure_reason or failure_reason(status)
         if reason and scope["method"] == "POST":  # a 503 is a valid answer to a probe
             self._metrics.request_failures_total.labels(reason).inc()
@@ -108,7 +110,7 @@ def _facts(context: RequestContext) -> dict[str, object]:
         facts["key_id"] = context.key.id
     if context.deployment is not None:
         facts["model"] = context.deployment.checkpoint.name
-        facts["priority"] = context.key.key_class if context.key else "interactive"
+        facts["priority"] = context.priority
     return {name: value for name, value in facts.items() if value is not None}
 
 
@@ -116,7 +118,7 @@ class ConcurrencyLimit:
     """At most `max_requests` inference requests (POST) at once, streams until their end; more are refused.
 
     A request counts from the end of its body, so that sending slowly occupies no slot, to that of its answer; one that
-    is refused no longer counts.
+    is refused no longer counts. Requests of priority batch may have half of the slots.
     """
 
     def __init__(self, app: ASGIApp, max_requests: int, metrics: Metrics, retry_after_s: Callable[[], int]) -> None:
@@ -124,25 +126,25 @@ class ConcurrencyLimit:
         self._max_requests = max_requests
         self._metrics = metrics
         self._retry_after_s = retry_after_s
-        self._active = 0
+        self._active: dict[Priority, int] = {"interactive": 0, "batch": 0}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one exchange."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"].startswith(_ADMIN):
             await self._app(scope, receive, send)
             return
-        if self._active >= self._max_requests:  # before anything is read, which is cheapest
-            await self._refusal().response()(scope, receive, send)
+        context, counts = context_of(scope), False
+        if refusal := self._refusal("interactive"):  # before anything is read, which is cheapest
+            await refusal.response()(scope, receive, send)
             return
-        counts = False
 
         async def receive_counted() -> Message:
             nonlocal counts
             message = await receive()
             if message["type"] == "http.request" and not message.get("more_body", False) and not counts:
-                if self._active >= self._max_requests:
-                    raise self._refusal()
-                self._count(1)
+                if refusal := self._refusal(context.priority):  # which the guard has found in the headers
+                    raise refusal
+                self._count(1, context.priority)
                 counts = True
             return message
 
@@ -150,20 +152,25 @@ class ConcurrencyLimit:
             nonlocal counts
             if counts and message["type"] == "http.response.start" and message["status"] >= 400:
                 counts = False
-                self._count(-1)
+                self._count(-1, context.priority)
             await send(message)
 
         try:
             await self._app(scope, receive_counted, send_freely)
         finally:
             if counts:
-                self._count(-1)
+                self._count(-1, context.priority)
 
-    def _refusal(self) -> Problem:
+    def _refusal(self, priority: Priority) -> Problem | None:
+        what, active, limit = "requests", sum(self._active.values()), self._max_requests
+        if priority == "batch" and active < limit:
+            what, active, limit = "requests of priority batch", self._active["batch"], half_of(limit)
+        if active < limit:
+            return None
         retry_after_s = self._retry_after_s()
-        advice = f"{self._max_requests} are allowed; retry in {retry_after_s} s"
-        return overloaded(f"{self._active} requests in progress, {advice}", retry_after_s, "concurrency")
+        advice = f"{limit} are allowed; retry in {retry_after_s} s"
+        return overloaded(f"{active} {what} in progress, {advice}", retry_after_s, "concurrency")
 
-    def _count(self, more: int) -> None:
-        self._active += more
-        self._metrics.active_requests.set(self._active)
+    def _count(self, more: int, priority: Priority) -> None:
+        self._active[priority] += more
+        self._metrics.active_requests.set(sum(self._active.values()))

@@ -1,11 +1,13 @@
 """The parts of the schema that the routes' types do not give: every error, the stream, the keys."""
 
-from typing import Any
+from typing import Annotated, Any, get_args
 
-from fastapi import Depends
+from fastapi import Depends, Header
 from fastapi.security import APIKeyHeader, HTTPBearer
+from pydantic import WithJsonSchema
 
 from app.api.problems import MEDIA_TYPE, ProblemSchema
+from app.engine.request import Priority
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -71,6 +73,29 @@ METRICS: Responses = {
 BEARER = HTTPBearer(auto_error=False, description="A key as Authorization: Bearer KEY.")
 HEADER = APIKeyHeader(name="X-API-Key", auto_error=False, description="A key as X-API-Key: KEY.")
 KEY = [Depends(BEARER), Depends(HEADER)]
+
+
+async def _headers(
+    timeout_ms: Annotated[
+        str | None,
+        WithJsonSchema({"type": "integer", "minimum": 1}),
+        Header(alias="X-Request-Timeout-Ms", description="Milliseconds for the answer, if fewer than deadline_s."),
+    ] = None,
+    priority: Annotated[
+        str | None,
+        WithJsonSchema({"type": "string", "enum": list(get_args(Priority))}),
+        Header(
+            alias="X-Request-Priority",
+            description="Work of priority batch fills what interactive work leaves. At most the class of the key, "
+            "which is the default; interactive without one.",
+        ),
+    ] = None,
+) -> None:
+    """For the document only: `InferenceRoute` reads them, before the body."""
+    del timeout_ms, priority
+
+
+REQUEST_HEADERS = Depends(_headers)
 
 
 def describe(schema: dict[str, Any], *, needs_key: bool, needs_admin_key: bool) -> dict[str, Any]:

@@ -22,14 +22,14 @@ from app.api.context import deployment_of
 from app.api.guard import InferenceRoute
 from app.api.heads import SERVED, PathHead
 from app.api.inference import answer_texts, decoding_options, mirror, plan_texts
-from app.api.openapi import INFERENCE_ERRORS, KEY, STREAM, errors
+from app.api.openapi import INFERENCE_ERRORS, KEY, REQUEST_HEADERS, STREAM, errors
 from app.api.problems import invalid_field
 from app.api.schemas import AnalyzeBody, ClassifyBody, EmotionsBody, SummarizeBody, TopicBody
 from app.api.streaming import EventStream, open_stream
 from app.planning import TextRequest
 from model.storage.checkpoint import Checkpoint
 
-router = APIRouter(route_class=InferenceRoute, tags=["inference"], dependencies=[*KEY, SERVED])
+router = APIRouter(route_class=InferenceRoute, tags=["inference"], dependencies=[*KEY, REQUEST_HEADERS, SERVED])
 
 
 @router.post(

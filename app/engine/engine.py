@@ -61,6 +61,7 @@ class Engine:
             max_batch_tokens=settings.max_batch_tokens,
             max_decode_rows=settings.max_decode_rows,
             max_stall_s=settings.max_stall_s,
+            max_batch_work_rows=settings.max_batch_work_rows,
         )
         self._worker = Worker(scheduler, self._runner, metrics, clock, self._publish)
         self._thread = threading.Thread(target=self._run, name="leximind-model", daemon=True)
@@ -172,7 +173,8 @@ class Engine:
         if self.state != "ready":
             raise EngineStopped(f"the engine is {self.state}; ask again when it is ready")
         num_tokens = sum(len(request.input_ids) for request in requests)
-        self._admission.check(len(requests), num_tokens)
+        priority = requests[0].priority  # one caller's are all of one
+        self._admission.check(len(requests), num_tokens, priority)
         channel: _Channel = asyncio.Queue()
         now = self.clock()
         jobs = tuple(
@@ -192,7 +194,7 @@ class Engine:
         self._jobs |= {job.key: (job, channel) for job in jobs}
         self._queued |= set(keys)
         self._is_idle.clear()
-        self._admission.enter(len(jobs), num_tokens)
+        self._admission.enter(len(jobs), num_tokens, priority)
         for request in requests:
             self._metrics.input_tokens.observe(len(request.input_ids))
         self._worker.commands.put(jobs)
@@ -235,7 +237,7 @@ class Engine:
     def _leave_queue(self, job: Job) -> None:
         if job.key in self._queued:
             self._queued.remove(job.key)
-            self._admission.leave(len(job.request.input_ids))
+            self._admission.leave(len(job.request.input_ids), job.request.priority)
 
     def _set_gauges(self) -> None:
         metrics, max_rows = self._metrics, self._settings.max_decode_rows

@@ -7,6 +7,8 @@ from typing import Literal
 
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 
+Priority = Literal["interactive", "batch"]
+
 
 @dataclass(frozen=True)
 class EngineRequest:
@@ -14,12 +16,14 @@ class EngineRequest:
 
     `input_ids` hold prompt, text and end token. `heads` are the names of the heads to run; `options` is None when no
     summary is requested. `deadline` is in seconds on the engine's clock; a request without a result by then is dropped.
+    Of `priority` batch is what fills what interactive work leaves.
     """
 
     input_ids: tuple[int, ...]
     deadline: float
     heads: tuple[str, ...] = ()
     options: DecodingOptions | None = None
+    priority: Priority = "interactive"
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,26 @@ Knows no torch, no asyncio and no clock; times come in as arguments. Its rules:
 - The order is that of arrival, but sources that arrived together are interleaved with those that arrive later, as if
   each had arrived some sources after the one before: a request of many leaves room for those of one.
 - A source over the token budget goes alone; so does one that needs more rows than there are.
+- An encoder batch is of one priority. Those of `batch` fill what `interactive` leaves, and get one in
+  `BATCH_TURN` when they would get none; rows that decode are never paused for either.
+- As long as interactive work keeps coming, work of `batch` stays small: few sources a batch and few rows, since what
+  comes next waits for the one, and decodes beside the other.
 """
 
 import heapq
-from bisect import bisect_left, insort
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
-from itertools import islice
 
-from app.engine.request import Job
+from app.engine.job_queue import JobQueue
+from app.engine.request import Job, Priority
 
-# How many of each kind are examined for sources of similar length; bounds the cost of a decision.
-_WINDOW = 256
+# One encoder batch in so many goes to work of `batch` that waits, however much interactive work there is.
+BATCH_TURN = 8
+# Without interactive work for so long, that of `batch` has all rows and whole batches.
+QUIET_S = 30.0
 # Padding to twice the length costs as much as the source itself. Below 64 tokens the weights are the cost.
 _SIMILAR_RATIO = 2
 _SIMILAR_TOKENS = 64
-# How many other sources may come between two that arrived together.
-_INTERLEAVE = 32
 # Deadlines of finished jobs that are kept, above as many as there are jobs; bounds how often they are removed.
 _SPARE_DEADLINES = 1024
 # Of the newest measurement of encoder speed.
@@ -51,25 +54,43 @@ class Idle:
     """There is nothing to do, nothing is queued and nothing decodes."""
 
 
+@dataclass(frozen=True)
+class _Bounds:
+    """Of an encoder batch: padded tokens, distinct sources, and the rows that its priority may hold at once."""
+
+    num_tokens: float
+    num_sources: float
+    num_rows: float
+
+
 class Scheduler:
-    """The queue, what decodes, and the choice between them.
+    """The queues, what decodes, and the choice between them.
 
     `max_batch_tokens` bounds an encoder batch, padding included (longest source x rows); `max_decode_rows` what
-    decodes at once; `max_stall_s` how long an encoder batch may delay rows in flight.
+    decodes at once; `max_stall_s` how long an encoder batch may delay rows in flight; `max_batch_work_rows` what of
+    priority `batch` decodes at once, and is encoded at once, as long as interactive work keeps coming.
     """
 
-    def __init__(self, *, max_batch_tokens: int, max_decode_rows: int, max_stall_s: float) -> None:
+    def __init__(
+        self, *, max_batch_tokens: int, max_decode_rows: int, max_stall_s: float, max_batch_work_rows: int
+    ) -> None:
         self._max_batch_tokens = max_batch_tokens
         self._max_decode_rows = max_decode_rows
         self._max_stall_s = max_stall_s
+        self._max_batch_work_rows = max_batch_work_rows
         self._tokens_per_s: float | None = None
-        self._without_rows: dict[int, Job] = {}  # queued, in order of arrival
-        self._with_rows: dict[int, Job] = {}  # queued
-        self._ranks: list[tuple[int, int]] = []  # of those, sorted; the second number is the key
+        self._queues: dict[Priority, JobQueue] = {"interactive": JobQueue(), "batch": JobQueue()}
+        self._rows: dict[Priority, int] = {"interactive": 0, "batch": 0}  # in flight
         self._decoding: dict[int, Job] = {}
         self._deadlines: list[tuple[float, int]] = []
         self._decode_is_next = False
-        self.num_rows = 0
+        self._num_passed = 0  # encoder batches since work of `batch` waits for its turn
+        self._interactive_at = -math.inf  # when interactive work was last seen
+
+    @property
+    def num_rows(self) -> int:
+        """Decoder rows in flight."""
+        return sum(self._rows.values())
 
     @property
     def decoding(self) -> tuple[int, ...]:
@@ -78,19 +99,15 @@ class Scheduler:
 
     def add(self, job: Job) -> None:
         """Queue `job`."""
-        if job.num_rows:
-            self._with_rows[job.key] = job
-            insort(self._ranks, queue_rank(job))
-        else:
-            self._without_rows[job.key] = job
+        self._queues[job.request.priority].add(job)
         heapq.heappush(self._deadlines, (job.request.deadline, job.key))
 
     def remove(self, key: int) -> None:
         """Forget a job that is finished, cancelled or expired, queued or decoding; unknown keys are ignored."""
-        self._without_rows.pop(key, None)
-        self._dequeue(key)
+        for queue in self._queues.values():
+            queue.remove(key)
         if job := self._decoding.pop(key, None):
-            self.num_rows -= job.num_rows
+            self._rows[job.request.priority] -= job.num_rows
         # Entries of what is gone stay until they come up, which a long deadline puts off.
         if len(self._deadlines) > _SPARE_DEADLINES + 2 * self._num_jobs:
             self._deadlines = [entry for entry in self._deadlines if self._is_known(entry[1])]
@@ -107,10 +124,10 @@ class Scheduler:
 
     @property
     def _num_jobs(self) -> int:
-        return len(self._without_rows) + len(self._with_rows) + len(self._decoding)
+        return sum(map(len, self._queues.values())) + len(self._decoding)
 
     def _is_known(self, key: int) -> bool:
-        return key in self._without_rows or key in self._with_rows or key in self._decoding
+        return key in self._decoding or any(key in queue for queue in self._queues.values())
 
     def record_encoding(self, padded_tokens: int, seconds: float) -> None:
         """Record how fast an encoder batch was, which converts `max_stall_s` to tokens."""
@@ -118,12 +135,14 @@ class Scheduler:
         before = rate if self._tokens_per_s is None else self._tokens_per_s
         self._tokens_per_s = _NEWEST_WEIGHT * rate + (1 - _NEWEST_WEIGHT) * before
 
-    def decide(self) -> Encode | Decode | Idle:
+    def decide(self, now: float) -> Encode | Decode | Idle:
         """The next thing to do. Jobs in an `Encode` have left the queue; those with rows are decoding until removed."""
+        if self._queues["interactive"] or self._rows["interactive"]:
+            self._interactive_at = now
         if self.num_rows and self._decode_is_next:
             self._decode_is_next = False
             return Decode()
-        if chosen := self._choose():
+        if chosen := self._choose(is_quiet=now - self._interactive_at > QUIET_S):
             self._decode_is_next = True
             for job in chosen:
                 self._start(job)
@@ -131,30 +150,40 @@ class Scheduler:
         return Decode() if self.num_rows else Idle()
 
     def _start(self, job: Job) -> None:
-        if not job.num_rows:
-            del self._without_rows[job.key]
-            return
-        self._dequeue(job.key)
-        self._decoding[job.key] = job
-        self.num_rows += job.num_rows
+        self._queues[job.request.priority].remove(job.key)
+        if job.num_rows:
+            self._decoding[job.key] = job
+            self._rows[job.request.priority] += job.num_rows
 
-    def _dequeue(self, key: int) -> None:
-        if job := self._with_rows.pop(key, None):
-            del self._ranks[bisect_left(self._ranks, queue_rank(job))]
+    def _choose(self, *, is_quiet: bool) -> list[Job]:
+        order: tuple[Priority, ...] = ("interactive", "batch")
+        if self._num_passed >= BATCH_TURN - 1:
+            order = ("batch", "interactive")
+        rows_are_kept = False  # for one of the priority before that waits until there are enough
+        for priority in order:
+            queue, bounds = self._queues[priority], self._bounds(priority, is_quiet=is_quiet)
+            first = queue.first_with_rows
+            fits = first is not None and not rows_are_kept and self._fits(first, 0, bounds)
+            if chosen := self._fill(queue.first(with_rows=fits), bounds):
+                is_passed = priority == "interactive" and len(self._queues["batch"]) > 0
+                self._num_passed = self._num_passed + 1 if is_passed else 0
+                return chosen
+            rows_are_kept = first is not None and self._may_hold(first, 0, bounds)
+        return []
 
-    def _choose(self) -> list[Job]:
-        candidates = sorted(self._candidates(), key=queue_rank)
+    def _fill(self, candidates: list[Job], bounds: _Bounds) -> list[Job]:
+        """The first of `candidates` with those that it takes along."""
         if not candidates:
             return []
-        first, budget, num_rows = candidates[0], self._budget(), self.num_rows
+        first, num_rows = candidates[0], 0
         chosen: list[Job] = []
         sources: set[int] = set()
         shortest = longest = first.num_tokens
         for job in sorted(candidates, key=lambda job: abs(job.num_tokens - first.num_tokens)):  # stable: in order
             low, high = min(shortest, job.num_tokens), max(longest, job.num_tokens)
             size = len(sources) + (job.source not in sources)
-            is_affordable = size == len(sources) or high * size <= budget
-            if chosen and not (is_affordable and _are_similar(low, high) and self._fits(job, num_rows)):
+            is_affordable = size == len(sources) or (high * size <= bounds.num_tokens and size <= bounds.num_sources)
+            if chosen and not (is_affordable and _are_similar(low, high) and self._fits(job, num_rows, bounds)):
                 continue
             chosen.append(job)
             sources.add(job.source)
@@ -162,25 +191,27 @@ class Scheduler:
             shortest, longest = low, high
         return chosen
 
-    def _candidates(self) -> Iterator[Job]:
-        yield from islice(self._without_rows.values(), _WINDOW)
-        ranks = self._ranks[:_WINDOW]
-        if ranks and self._fits(self._with_rows[ranks[0][1]], self.num_rows):
-            yield from (self._with_rows[key] for _, key in ranks)
+    def _fits(self, job: Job, num_chosen: int, bounds: _Bounds) -> bool:
+        """Whether there are rows for `job` beside what decodes and the `num_chosen` of its batch."""
+        others = self.num_rows + num_chosen
+        is_alone = others == 0
+        return not job.num_rows or (
+            (is_alone or others + job.num_rows <= self._max_decode_rows) and self._may_hold(job, num_chosen, bounds)
+        )
 
-    def _fits(self, job: Job, num_rows: int) -> bool:
-        alone = num_rows == 0
-        return not job.num_rows or alone or num_rows + job.num_rows <= self._max_decode_rows
+    def _may_hold(self, job: Job, num_chosen: int, bounds: _Bounds) -> bool:
+        """Whether its priority may hold the rows of `job` too, once there are as many."""
+        own = self._rows[job.request.priority] + num_chosen
+        return own == 0 or own + job.num_rows <= bounds.num_rows
 
-    def _budget(self) -> float:
-        if not self.num_rows or self._tokens_per_s is None:
-            return self._max_batch_tokens
-        return min(self._max_batch_tokens, self._max_stall_s * self._tokens_per_s)
-
-
-def queue_rank(job: Job) -> tuple[int, int]:
-    """The order of jobs that decode; the lower is first."""
-    return job.key + _INTERLEAVE * job.place, job.key
+    def _bounds(self, priority: Priority, *, is_quiet: bool) -> _Bounds:
+        num_tokens: float = self._max_batch_tokens
+        if self._tokens_per_s is not None and (self.num_rows or priority == "batch"):
+            num_tokens = min(num_tokens, self._max_stall_s * self._tokens_per_s)
+        if priority == "interactive" or is_quiet:
+            return _Bounds(num_tokens, math.inf, math.inf)
+        most = self._max_batch_work_rows
+        return _Bounds(min(num_tokens, most * _SIMILAR_TOKENS), most, most)
 
 
 def _are_similar(shortest: int, longest: int) -> bool:

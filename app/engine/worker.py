@@ -99,9 +99,10 @@ class Worker:
 
     def _iterate(self) -> bool:
         """Carry out one decision; False when there is nothing left to do."""
-        if late := self._scheduler.expired(self._clock()):
+        now = self._clock()
+        if late := self._scheduler.expired(now):
             self._fail(late, DeadlineExceeded, "the deadline passed before the answer was complete")
-        decision = self._scheduler.decide()
+        decision = self._scheduler.decide(now)
         self.busy_since = self._clock()
         if isinstance(decision, Encode):
             self._encode(decision.keys)
@@ -115,7 +116,8 @@ class Worker:
         self._publish([Update(key) for key in keys])
         started_at = self._clock()
         for job in map(self._jobs.__getitem__, keys):
-            self._metrics.queue_wait_seconds.labels(_task(job.request)).observe(started_at - job.accepted_at)
+            labels = (_task(job.request), job.request.priority)
+            self._metrics.queue_wait_seconds.labels(*labels).observe(started_at - job.accepted_at)
         try:
             encoded = self._runner.encode({key: self._jobs[key].request for key in keys})
         except Exception:  # a model can raise anything; what decodes is unaffected

@@ -9,7 +9,7 @@ _STEP = (0.5, 0.95, 0.99)
 
 def engine() -> dashboard.Dashboard:
     """LexiMind: engine."""
-    waits = f"sum by (le, task) (rate(leximind_queue_wait_seconds_bucket{{{CHOSEN}}}[$__rate_interval]))"
+    waits = f"sum by (le, task, priority) (rate(leximind_queue_wait_seconds_bucket{{{CHOSEN}}}[$__rate_interval]))"
     return dashboard_of(
         "leximind-engine",
         "LexiMind: engine",
@@ -63,9 +63,9 @@ def engine() -> dashboard.Dashboard:
             ),
             graph(
                 "Wait for the encoder, p95",
-                "From acceptance, by task.",
+                "From acceptance, by task and priority.",
                 "s",
-                [Series(f"histogram_quantile(0.95, {waits})", "{{task}}")],
+                [Series(f"histogram_quantile(0.95, {waits})", "{{task}} {{priority}}")],
             ),
             graph(
                 "Decoder rows",

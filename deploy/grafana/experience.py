@@ -5,7 +5,7 @@ from grafana_foundation_sdk.builders import dashboard
 from deploy.grafana.panels import CHOSEN, Series, dashboard_of, graph, number, quantiles, rate
 
 _CHOSEN_ROUTES = 'route=~"$route"'
-_ANSWERED = f'outcome="answered",{_CHOSEN_ROUTES}'
+_ANSWERED = f'outcome="answered",priority!="batch",{_CHOSEN_ROUTES}'
 # The objectives and burn rates of the alerts, as shares.
 _ERRORS = [(0.006, "orange"), (0.0144, "red")]
 _SLOW = [(0.06, "orange"), (0.144, "red")]

@@ -22,7 +22,10 @@ REQUESTS = st.builds(
 
 
 def policies() -> list[Policy]:
-    return [Continuous(max_batch_tokens=512, max_decode_rows=8, max_stall_s=0.1), WholeBatches(4)]
+    return [
+        Continuous(max_batch_tokens=512, max_decode_rows=8, max_stall_s=0.1, max_batch_work_rows=4),
+        WholeBatches(4),
+    ]
 
 
 @settings(max_examples=60, deadline=None)
@@ -47,7 +50,11 @@ def test_a_request_is_answered_or_expires_and_never_both(index: int, requests: l
 
 def test_the_same_trace_gives_the_same_story() -> None:
     first, second = (
-        simulate(poisson(3, 60, seed=1), Continuous(max_batch_tokens=2048, max_decode_rows=16, max_stall_s=0.2), FLAT)
+        simulate(
+            poisson(3, 60, seed=1),
+            Continuous(max_batch_tokens=2048, max_decode_rows=16, max_stall_s=0.2, max_batch_work_rows=4),
+            FLAT,
+        )
         for _ in range(2)
     )
     assert summary(first) == summary(second)

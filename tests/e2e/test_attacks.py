@@ -311,7 +311,10 @@ def test_access_log_has_counts_and_names_and_no_text(server: Any) -> None:
 
 
 def test_refusals_are_separate_from_answers_in_durations(server: Any) -> None:
-    counts = [f'request_duration_seconds_count{{outcome="{one}",route="/topic"}}' for one in ("answered", "refused")]
+    counts = [
+        f'request_duration_seconds_count{{outcome="{one}",priority="interactive",route="/topic"}}'
+        for one in ("answered", "refused")
+    ]
     before = [metric(server, count) for count in counts]
     httpx.post(f"{server.url}/topic", json={"text": NEWS}, timeout=20)
     httpx.post(f"{server.url}/topic", json={"text": ""}, timeout=20)

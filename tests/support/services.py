@@ -36,6 +36,7 @@ class Hold:
         self.released.set()
 
     def __enter__(self) -> "Hold":
+        self.reached.clear()  # warming up has set it
         self.released.clear()
         return self
 

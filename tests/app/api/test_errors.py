@@ -272,7 +272,9 @@ async def test_labels_are_routes_never_what_a_client_wrote(client: httpx.AsyncCl
     assert "secret" not in text
     assert 'leximind_requests_total{route="unmatched",status="404"} 1.0' in text
     assert 'leximind_requests_total{route="/topic",status="200"} 1.0' in text
-    assert 'leximind_request_duration_seconds_count{outcome="answered",route="/topic"} 1.0' in text
+    assert (
+        'leximind_request_duration_seconds_count{outcome="answered",priority="interactive",route="/topic"} 1.0' in text
+    )
 
 
 async def test_failures_are_counted_by_reason(client: httpx.AsyncClient) -> None:

@@ -205,7 +205,7 @@ async def test_metrics_have_the_route_s_template_and_the_checkpoint_s_names(own:
     assert 'leximind_requests_total{route="/classify/{head}",status="200"} 1.0' in text
     assert 'leximind_requests_total{route="/classify/{head}",status="404"} 1.0' in text
     assert 'leximind_requests_total{route="unmatched",status="404"} 1.0' in text
-    assert 'leximind_queue_wait_seconds_count{task="category"} 1.0' in text
+    assert 'leximind_queue_wait_seconds_count{priority="interactive",task="category"} 1.0' in text
     assert "secret-word" not in text
 
 

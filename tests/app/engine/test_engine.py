@@ -353,11 +353,9 @@ async def test_metrics_count_what_was_done(start: Any, source: Source) -> None:
     assert rig.value("output_tokens_count") == 1
     assert rig.value("time_to_first_token_seconds_count") == 1
     assert rig.value("time_per_output_token_seconds_count") == 1
-    assert [rig.value("queue_wait_seconds_count", task=task) for task in ("summarize", "emotions", "several")] == [
-        1,
-        1,
-        1,
-    ]
+    waited = {"priority": "interactive"}
+    assert [rig.value("queue_wait_seconds_count", task=task, **waited) for task in ("summarize", "emotions")] == [1, 1]
+    assert rig.value("queue_wait_seconds_count", task="several", **waited) == 1
     assert rig.value("encode_batch_tokens_sum") == 120
     assert rig.value("padding_ratio_sum") == pytest.approx(10 / 120)
     assert rig.value("decode_batch_rows_sum") == rig.value("decode_step_seconds_count")
