@@ -12,7 +12,7 @@ SERVE_STAMP := $(VENV)/.serve
 PEERS := .bench/peers
 OPENVINO := .bench/openvino
 
-.PHONY: help setup serve test check constraints bench
+.PHONY: help setup serve test check constraints proof soak bench
 
 help:
 	@echo "make setup   prepare $(VENV) for everything, and nothing else"
@@ -20,6 +20,8 @@ help:
 	@echo "make test    run the tests (ARGS go to pytest)"
 	@echo "make check   formatting, lint, types and import contracts"
 	@echo "make constraints   ask pip whether every pin exists for every Python that is promised (minutes)"
+	@echo "make proof   the tests of what the service promises, in their long forms (an hour)"
+	@echo "make soak    half an hour of everything at once, every answer checked (ARGS=\"--minutes 120\")"
 	@echo "make bench   measure decoding against the peers (ARGS go to the benchmark)"
 
 setup: $(STAMP)
@@ -79,6 +81,13 @@ check: $(STAMP)
 
 constraints: $(STAMP)
 	$(BIN)/python -m pytest -m network tests/deploy/test_constraints.py
+
+# What takes seconds in `make test` takes minutes: more examples, twenty times, a thousand clients.
+proof: $(STAMP)
+	PROOF=full $(BIN)/python -m pytest --timeout 3600 tests/e2e $(ARGS)
+
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks.soak $(ARGS)
 
 bench: $(STAMP) $(PEERS)/.installed $(OPENVINO)/.installed
 	$(BIN)/python -m benchmarks.decoding $(foreach peer,$(PEERS) $(OPENVINO),--peer-python $(peer)/bin/python) $(ARGS)
