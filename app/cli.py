@@ -29,7 +29,7 @@ from app.bulk.inputs import Given, inputs_of
 from app.bulk.rows import InputError
 from app.flags import SettingsError, options_from, settings_from, with_decoding_flags, with_flags, with_input_flags
 from app.keys import KeysError
-from app.local import LOAD_FAILED, MODEL_FAILED, Output, Question, ask, fail, refused_options, run_service
+from app.local import LOAD_FAILED, MODEL_FAILED, Output, Question, ask, ask_tables, fail, refused_options, run_service
 from app.planning import OnLong, TextRequest
 from app.service import Service
 from app.tables import AnyAnswer
@@ -40,8 +40,9 @@ from model.storage.flan_t5 import import_flan_t5
 
 # The settings of the commands that run here.
 _LOCAL = ("checkpoint", "device", "dtype", "threads")
+_BULK = (*_LOCAL, "max_batch_tokens", "max_decode_rows")
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Texts = Annotated[
     list[str] | None,
@@ -164,6 +165,38 @@ def analyze(texts: Texts = None, on_long: OnLongText = "chunk", support: Support
     _run(texts, Question(analyze_answer, request), AnalyzeAnswer.model_fields, flags)
 
 
+@app.command()
+@with_flags(_BULK)
+@with_decoding_flags
+def bulk(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="INPUT", help="JSON Lines, CSV or Parquet: a file, a folder, or a pattern in quotes."),
+    ],
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder for the rows with their answers.")],
+    tasks: Annotated[
+        str, typer.Option(metavar="<names>", help="What to answer, by commas; by default all of the checkpoint.")
+    ] = "",
+    text_column: Annotated[str, typer.Option(metavar="<name>", help="The column that holds the text.")] = "text",
+    prefix: Annotated[str, typer.Option(metavar="<text>", help="Put before the name of every column added.")] = "",
+    shard_rows: Annotated[
+        int, typer.Option(min=1, metavar="<whole number>", help="Most rows in a file of OUTPUT.")
+    ] = 1000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in OUTPUT.")] = False,
+    on_long: OnLongText = "chunk",
+    support: SupportFlag = False,
+    **flags: Any,
+) -> None:
+    """Answer every row of a table; stopped in any way, the same command goes on where it stopped."""
+    with refused_options():
+        options, has_length = options_from(flags)
+    named = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
+    request = TextRequest(named, options, on_long, support)
+    output = Output(target, overwrite, shard_rows, prefix)
+    question = Question(analyze_answer, request, has_length, {"text_column": text_column})
+    ask_tables(question, [source], text_column, output, flags)
+
+
 @app.command(name="import")
 def import_checkpoint(
     source: Annotated[str, typer.Argument(help="A FLAN-T5 folder in the published layout, or a hub id.")],
@@ -231,7 +264,8 @@ def _run(texts: list[str] | None, question: Question, added: Iterable[str], flag
     except InputError as error:
         fail(str(error))
     request = replace(question.request, options=options)
-    ask(replace(question, request=request, has_length=has_length), inputs, output, flags)
+    facts = {**question.facts, "text_column": given.text_column}
+    ask(replace(question, request=request, has_length=has_length, facts=facts), inputs, output, flags)
 
 
 if __name__ == "__main__":

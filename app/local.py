@@ -15,7 +15,8 @@ from typing import Any, NoReturn, TypeVar
 import typer
 
 from app.answers import TextResult
-from app.bulk.inputs import Inputs
+from app.bulk.columns import answer_columns, answer_names
+from app.bulk.inputs import Inputs, table_files, table_sources
 from app.bulk.job import Job
 from app.bulk.pipeline import answered
 from app.bulk.records import json_line
@@ -127,7 +128,7 @@ class Asker:
 
 
 def ask(question: Question, inputs: Inputs, output: Output, flags: Mapping[str, Any]) -> None:
-    """Answer `inputs`, and end the process with the exit code that fits if there is a row without an answer."""
+    """Answer `inputs`, on standard output or into a folder."""
     if output.folder is not None and (inputs.here or inputs.stream):
         fail("--output: what is read once cannot be gone on with; give --file, --lines FILE or --jsonl FILE")
 
@@ -137,13 +138,36 @@ def ask(question: Question, inputs: Inputs, output: Output, flags: Mapping[str, 
             return await _print(asker, inputs, output)
         return await _fill(asker, inputs.sources, output)
 
-    num_refused = run_service(flags, run, f"with --output FOLDER {_GOES_ON}" if output.folder is None else _GOES_ON)
-    if num_refused:
-        _say(f"{num_refused} {'row has' if num_refused == 1 else 'rows have'} no answer; each says why under {ERROR}")
-        raise typer.Exit(SOME_REFUSED)
+    _end(run_service(flags, run, f"with --output FOLDER {_GOES_ON}" if output.folder is None else _GOES_ON))
+
+
+def ask_tables(
+    question: Question, names: Sequence[str], text_column: str, output: Output, flags: Mapping[str, Any]
+) -> None:
+    """Answer the rows of the tables of these names into a folder."""
+
+    async def run(service: Service) -> int:
+        asker = Asker(service, question)
+        request = asker.request
+        extras = ["support"] if request.support else []
+        columns = answer_columns(asker.checkpoint.tasks, request.tasks, output.prefix, extras)
+        added = answer_names(request.tasks, output.prefix)
+        return await _fill(asker, table_sources(names, text_column, added, columns), output)
+
+    try:
+        table_files(names)  # before the checkpoint is loaded
+    except InputError as error:
+        fail(str(error))
+    _end(run_service(flags, run, _GOES_ON))
 
 
 _GOES_ON = "the same command goes on where it stopped"
+
+
+def _end(num_refused: int) -> None:
+    if num_refused:
+        _say(f"{num_refused} {'row has' if num_refused == 1 else 'rows have'} no answer; each says why under {ERROR}")
+        raise typer.Exit(SOME_REFUSED)
 
 
 async def _print(asker: Asker, inputs: Inputs, output: Output) -> int:
@@ -218,7 +242,7 @@ def open_job(asker: Asker, sources: Sequence[Source], output: Output, folder: Pa
         **asker.question.facts,
         "prefix": output.prefix,
         "shard_rows": output.shard_rows,
-        "inputs": [source.digest for source in sources],
+        "inputs": [f"{type(source).__name__} {source.digest}" for source in sources],
     }
     return Job(folder, facts, shards, overwrite=output.overwrite)
 

@@ -26,17 +26,20 @@ def answer_names(tasks: Sequence[str], prefix: str) -> list[str]:
     return [prefix + name for name in (*map(_part_name, tasks), _WARNINGS)]
 
 
-def answer_columns(known: Tasks, tasks: Sequence[str], prefix: str) -> dict[str, Kind]:
-    """What an answer to `tasks` adds to a table, in order."""
+def answer_columns(known: Tasks, tasks: Sequence[str], prefix: str, extras: Sequence[str] = ()) -> dict[str, Kind]:
+    """What an answer to `tasks` adds to a table, in order; with those of its parts that must be asked for, `extras`."""
     columns: dict[str, Kind] = {}
     for task in tasks:
         part = _PARTS.get(task) or (LabelsAnswer if known.head(task).kind == "multi_label" else LabelAnswer)
-        first, *others = (name for name in part.model_fields if name not in _LEFT_OUT)
+        wanted = (*extras, *([] if task == SUMMARIZE else [_WARNINGS]))  # of a summary they are the text's
+        first, *others = (
+            name
+            for name, one in part.model_fields.items()
+            if name not in _LEFT_OUT and (one.is_required() or name in wanted)
+        )
         name = prefix + _part_name(task)
         columns[name] = _kind(part, first)
-        columns |= {
-            f"{name}.{other}": _kind(part, other) for other in others if other != _WARNINGS or task != SUMMARIZE
-        }
+        columns |= {f"{name}.{other}": _kind(part, other) for other in others}
     return {**columns, prefix + _WARNINGS: "json"}
 
 

@@ -97,6 +97,15 @@ def inputs_of(given: Given, added: Sequence[str]) -> Inputs:
     return Inputs(here, [TextFiles(paths)] if paths else [], None, keeps_bad_rows=len(paths) > 1)
 
 
+def table_files(names: Sequence[str]) -> list[Path]:
+    """The files of `names` that may be tables.
+
+    Raises:
+        InputError: there are none.
+    """
+    return found_files(names, (*_JSON_LINES, *_CSV, *_PARQUET))
+
+
 def table_sources(
     names: Sequence[str], text_column: str, added: Sequence[str], columns: Mapping[str, Kind]
 ) -> list[Source]:
@@ -105,8 +114,7 @@ def table_sources(
     Raises:
         InputError: one cannot be read, has no text, or they are of several formats.
     """
-    paths = found_files(names, (*_JSON_LINES, *_CSV, *_PARQUET))
-    sources = [_table_source(path, text_column, added, columns) for path in paths]
+    sources = [_table_source(path, text_column, added, columns) for path in table_files(names)]
     if len(suffixes := sorted({source.suffix for source in sources})) > 1:
         raise InputError(f"{', '.join(names)}: files of {' and '.join(suffixes)}; give one format at a time")
     return sources

@@ -42,17 +42,13 @@ class Job:
         self._lock = (folder / _LOCK).open("wb")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel gives it back whatever kills us
-        except OSError:
-            self._lock.close()
+            self._begin(before, facts, overwrite)
+        except BlockingIOError:
+            self.close()
             raise InputError(f"another process is filling {folder}; let it end, or stop it") from None
-        if overwrite:
-            self._clear()
-        elif before is not None:
-            _check_same(folder, before, facts)
-        for partial in folder.glob(".part-*"):
-            partial.unlink()
-        if overwrite or before is None:
-            self._publish(_JOB, json.dumps(facts, indent=2).encode())
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def unfinished(self) -> list[Shard]:
@@ -73,6 +69,16 @@ class Job:
     def close(self) -> None:
         """Let other processes in."""
         self._lock.close()
+
+    def _begin(self, before: Mapping[str, Any] | None, facts: Mapping[str, Any], overwrite: bool) -> None:
+        if overwrite:
+            self._clear()
+        elif before is not None:
+            _check_same(self._folder, before, facts)
+        for partial in self._folder.glob(".part-*"):
+            partial.unlink()
+        if overwrite or before is None:
+            self._publish(_JOB, json.dumps(facts, indent=2).encode())
 
     def _publish(self, name: str, content: bytes) -> None:
         partial = self._folder / f".part-{name}"

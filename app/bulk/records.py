@@ -127,7 +127,11 @@ class RecordFile(Source):
             file = self._path.open("rb")
         except OSError as error:
             raise InputError(f"{self._name}: {error.strerror}; give a file that can be read") from None
-        check_is_text(self._name, file.peek(4))
+        try:
+            check_is_text(self._name, file.peek(4))
+        except InputError:
+            file.close()
+            raise
         return file
 
     def _records(self, lines: Iterator[bytes], offset: int, line: int) -> Iterator[Record]:
@@ -146,6 +150,11 @@ class RecordFile(Source):
 
 class TextLines(RecordFile):
     """A text a line. The columns are the file's name, unless it is standard input, and the line's number."""
+
+    @property
+    def digest(self) -> str:
+        """Of the content and of the name, which is in the rows."""
+        return f"{self._digest} {self._name}"
 
     def _row(self, record: Record) -> Row:
         columns = {**({"file": self._name} if self._path else {}), "line": record.line}
