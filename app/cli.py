@@ -3,9 +3,10 @@
 Knows nothing of HTTP: only `serve` loads what does, which takes a second.
 """
 
+import asyncio
 import json
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,12 +28,15 @@ from app.answers import (
 )
 from app.bulk.inputs import Given, inputs_of
 from app.bulk.rows import InputError
+from app.doctor import Finding, checkpoint_findings, machine_findings
 from app.flags import SettingsError, options_from, settings_from, with_decoding_flags, with_flags, with_input_flags
 from app.keys import KeysError
 from app.local import LOAD_FAILED, MODEL_FAILED, Output, Question, ask, ask_tables, fail, refused_options, run_service
 from app.planning import OnLong, TextRequest
+from app.progress import progress
 from app.service import Service
 from app.tables import AnyAnswer
+from app.telemetry import configure_logging
 from app.version import VERSION
 from model.errors import ModelError
 from model.storage.checkpoint import Checkpoint
@@ -40,6 +44,7 @@ from model.storage.flan_t5 import import_flan_t5
 
 # The settings of the commands that run here.
 _LOCAL = ("checkpoint", "device", "dtype", "threads")
+_DOCTOR = (*_LOCAL, "host", "port")
 _BULK = (*_LOCAL, "max_batch_tokens", "max_decode_rows")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -249,6 +254,38 @@ async def _facts(service: Service) -> dict[str, Any]:
             {"name": head.name, "kind": head.kind, "labels": labels[head.name]} for head in checkpoint.tasks.heads
         ],
     }
+
+
+@app.command()
+@with_flags(_DOCTOR)
+def doctor(as_json: AsJson = False, **flags: Any) -> None:
+    """Look at this machine and the checkpoint, and say what to do about what is wrong."""
+    try:
+        settings = settings_from(flags)
+    except SettingsError as error:
+        fail(str(error))
+    findings: list[Finding] = []
+
+    def show(ones: list[Finding]) -> None:
+        findings.extend(ones)
+        for one in () if as_json else ones:
+            typer.echo(f"{one.state:8} {one.name}: {one.value}")
+            if one.state != "ok":
+                typer.echo(f"{'':8} -> {one.remedy}")
+
+    async def look() -> None:
+        show(machine_findings(settings))
+        service = Service(settings)
+        with progress(f"loading {settings.checkpoint.name}"):
+            show(await checkpoint_findings(service))
+        await service.drain(0.0)
+
+    configure_logging("critical", as_json=False)
+    asyncio.run(look())
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in findings], indent=2))
+    if any(one.state == "failure" for one in findings):
+        raise typer.Exit(LOAD_FAILED)
 
 
 def _run(texts: list[str] | None, question: Question, added: Iterable[str], flags: dict[str, Any]) -> None:

@@ -16,28 +16,35 @@ def usable_cores(root: Path = Path("/")) -> int:
     return max(1, math.floor(min([affinity, *_quotas(root)])))
 
 
-def _quotas(root: Path) -> Iterator[float]:
-    """Cores that each cgroup allows; those that set no limit, or cannot be read, are left out."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
+def cgroups(root: Path, controller: str) -> Iterator[tuple[Path, bool]]:
+    """The folder of each cgroup above the process, from the top, for `controller`; and whether it is of version 2."""
+    for line in read_file(root / "proc/self/cgroup").splitlines():
         _, controllers, place = line.split(":", 2)
         is_v2 = not controllers
-        if not (is_v2 or "cpu" in controllers.split(",")):
+        if not (is_v2 or controller in controllers.split(",")):
             continue
         top = root / "sys/fs/cgroup" / controllers
         folder = top / place.lstrip("/")
         # A container sees its own group at the top, or its whole path.
         for group in dict.fromkeys((top, folder, *folder.parents)):
-            if group.is_relative_to(top) and (quota := _quota_v2(group) if is_v2 else _quota_v1(group)):
-                yield quota
+            if group.is_relative_to(top):
+                yield group, is_v2
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Cores that each cgroup allows; those that set no limit, or cannot be read, are left out."""
+    for group, is_v2 in cgroups(root, "cpu"):
+        if quota := _quota_v2(group) if is_v2 else _quota_v1(group):
+            yield quota
 
 
 def _quota_v2(group: Path) -> float | None:
-    quota, _, period = _read(group / "cpu.max").partition(" ")
+    quota, _, period = read_file(group / "cpu.max").partition(" ")
     return _ratio(quota, period)
 
 
 def _quota_v1(group: Path) -> float | None:
-    return _ratio(_read(group / "cpu.cfs_quota_us"), _read(group / "cpu.cfs_period_us"))
+    return _ratio(read_file(group / "cpu.cfs_quota_us"), read_file(group / "cpu.cfs_period_us"))
 
 
 def _ratio(quota: str, period: str) -> float | None:
@@ -45,7 +52,8 @@ def _ratio(quota: str, period: str) -> float | None:
     return int(quota) / int(period) if quota.isdigit() and period.isdigit() and int(period) else None
 
 
-def _read(path: Path) -> str:
+def read_file(path: Path) -> str:
+    """The text of a file of the kernel; empty where it cannot be read."""
     try:
         return path.read_text(encoding="ascii")
     except (OSError, ValueError):
