@@ -23,7 +23,7 @@ from app.version import VERSION
 
 # What a request can fail of; those of the second line are refusals, each at its own limit.
 FAILURES = (
-    *("validation", "deadline", "cancelled", "engine"),
+    *("validation", "deadline", "cancelled", "engine", "memory"),
     *("rate_limit", "concurrency", "buffered_bytes", "queue", "tokenizer", "not_ready"),
 )
 

@@ -6,6 +6,8 @@ import torch
 
 from model.errors import DeviceError
 
+# In messages of torch's allocator for CPUs, of C++ and of cuBLAS, whose exceptions are plain RuntimeErrors.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
 DEVICE_NAME = r"auto|cpu|cuda(:\d{1,3})?"  # as a regular expression
 
 
@@ -24,3 +26,10 @@ def device_named(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= num_gpus:
         raise DeviceError(f"{name}: this machine offers {num_gpus} CUDA devices; use cpu, auto or a lower number")
     return device
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory did not suffice, of a GPU or of this process; torch has an exception of its own for GPUs alone."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)

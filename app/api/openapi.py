@@ -27,6 +27,7 @@ _ERRORS = {
     500: "The model failed.",
     503: "Loading, draining or failed.",
     504: "The deadline passed first.",
+    507: "The request takes more memory than there is, even alone; the detail has its size.",
 }
 
 
@@ -35,7 +36,7 @@ def errors(*statuses: int) -> Responses:
     return {status: {"model": ProblemSchema, "description": _ERRORS[status]} for status in statuses}
 
 
-INFERENCE_ERRORS = errors(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+INFERENCE_ERRORS = errors(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 504, 507)
 
 
 def _event(name: str, data: dict[str, Any]) -> dict[str, Any]:

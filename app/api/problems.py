@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.api.context import context_of
-from app.engine.request import DeadlineExceeded, EngineError, EngineStopped, Overloaded
+from app.engine.request import DeadlineExceeded, DoesNotFit, EngineError, EngineStopped, Overloaded
 from app.limits import FieldError, LimitError
 from app.planning import UnsupportedTask
 from app.service import NotReady
@@ -89,6 +89,8 @@ def problem_of(error: EngineError | NotReady | UnsupportedTask | LimitError) -> 
             return overloaded(str(error), error.retry_after_s, error.place)
         case DeadlineExceeded():
             return Problem(504, str(error), "deadline")
+        case DoesNotFit():  # and would not later: no Retry-After
+            return Problem(507, str(error), "memory")
         case EngineStopped() | NotReady():
             return Problem(503, str(error), "unavailable", headers={"Retry-After": _RETRY_S})
         case UnsupportedTask():
@@ -121,6 +123,7 @@ _REASONS = {
     CLIENT_LEFT: "cancelled",
     500: "engine",
     503: "not_ready",
+    507: "memory",
 }
 
 

@@ -27,6 +27,10 @@ class JobQueue:
         """Whether the job `key` waits."""
         return key in self._without_rows or key in self._with_rows
 
+    def get(self, key: int) -> Job | None:
+        """The job `key` if it waits."""
+        return self._without_rows.get(key) or self._with_rows.get(key)
+
     def add(self, job: Job) -> None:
         """Queue `job`."""
         if job.num_rows:

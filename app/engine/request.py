@@ -93,6 +93,10 @@ class Overloaded(EngineError):
         self.place = place
 
 
+class DoesNotFit(EngineError):
+    """The request takes more memory than there is, with nothing else in flight; the message has its size."""
+
+
 class DeadlineExceeded(EngineError):
     """The request's deadline passed before its result was complete."""
 

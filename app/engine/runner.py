@@ -4,13 +4,15 @@ Knows nothing of queues, threads or time. One caller at a time.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from app.engine.request import EngineError, EngineRequest, EngineResult, Update
+from model.devices import is_out_of_memory
 from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch
 from model.inference.decoding.options import DecodingOptions
@@ -23,6 +25,20 @@ from model.transfer import send
 _CHECK_TOKENS = 8
 _NOT_FINITE = "the model's numbers are not finite for this text; the request may be tried again"
 _LENGTH_MULTIPLES = {"cuda": 64}  # of encoder batches, in tokens: few shapes, each fit for the device's kernels
+
+
+class OutOfMemory(Exception):
+    """What was asked of the model needs more memory than there is."""
+
+
+@contextmanager
+def _memory_checked() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(str(error)) from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -56,7 +72,8 @@ class Runner:
         self._use_graphs = self.on_gpu if use_graphs is None else use_graphs
         self._batch = self._new_batch()
         self._partial: dict[int, EngineResult] = {}  # of what decodes: all but the summary
-        self._num_sent: dict[int, int] = {}  # tokens of what decodes that were in earlier updates
+        self._num_decoded: dict[int, int] = {}
+        self._num_sent: dict[int, int] = {}  # tokens that were in earlier updates, also before a `reset`
 
     @property
     def num_rows(self) -> int:
@@ -68,11 +85,15 @@ class Runner:
         multiple = _LENGTH_MULTIPLES.get(self._backend.device.type, 1)
         return -(-length // multiple) * multiple
 
+    @_memory_checked()
     @torch.inference_mode()
     def encode(self, requests: Mapping[int, EngineRequest]) -> EncodedBatch:
         """Encode `requests` as one padded batch, equal sources once, and run the heads that each names.
 
         Leaves what decodes untouched, also when it raises.
+
+        Raises:
+            OutOfMemory: there is too little for this batch.
         """
         row_of = {ids: row for row, ids in enumerate(dict.fromkeys(one.input_ids for one in requests.values()))}
         input_ids, encoder_mask = self._pad(list(row_of))
@@ -107,25 +128,31 @@ class Runner:
             padded_tokens=input_ids.numel(),
         )
 
+    @_memory_checked()
     @torch.inference_mode()
     def join(self, encoded: EncodedBatch) -> list[Update]:
         """Let the requests of a summary join the rows in flight; the others end at once, without finite numbers in an
         error.
 
-        When it raises, what decodes is lost: `reset` follows.
+        When it raises, what decodes is lost: `reset` follows. `OutOfMemory` as `encode`.
         """
         if keys := list(encoded.options):
             rows = send(torch.tensor([encoded.rows[key] for key in keys]), self._backend.device)
             encoder_states, encoder_mask = encoded.encoder_states[rows], encoded.encoder_mask[rows]  # (C, S, D), (C, S)
             self._batch.add(keys, encoder_states, encoder_mask, [encoded.options[key] for key in keys])
             self._partial |= {key: encoded.results[key] for key in keys}
-            self._num_sent |= dict.fromkeys(keys, 0)
+            for key in keys:
+                self._num_decoded[key] = 0
+                self._num_sent.setdefault(key, 0)
         failed = [Update(key, end=EngineError(_NOT_FINITE)) for key in sorted(encoded.not_finite)]
         ended = [Update(key, end=result) for key, result in encoded.results.items() if key not in encoded.options]
         return failed + ended
 
+    @_memory_checked()
     def step(self) -> list[Update]:
-        """One decode step over everything in flight. When it raises, what decodes is lost: `reset` follows."""
+        """One decode step over everything in flight. When it raises, what decodes is lost: `reset` follows.
+        `OutOfMemory` as `encode`.
+        """
         return [self._update_of(step) for step in self._batch.step()]
 
     def remove(self, keys: Collection[int]) -> None:
@@ -133,13 +160,14 @@ class Runner:
         self._batch.remove(keys)
         for key in keys:
             self._partial.pop(key, None)
+            self._num_decoded.pop(key, None)
             self._num_sent.pop(key, None)
 
     def reset(self) -> None:
-        """Forget everything in flight."""
+        """Forget everything in flight. What is encoded again goes on where its updates ended."""
         self._batch = self._new_batch()
         self._partial.clear()
-        self._num_sent.clear()
+        self._num_decoded.clear()
 
     def prepare(self, num_documents: int, source_length: int, target_length: int) -> None:
         """Allocate the cache for so many documents and record their decode steps, which takes seconds; on a GPU."""
@@ -184,9 +212,14 @@ class Runner:
 
     def _update_of(self, step: Step) -> Update:
         if step.result is None:
-            token_ids = () if step.token_id is None else (step.token_id,)
-            self._num_sent[step.key] += len(token_ids)
-            return Update(step.key, token_ids)
+            if step.token_id is None:
+                return Update(step.key)
+            self._num_decoded[step.key] += 1
+            if self._num_decoded[step.key] <= self._num_sent[step.key]:
+                return Update(step.key)
+            self._num_sent[step.key] += 1
+            return Update(step.key, (step.token_id,))
+        del self._num_decoded[step.key]
         num_sent = self._num_sent.pop(step.key)
         result = replace(self._partial.pop(step.key), summary=step.result)
         if not step.result.is_finite:

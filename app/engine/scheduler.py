@@ -19,6 +19,7 @@ Knows no torch, no asyncio and no clock; times come in as arguments. Its rules:
 
 import heapq
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from app.engine.job_queue import JobQueue
@@ -55,6 +56,18 @@ class Idle:
 
 
 @dataclass(frozen=True)
+class Retry:
+    """How much is tried at once until the jobs that memory did not suffice for have ended.
+
+    `num_sources` of an encoder batch, `num_rows` that decode; with `alone` one of these jobs has the model to itself.
+    """
+
+    num_sources: float = math.inf
+    num_rows: float = math.inf
+    alone: bool = False
+
+
+@dataclass(frozen=True)
 class _Bounds:
     """Of an encoder batch: padded tokens, distinct sources, and the rows that its priority may hold at once."""
 
@@ -82,6 +95,8 @@ class Scheduler:
         self._queues: dict[Priority, JobQueue] = {"interactive": JobQueue(), "batch": JobQueue()}
         self._rows: dict[Priority, int] = {"interactive": 0, "batch": 0}  # in flight
         self._decoding: dict[int, Job] = {}
+        self._retried: set[int] = set()
+        self._retry = Retry()
         self._deadlines: list[tuple[float, int]] = []
         self._decode_is_next = False
         self._num_passed = 0  # encoder batches since work of `batch` waits for its turn
@@ -106,12 +121,35 @@ class Scheduler:
         """Forget a job that is finished, cancelled or expired, queued or decoding; unknown keys are ignored."""
         for queue in self._queues.values():
             queue.remove(key)
-        if job := self._decoding.pop(key, None):
-            self._rows[job.request.priority] -= job.num_rows
+        self._stop(key)
+        self._retried.discard(key)
+        if not self._retried:
+            self._retry = Retry()
         # Entries of what is gone stay until they come up, which a long deadline puts off.
         if len(self._deadlines) > _SPARE_DEADLINES + 2 * self._num_jobs:
             self._deadlines = [entry for entry in self._deadlines if self._is_known(entry[1])]
             heapq.heapify(self._deadlines)
+
+    def retry(self, jobs: Collection[Job], bounds: Retry) -> None:
+        """Queue `jobs` again, which were encoding or decoding when memory did not suffice. `bounds` hold besides those
+        of earlier ones."""
+        for job in jobs:
+            self._stop(job.key)
+            self._queues[job.request.priority].add(job)
+            self._retried.add(job.key)
+        self._retry = Retry(
+            min(self._retry.num_sources, bounds.num_sources),
+            min(self._retry.num_rows, bounds.num_rows),
+            self._retry.alone or bounds.alone,
+        )
+
+    def is_retried(self, key: int) -> bool:
+        """Whether the job `key` has been queued again."""
+        return key in self._retried
+
+    def _stop(self, key: int) -> None:
+        if job := self._decoding.pop(key, None):
+            self._rows[job.request.priority] -= job.num_rows
 
     def expired(self, now: float) -> list[int]:
         """Keys of the queued and decoding jobs whose deadline has come, each returned once; they stay until removed."""
@@ -156,6 +194,8 @@ class Scheduler:
             self._rows[job.request.priority] += job.num_rows
 
     def _choose(self, *, is_quiet: bool) -> list[Job]:
+        if self._retry.alone:
+            return self._choose_alone()
         order: tuple[Priority, ...] = ("interactive", "batch")
         if self._num_passed >= BATCH_TURN - 1:
             order = ("batch", "interactive")
@@ -170,6 +210,10 @@ class Scheduler:
                 return chosen
             rows_are_kept = first is not None and self._may_hold(first, 0, bounds)
         return []
+
+    def _choose_alone(self) -> list[Job]:
+        queued = [job for key in sorted(self._retried) for queue in self._queues.values() if (job := queue.get(key))]
+        return queued[:1] if not self.num_rows else []
 
     def _fill(self, candidates: list[Job], bounds: _Bounds) -> list[Job]:
         """The first of `candidates` with those that it takes along."""
@@ -196,7 +240,8 @@ class Scheduler:
         others = self.num_rows + num_chosen
         is_alone = others == 0
         return not job.num_rows or (
-            (is_alone or others + job.num_rows <= self._max_decode_rows) and self._may_hold(job, num_chosen, bounds)
+            (is_alone or others + job.num_rows <= min(self._max_decode_rows, self._retry.num_rows))
+            and self._may_hold(job, num_chosen, bounds)
         )
 
     def _may_hold(self, job: Job, num_chosen: int, bounds: _Bounds) -> bool:
@@ -209,9 +254,9 @@ class Scheduler:
         if self._tokens_per_s is not None and (self.num_rows or priority == "batch"):
             num_tokens = min(num_tokens, self._max_stall_s * self._tokens_per_s)
         if priority == "interactive" or is_quiet:
-            return _Bounds(num_tokens, math.inf, math.inf)
+            return _Bounds(num_tokens, self._retry.num_sources, math.inf)
         most = self._max_batch_work_rows
-        return _Bounds(min(num_tokens, most * _SIMILAR_TOKENS), most, most)
+        return _Bounds(min(num_tokens, most * _SIMILAR_TOKENS), min(most, self._retry.num_sources), most)
 
 
 def _are_similar(shortest: int, longest: int) -> bool:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from app.engine.heap import Heap
-from app.engine.request import DeadlineExceeded, EngineError, EngineRequest, EngineResult, Job, Update
-from app.engine.runner import Runner
-from app.engine.scheduler import Decode, Encode, Idle, Scheduler
+from app.engine.request import DeadlineExceeded, DoesNotFit, EngineError, EngineRequest, EngineResult, Job, Update
+from app.engine.runner import OutOfMemory, Runner
+from app.engine.scheduler import Decode, Encode, Idle, Retry, Scheduler
 from app.metrics import Metrics
 from model.tasks import SUMMARIZE
 
@@ -70,7 +70,8 @@ class Worker:
         self._published_rows = num_rows
 
     def run(self) -> None:
-        """Run until a `Stop` comes. A model that fails at one batch fails that batch's requests, no others.
+        """Run until a `Stop` comes. A model that fails at one batch fails that batch's requests, no others; where it is
+        memory that does not suffice, the batch is tried again in parts, and fails what does not fit alone.
 
         Raises:
             Exception: what the model raised at a minimal request, after it had failed at others.
@@ -117,9 +118,13 @@ class Worker:
         started_at = self._clock()
         for job in map(self._jobs.__getitem__, keys):
             labels = (_task(job.request), job.request.priority)
-            self._metrics.queue_wait_seconds.labels(*labels).observe(started_at - job.accepted_at)
+            if not self._scheduler.is_retried(job.key):
+                self._metrics.queue_wait_seconds.labels(*labels).observe(started_at - job.accepted_at)
         try:
             encoded = self._runner.encode({key: self._jobs[key].request for key in keys})
+        except OutOfMemory as error:
+            self._retry_encoding(keys, error)
+            return
         except Exception:  # a model can raise anything; what decodes is unaffected
             self._recover(keys, "encoding")
             return
@@ -130,6 +135,9 @@ class Worker:
         self._metrics.padding_ratio.observe(1 - encoded.num_tokens / encoded.padded_tokens)
         try:
             updates = self._runner.join(encoded)
+        except OutOfMemory as error:
+            self._retry_decoding({*keys, *self._scheduler.decoding}, error)
+            return
         except Exception:
             self._recover({*keys, *self._scheduler.decoding}, "joining")
             return
@@ -139,12 +147,39 @@ class Worker:
         started_at, num_rows = self._clock(), self._scheduler.num_rows
         try:
             updates = self._runner.step()
+        except OutOfMemory as error:
+            self._retry_decoding(self._scheduler.decoding, error)
+            return
         except Exception:
             self._recover(self._scheduler.decoding, "decoding")
             return
         self._metrics.decode_step_seconds.observe(self._clock() - started_at)
         self._metrics.decode_batch_rows.observe(num_rows)
         self._report(updates)
+
+    def _retry_encoding(self, keys: Collection[int], error: OutOfMemory) -> None:
+        num_sources = len({self._jobs[key].source for key in keys})
+        if num_sources > 1:
+            self._retry(keys, Retry(num_sources=num_sources // 2), error)
+        else:
+            self._retry(keys, Retry(alone=True), error, is_alone=not set(self._scheduler.decoding) - {*keys})
+
+    def _retry_decoding(self, keys: Collection[int], error: OutOfMemory) -> None:
+        """Begin anew with `keys`, which are all that is in flight: what grew when memory ended cannot be used."""
+        self._runner.reset()
+        num_rows = self._scheduler.num_rows
+        self._retry(keys, Retry(num_rows=max(1, num_rows // 2)), error, is_alone=len(keys) == 1)
+
+    def _retry(self, keys: Collection[int], bounds: Retry, error: OutOfMemory, *, is_alone: bool = False) -> None:
+        jobs = [self._jobs[key] for key in keys]
+        if not is_alone:
+            logger.warning("memory does not suffice for %d requests at once; in parts: %s", len(jobs), error)
+            self._scheduler.retry(jobs, bounds)
+            self.publish_rows(self._scheduler.num_rows)
+            return
+        logger.error("memory does not suffice for one source alone: %s", error)
+        for job in jobs:  # equal ones
+            self._fail((job.key,), DoesNotFit, _size_of(job.request))
 
     def _recover(self, keys: Collection[int], doing: str) -> None:
         """Fail `keys` and go on with the others, if the model still answers at all."""
@@ -192,6 +227,14 @@ class Worker:
             self._jobs.pop(key, None)
             self._first_token_at.pop(key, None)
         self.publish_rows(self._scheduler.num_rows)
+
+
+def _size_of(request: EngineRequest) -> str:
+    size, remedy = f"{len(request.input_ids)} tokens to read", "send a shorter text"
+    if options := request.options:
+        size += f", {options.num_beams} x {options.max_new_tokens} tokens to write (num_beams x max_new_tokens)"
+        remedy += ", or ask for fewer beams or new tokens"
+    return f"the request takes more memory than this server has, even alone: {size}; {remedy}"
 
 
 def _task(request: EngineRequest) -> str:
