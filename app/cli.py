@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from app.answers import (
@@ -26,6 +27,7 @@ from app.answers import (
     summary_answer,
     topic_answer,
 )
+from app.bench import NEW_TOKENS, Figure, loads, measure
 from app.bulk.inputs import Given, inputs_of
 from app.bulk.rows import InputError
 from app.doctor import Finding, checkpoint_findings, machine_findings
@@ -35,7 +37,7 @@ from app.local import LOAD_FAILED, MODEL_FAILED, Output, Question, ask, ask_tabl
 from app.planning import OnLong, TextRequest
 from app.progress import progress
 from app.service import Service
-from app.tables import AnyAnswer
+from app.tables import AnyAnswer, print_figures
 from app.telemetry import configure_logging
 from app.version import VERSION
 from model.errors import ModelError
@@ -286,6 +288,38 @@ def doctor(as_json: AsJson = False, **flags: Any) -> None:
         typer.echo(json.dumps([asdict(one) for one in findings], indent=2))
     if any(one.state == "failure" for one in findings):
         raise typer.Exit(LOAD_FAILED)
+
+
+@app.command()
+@with_flags(_BULK)
+def bench(
+    seconds: Annotated[float, typer.Option(min=1, metavar="<number>", help="How long it may take, about.")] = 60.0,
+    as_json: AsJson = False,
+    **flags: Any,
+) -> None:
+    """Measure how fast this machine answers with the checkpoint, in about a minute."""
+
+    async def run(service: Service) -> list[Figure]:
+        deployment = service.deployment
+        checkpoint, backend = deployment.checkpoint, deployment.checkpoint.backend
+        if not as_json:
+            typer.echo(
+                f"{deployment.id}, {backend.precision} on {backend.device}, {torch.get_num_threads()} threads, "
+                f"{checkpoint.num_parameters:,} parameters; {NEW_TOKENS} new tokens a summary"
+            )
+        chosen = loads(checkpoint.tasks.names)
+        figures: list[Figure] = []
+        with progress("measuring", len(chosen)) as advance:
+            for load in chosen:
+                figures.append(await measure(deployment, load, seconds / len(chosen)))
+                advance(1)
+        return figures
+
+    figures = run_service(flags, run)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in figures], indent=2))
+    else:
+        print_figures(figures)
 
 
 def _run(texts: list[str] | None, question: Question, added: Iterable[str], flags: dict[str, Any]) -> None:

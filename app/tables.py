@@ -15,6 +15,7 @@ from app.answers import (
     SummaryAnswer,
     TopicAnswer,
 )
+from app.bench import Figure
 from app.support import Support
 from app.thresholds import Score
 
@@ -33,6 +34,19 @@ def print_answers(answers: Sequence[tuple[str, AnyAnswer | str]]) -> None:
     for place, answer in answers:
         for task, cell in [*_rows(answer), *_warnings(answer)]:
             table.add_row(*([Text(place)] if len(answers) > 1 else []), task, Text(cell))  # Text: no markup in texts
+    Console().print(table)
+
+
+def print_figures(figures: Sequence[Figure]) -> None:
+    """One table, a row for each load."""
+    table = Table()
+    table.add_column("what is asked", overflow="fold")
+    for name in ("words", "at once", "texts/s", "new tokens/s", "p50, ms", "p95, ms"):
+        table.add_column(name, justify="right")
+    for one in figures:
+        tokens = f"{one.new_tokens_per_s:,.0f}" if one.new_tokens_per_s else ""
+        times = (f"{1000 * one.p50_s:,.0f}", f"{1000 * one.p95_s:,.0f}")
+        table.add_row(one.name, str(one.num_words), str(one.at_once), f"{one.texts_per_s:,.1f}", tokens, *times)
     Console().print(table)
 
 
