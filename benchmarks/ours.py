@@ -50,7 +50,8 @@ def generate(
     """Exactly `num_new_tokens` ids for each source, encoding included; in `batch` if one is kept from call to call."""
     options = fixed_length(num_new_tokens, num_beams)
     encoder_states, mask = encode(backend, sources)
-    return [list(result.token_ids) for result in decode(backend, encoder_states, mask, [options] * len(sources), batch)]
+    results = decode(backend, encoder_states, mask, [options] * len(sources), batch, sources)
+    return [list(result.token_ids) for result in results]
 
 
 def fixed_length(num_new_tokens: int, num_beams: int = 1) -> DecodingOptions:

@@ -19,6 +19,7 @@ class Backend(ABC):
     """
 
     config: ModelConfig
+    rows_are_independent = False  # to the bit: what else a step computes changes nothing of a row
     byte_pieces: tuple[int, ...]  # of bytes 0 to 255, where the vocabulary spells characters in bytes; else empty
 
     @property
@@ -54,7 +55,9 @@ class Backend(ABC):
     def step(self, token_ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """Logits of the next token of every row of `caches`, in order: (R,) to (R, V) float32.
 
-        Writes the tokens' keys and values; every document is a token older afterwards.
+        Writes the tokens' keys and values; every document is a token older afterwards. Where rows are independent,
+        `KVCache.step_tokens` may propose further tokens behind a row's newest one: each is computed as if those before
+        it were the row's, which `KVCache.keep` then says of the ones that are.
         """
         logits = self.compute_step(token_ids, caches)
         for cache in caches:

@@ -6,6 +6,7 @@ keys: `lineage` remembers which beam of the document wrote each of a row's keys.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,6 +14,26 @@ from torch import Tensor
 from model.config import ModelConfig
 
 _ROUND = 64  # capacities of the source and target axes are multiples of this, so that they seldom grow
+
+
+@dataclass(frozen=True)
+class StepTokens:
+    """Which document each token of a step is of, where documents have several: the newest and those proposed behind it.
+
+    `documents` (R,) and `offsets` (R,) behind the newest one; `ends` (C,) one past each document's last token.
+    """
+
+    documents: Tensor
+    offsets: Tensor
+    ends: Tensor
+
+    @staticmethod
+    def of(counts: Sequence[int]) -> "StepTokens":
+        """`counts` of tokens, for each document one or more."""
+        sizes = torch.tensor(counts)
+        ends = sizes.cumsum(0)
+        documents = torch.arange(len(counts)).repeat_interleave(sizes)
+        return StepTokens(documents, torch.arange(len(documents)) - (ends - sizes)[documents], ends)
 
 
 class KVCache:
@@ -38,6 +59,7 @@ class KVCache:
         self.num_beams = num_beams
         self.num_documents = 0
         self.window: tuple[int, int, int] | None = None
+        self.step_tokens: StepTokens | None = None  # of the coming step; None: one a row
         self.generation = 0  # of the arrays: goes up when they are replaced
         self._shape = (config.num_decoder_layers, config.num_heads, config.d_kv)
         self.dtype, self.source_dtype = dtype, source_dtype or dtype
@@ -57,6 +79,18 @@ class KVCache:
     def num_rows(self) -> int:
         """Decoder rows that a step works on: documents times beams."""
         return (self.window[0] if self.window else self.num_documents) * self.num_beams
+
+    @property
+    def num_step_tokens(self) -> int:
+        """Tokens that the coming step computes."""
+        return self.num_rows if self.step_tokens is None else len(self.step_tokens.documents)
+
+    @property
+    def step_positions(self) -> Tensor:
+        """Their positions, (R,)."""
+        if self.step_tokens is None:
+            return self.positions[: self.num_rows]
+        return self.positions[self.step_tokens.documents] + self.step_tokens.offsets
 
     @property
     def target_length(self) -> int:
@@ -145,6 +179,11 @@ class KVCache:
     def count_step(self) -> None:
         """On the host: every document is a token older."""
         self._ages = [age + 1 for age in self._ages]
+
+    def keep(self, counts: Sequence[int]) -> None:
+        """As many of the tokens that were proposed in the last step are part of each document's past too."""
+        self.positions[: self.num_rows] += torch.tensor(counts)
+        self._ages = [age + count for age, count in zip(self._ages, counts, strict=True)]
 
     def reorder(self, parents: Tensor) -> None:
         """Give each row the past of another of its document: `parents` (R,) are row numbers (beam search)."""

@@ -32,6 +32,7 @@ class NativeBackend(Backend):
     """
 
     device = torch.device("cpu")
+    rows_are_independent = True
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class NativeBackend(Backend):
 
     def compute_step(self, token_ids: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """All layers and the output matrix in one call."""
-        positions = [cache.positions[: cache.num_rows] for cache in caches]
+        positions = [cache.step_positions for cache in caches]
         x = add_positions_at(F.embedding(token_ids, self._embedding), positions, self._decoder_positions)
         logits = self._decoder.step(x, [_struct_of(cache) for cache in caches])
         for cache in caches:
@@ -131,4 +132,5 @@ def _struct_of(cache: KVCache) -> Cache:
         mask_stride=cache.additive_mask.shape[1],
         positions=cache.positions.data_ptr(),
         source_ends=cache.source_ends.data_ptr(),
+        token_ends=None if cache.step_tokens is None else cache.step_tokens.ends.data_ptr(),
     )

@@ -30,44 +30,80 @@ float exponentiate(float* scores, int64_t length, const Bias& bias) {
   return 1.0f / _mm512_reduce_add_ps(total);
 }
 
-// `key(t)` and `value(t)` point to rows as `store_row` writes them, `bias(t)` is 16 scores' worth from key t on.
-template <int kChunks, typename Number, typename Key, typename Value, typename Bias>
-void attend(const float* query, int64_t width, int64_t length, float* scores, float* context, const Key& key,
-            const Value& value, const Bias& bias) {
+constexpr int kQueries = 4;  // that read a key at a time
+
+// Some queries of one head, where their contexts go, and room for the scores of `kQueries` of them.
+struct Queries {
+  const float* rows;
+  int64_t stride, count;
+  float* context;
+  int64_t context_stride;
+  float* scores;
+  int64_t scores_stride;
+};
+
+// `kCount` queries from the `first` on. `key(t)` and `value(t)` point to rows as `store_row` writes them, `bias(t)` is 16
+// scores' worth from key t on. A query's numbers do not depend on how many are taken together.
+template <int kChunks, int kCount, typename Number, typename Key, typename Value, typename Bias>
+void attend(const Queries& of, int64_t first, int64_t width, int64_t length, const Key& key, const Value& value,
+            const Bias& bias) {
   __mmask16 masks[kChunks];
-  __m512 q[kChunks], sum[kChunks];
+  __m512 q[kCount][kChunks], sum[kCount][kChunks], inverse[kCount];
   for (int c = 0; c < kChunks; ++c) {
     masks[c] = lane_mask(width - c * kLanes);
-    q[c] = load16(query + c * kLanes, masks[c]);
-    sum[c] = _mm512_setzero_ps();
+    for (int n = 0; n < kCount; ++n) {
+      q[n][c] = load16(of.rows + (first + n) * of.stride + c * kLanes, masks[c]);
+      sum[n][c] = _mm512_setzero_ps();
+    }
   }
   for (int64_t t = 0; t < length; ++t) {
     const Number* k = key(t);
-    __m512 dot = _mm512_mul_ps(q[0], load16(k, masks[0]));
-    for (int c = 1; c < kChunks; ++c) dot = _mm512_fmadd_ps(q[c], load16(k + c * kLanes, masks[c]), dot);
-    scores[t] = _mm512_reduce_add_ps(dot) * scale_of(k, width);
+    const float scale = scale_of(k, width);
+    __m512 dot[kCount];
+    for (int c = 0; c < kChunks; ++c) {
+      const __m512 part = load16(k + c * kLanes, masks[c]);
+      for (int n = 0; n < kCount; ++n) dot[n] = c ? _mm512_fmadd_ps(q[n][c], part, dot[n]) : _mm512_mul_ps(q[n][0], part);
+    }
+    for (int n = 0; n < kCount; ++n) of.scores[n * of.scores_stride + t] = _mm512_reduce_add_ps(dot[n]) * scale;
   }
-  const __m512 inverse = _mm512_set1_ps(exponentiate(scores, length, bias));
+  for (int n = 0; n < kCount; ++n)
+    inverse[n] = _mm512_set1_ps(exponentiate(of.scores + n * of.scores_stride, length, bias));
   for (int64_t t = 0; t < length; ++t) {
     const Number* v = value(t);
-    const __m512 p = _mm512_set1_ps(scores[t] * scale_of(v, width));
-    for (int c = 0; c < kChunks; ++c) sum[c] = _mm512_fmadd_ps(p, load16(v + c * kLanes, masks[c]), sum[c]);
+    const float scale = scale_of(v, width);
+    __m512 p[kCount];
+    for (int n = 0; n < kCount; ++n) p[n] = _mm512_set1_ps(of.scores[n * of.scores_stride + t] * scale);
+    for (int c = 0; c < kChunks; ++c) {
+      const __m512 part = load16(v + c * kLanes, masks[c]);
+      for (int n = 0; n < kCount; ++n) sum[n][c] = _mm512_fmadd_ps(p[n], part, sum[n][c]);
+    }
   }
-  for (int c = 0; c < kChunks; ++c) _mm512_mask_storeu_ps(context + c * kLanes, masks[c], _mm512_mul_ps(sum[c], inverse));
+  for (int n = 0; n < kCount; ++n)
+    for (int c = 0; c < kChunks; ++c)
+      _mm512_mask_storeu_ps(of.context + (first + n) * of.context_stride + c * kLanes, masks[c],
+                            _mm512_mul_ps(sum[n][c], inverse[n]));
+}
+
+template <int kChunks, typename Number, typename Key, typename Value, typename Bias>
+void attend_all(const Queries& of, int64_t width, int64_t length, const Key& key, const Value& value, const Bias& bias) {
+  int64_t n = 0;
+  if constexpr (kChunks <= 4)  // of wider heads the registers hold two
+    for (; n + 4 <= of.count; n += 4) attend<kChunks, 4, Number>(of, n, width, length, key, value, bias);
+  for (; n + 2 <= of.count; n += 2) attend<kChunks, 2, Number>(of, n, width, length, key, value, bias);
+  if (n < of.count) attend<kChunks, 1, Number>(of, n, width, length, key, value, bias);
 }
 
 template <typename Number, typename Key, typename Value, typename Bias>
-void attend_any(const float* query, int64_t width, int64_t length, float* scores, float* context, const Key& key,
-                const Value& value, const Bias& bias) {
+void attend_any(const Queries& of, int64_t width, int64_t length, const Key& key, const Value& value, const Bias& bias) {
   switch ((width + kLanes - 1) / kLanes) {  // at most 128 numbers a head, which `library.py` checks
-    case 1: return attend<1, Number>(query, width, length, scores, context, key, value, bias);
-    case 2: return attend<2, Number>(query, width, length, scores, context, key, value, bias);
-    case 3: return attend<3, Number>(query, width, length, scores, context, key, value, bias);
-    case 4: return attend<4, Number>(query, width, length, scores, context, key, value, bias);
-    case 5: return attend<5, Number>(query, width, length, scores, context, key, value, bias);
-    case 6: return attend<6, Number>(query, width, length, scores, context, key, value, bias);
-    case 7: return attend<7, Number>(query, width, length, scores, context, key, value, bias);
-    case 8: return attend<8, Number>(query, width, length, scores, context, key, value, bias);
+    case 1: return attend_all<1, Number>(of, width, length, key, value, bias);
+    case 2: return attend_all<2, Number>(of, width, length, key, value, bias);
+    case 3: return attend_all<3, Number>(of, width, length, key, value, bias);
+    case 4: return attend_all<4, Number>(of, width, length, key, value, bias);
+    case 5: return attend_all<5, Number>(of, width, length, key, value, bias);
+    case 6: return attend_all<6, Number>(of, width, length, key, value, bias);
+    case 7: return attend_all<7, Number>(of, width, length, key, value, bias);
+    case 8: return attend_all<8, Number>(of, width, length, key, value, bias);
     default: __builtin_unreachable();
   }
 }

@@ -26,13 +26,22 @@ struct StageClock {
   }
 };
 
-int64_t count_rows(const Cache* caches, int64_t num_caches) {
-  int64_t rows = 0;
-  for (int64_t c = 0; c < num_caches; ++c) rows += caches[c].num_documents * caches[c].num_beams;
-  return rows;
+// Where the tokens of a cache's row `r` begin among those of the cache: each row has its newest one, and those that are
+// proposed to follow it.
+int64_t first_token(const Cache& cache, int64_t r) {
+  if (!cache.token_ends) return r;
+  return r ? cache.token_ends[r - 1] : 0;
 }
 
-// One new token for every row of some caches.
+int64_t count_tokens(const Cache& cache) { return first_token(cache, cache.num_documents * cache.num_beams); }
+
+int64_t count_tokens(const Cache* caches, int64_t num_caches) {
+  int64_t tokens = 0;
+  for (int64_t c = 0; c < num_caches; ++c) tokens += count_tokens(caches[c]);
+  return tokens;
+}
+
+// One new token for every row of some caches, and for every token that is proposed.
 template <Kind kind>
 class Step {
  public:
@@ -42,7 +51,8 @@ class Step {
     int64_t longest = 0;
     for (int64_t c = 0; c < num_caches; ++c)
       longest = std::max({longest, caches[c].target_capacity, caches[c].source_capacity});
-    scores_.resize(longest + kLanes);
+    scores_stride_ = round_up(longest, kLanes) + kLanes;
+    scores_.resize(kQueries * scores_stride_);
   }
 
   void run(float* logits) {
@@ -98,48 +108,54 @@ class Step {
     clock_.end(stage);
   }
 
-  // `work` with each cache and the number of its first row.
+  // `work` with each cache and the number of its first token.
   template <typename Work>
   void for_each_cache(const Work& work) {
-    int64_t first_row = 0;
+    int64_t first = 0;
     for (int64_t c = 0; c < num_caches_; ++c) {
-      work(caches_[c], first_row);
-      first_row += caches_[c].num_documents * caches_[c].num_beams;
+      work(caches_[c], first);
+      first += count_tokens(caches_[c]);
     }
   }
 
   // No barrier follows: a thread attends for the rows and heads that it stored; of other beams it reads the past alone.
+  // What is stored of a proposed token that is not kept, the token that comes in its place overwrites.
   void store_keys(int64_t layer) {
-    for_each_cache([&](const Cache& cache, int64_t first_row) {
+    for_each_cache([&](const Cache& cache, int64_t first) {
       const int64_t room = cache.target_capacity * width_;
       Number* keys = reinterpret_cast<Number*>(cache.self_keys) + layer * cache.self_stride;
       Number* values = reinterpret_cast<Number*>(cache.self_values) + layer * cache.self_stride;
       share(cache.num_documents * cache.num_beams * heads_, [&](int64_t i) {
-        const int64_t r = i / heads_, h = i % heads_, at = i * room + cache.positions[r] * width_;
-        const float* row = wide_ + (first_row + r) * work_.wide_stride + h * width_;
-        store_row(row + inner_, width_, keys + at);
-        store_row(row + 2 * inner_, width_, values + at);
+        const int64_t r = i / heads_, h = i % heads_, begin = first_token(cache, r), end = first_token(cache, r + 1);
+        for (int64_t n = begin; n < end; ++n) {
+          const int64_t at = i * room + (cache.positions[r] + n - begin) * width_;
+          const float* row = wide_ + (first + n) * work_.wide_stride + h * width_;
+          store_row(row + inner_, width_, keys + at);
+          store_row(row + 2 * inner_, width_, values + at);
+        }
       });
     });
   }
 
   void attend_to_target(int64_t layer) {
-    for_each_cache([&](const Cache& cache, int64_t first_row) {
+    for_each_cache([&](const Cache& cache, int64_t first) {
       const int64_t room = cache.target_capacity * width_;
       const Number* keys = reinterpret_cast<const Number*>(cache.self_keys) + layer * cache.self_stride;
       const Number* values = reinterpret_cast<const Number*>(cache.self_values) + layer * cache.self_stride;
       share(cache.num_documents * cache.num_beams * heads_, [&](int64_t i) {
-        const int64_t r = i / heads_, h = i % heads_, age = cache.positions[r];
-        const int64_t family = r / cache.num_beams * cache.num_beams;
+        const int64_t r = i / heads_, h = i % heads_, begin = first_token(cache, r), end = first_token(cache, r + 1);
+        const int64_t family = r / cache.num_beams * cache.num_beams, past = cache.positions[r];
         const int32_t* lineage = cache.lineage + r * cache.lineage_stride;
         const auto place = [&](int64_t t) {
-          const int64_t holder = t == age ? r : family + lineage[t];
+          const int64_t holder = t >= past ? r : family + lineage[t];
           return (holder * heads_ + h) * room + t * width_;
         };
-        attend_any<Number>(
-            wide_ + (first_row + r) * work_.wide_stride + h * width_, width_, age + 1, scores_.data(),
-            context_ + (first_row + r) * work_.context_stride + h * width_, [&](int64_t t) { return keys + place(t); },
-            [&](int64_t t) { return values + place(t); }, distance_bias(h, age));
+        for (int64_t n = begin; n < end; ++n) {
+          const int64_t age = past + n - begin;
+          attend_any<Number>(
+              queries(first + n, 1, h), width_, age + 1, [&](int64_t t) { return keys + place(t); },
+              [&](int64_t t) { return values + place(t); }, distance_bias(h, age));
+        }
       });
     });
   }
@@ -157,7 +173,7 @@ class Step {
   }
 
   void attend_to_source(int64_t layer) {
-    for_each_cache([&](const Cache& cache, int64_t first_row) {
+    for_each_cache([&](const Cache& cache, int64_t first) {
       const int64_t step = source_step<kind>(width_), room = cache.source_capacity * step;
       share(cache.num_documents * heads_, [&](int64_t i) {
         const int64_t document = i / heads_, h = i % heads_;
@@ -165,16 +181,21 @@ class Step {
         const Source* values =
             reinterpret_cast<const Source*>(cache.cross_values) + layer * cache.cross_stride + i * room;
         const float* additive_mask = cache.additive_mask + document * cache.mask_stride;
-        for (int64_t n = 0; n < cache.num_beams; ++n) {  // beams share the keys, which stay near meanwhile
-          const int64_t r = first_row + document * cache.num_beams + n;
-          attend_any<Source>(
-              wide_ + r * work_.wide_stride + h * width_, width_, cache.source_ends[document], scores_.data(),
-              context_ + r * work_.context_stride + h * width_, [&](int64_t t) { return keys + t * step; },
-              [&](int64_t t) { return values + t * step; },
-              [&](int64_t t, __mmask16 mask) { return load16(additive_mask + t, mask); });
-        }
+        // Beams and proposed tokens share the keys.
+        const int64_t begin = first_token(cache, document * cache.num_beams);
+        const int64_t count = first_token(cache, (document + 1) * cache.num_beams) - begin;
+        attend_any<Source>(
+            queries(first + begin, count, h), width_, cache.source_ends[document],
+            [&](int64_t t) { return keys + t * step; }, [&](int64_t t) { return values + t * step; },
+            [&](int64_t t, __mmask16 mask) { return load16(additive_mask + t, mask); });
       });
     });
+  }
+
+  // Of `count` tokens from `first` on, in one head.
+  Queries queries(int64_t first, int64_t count, int64_t head) {
+    return {wide_ + first * work_.wide_stride + head * width_, work_.wide_stride, count,
+            context_ + first * work_.context_stride + head * width_, work_.context_stride, scores_.data(), scores_stride_};
   }
 
   const Decoder& decoder_;
@@ -184,9 +205,10 @@ class Step {
   float* x_;
   Scratch& work_;
   std::vector<float> scores_;
+  int64_t scores_stride_;
   StageClock clock_;
   const int64_t heads_ = shape_.num_heads, width_ = shape_.d_kv, inner_ = heads_ * width_;
-  const int64_t x_stride_ = round_up(shape_.d_model, kColumns), num_rows_ = count_rows(caches_, num_caches_);
+  const int64_t x_stride_ = round_up(shape_.d_model, kColumns), num_rows_ = count_tokens(caches_, num_caches_);
   float *const wide_ = work_.wide.data(), *const context_ = work_.context.data();
 };
 
@@ -194,11 +216,12 @@ class Step {
 
 extern "C" {
 
-// `x` (R, d_model up to the next 32) embedded tokens, lost; `logits` (R, vocabulary up to the next 32).
+// `x` (R, d_model up to the next 32) embedded tokens, lost; `logits` (R, vocabulary up to the next 32): R tokens of the
+// caches' rows, the proposed ones of a row behind its newest.
 void leximind_decoder_step(const Decoder* decoder, const Cache* caches, int64_t num_caches, float* x, float* logits,
                            int64_t num_threads) {
   Scratch& work = scratch;
-  work.reserve(decoder->shape, count_rows(caches, num_caches));
+  work.reserve(decoder->shape, count_tokens(caches, num_caches));
 #pragma omp parallel num_threads(num_threads)
   with_kind(decoder->shape.kind,
             [&](auto kind) { Step<kind()>(*decoder, caches, num_caches, x, work).run(logits); });

@@ -50,6 +50,7 @@ struct Cache {
   const float* additive_mask;  // (documents, source), 0 or -inf
   int64_t mask_stride;
   const int64_t *positions, *source_ends;  // (rows,), (documents,)
+  const int64_t* token_ends;  // (rows,) tokens of a step up to each row's last, summed; null where each has one
 };
 
 }  // extern "C"

@@ -81,4 +81,5 @@ class Cache(Structure):
         ("mask_stride", c_int64),
         ("positions", c_void_p),
         ("source_ends", c_void_p),
+        ("token_ends", c_void_p),
     )

@@ -29,7 +29,8 @@ class Predictor:
     def classify(self, head: str, texts: Sequence[str]) -> Logits:
         """Logits of one of the model's heads: (texts, labels) float32."""
         out = torch.empty(len(texts), len(self.tasks.head(head).labels))
-        for numbers, encoder_states, mask in self._encoded(head, texts):
+        for numbers, encoder_states, ids in self._encoded(head, texts):
+            mask = ids != self.backend.config.pad_id
             out[numbers] = self.backend.classify(encoder_states, mask, [head])[head].float().cpu()
         logits: Logits = out.numpy()
         return logits
@@ -38,7 +39,8 @@ class Predictor:
     def mean_states(self, head: str, texts: Sequence[str]) -> Tensor:
         """What a head reads of each text: (texts, D) float32 on the CPU."""
         out = torch.empty(len(texts), self.backend.config.d_model)
-        for numbers, encoder_states, mask in self._encoded(head, texts):
+        for numbers, encoder_states, ids in self._encoded(head, texts):
+            mask = ids != self.backend.config.pad_id
             out[numbers] = mean_over_tokens(encoder_states, mask).float().cpu()
         return out
 
@@ -46,8 +48,9 @@ class Predictor:
     def summarize(self, texts: Sequence[str], options: DecodingOptions) -> list[str]:
         """One summary a text."""
         out = [""] * len(texts)
-        for numbers, encoder_states, mask in self._encoded(SUMMARIZE, texts):
-            results = decode(self.backend, encoder_states, mask, [options] * len(numbers))
+        for numbers, encoder_states, ids in self._encoded(SUMMARIZE, texts):
+            mask = ids != self.backend.config.pad_id
+            results = decode(self.backend, encoder_states, mask, [options] * len(numbers), sources=ids.tolist())
             for number, result in zip(numbers, results, strict=True):
                 out[number] = self.tokenizer.decode(result.token_ids)
         return out
@@ -61,5 +64,4 @@ class Predictor:
             numbers, order = order[:size], order[size:]
             padded = torch.nn.utils.rnn.pad_sequence([ids[n] for n in numbers], batch_first=True)
             padded = padded.to(self.backend.device)
-            mask = padded != self.backend.config.pad_id
-            yield numbers, self.backend.encode(padded, mask), mask
+            yield numbers, self.backend.encode(padded, padded != self.backend.config.pad_id), padded

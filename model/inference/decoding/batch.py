@@ -1,12 +1,14 @@
 """The documents in flight: they join and leave between steps; greedy, sampled and beam rows share every step."""
 
-from collections.abc import Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from model.inference.backend import Backend
 from model.inference.decoding.beam import BeamRows
+from model.inference.decoding.drafts import DraftPolicy
 from model.inference.decoding.greedy import GreedyRows
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rows import Outcome, Rows, Step
@@ -20,11 +22,27 @@ _KEPT_BYTES = 32 * 2**20
 class DecodingBatch:
     """Decoding of many documents on one model; a document's tokens do not depend on what else is in flight."""
 
-    def __init__(self, backend: Backend, graphs: StepGraphs | None = None, *, lags: bool | None = None) -> None:
-        """`graphs` replays steps; with `lags`, the default on a GPU, results come a step late and nothing waits."""
+    def __init__(
+        self,
+        backend: Backend,
+        graphs: StepGraphs | None = None,
+        *,
+        lags: bool | None = None,
+        drafts: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`graphs` replays steps; with `lags`, the default on a GPU, results come a step late and nothing waits.
+
+        `drafts` lets greedy and sampled documents take several tokens a step where they copy, if the backend's rows are
+        independent and results do not lag: what they give stays the same. `clock` measures whether it is worth it.
+        """
         self._backend = backend
         self._graphs = graphs
         self._lags = backend.device.type == "cuda" if lags is None else lags
+        can_draft = backend.rows_are_independent and graphs is None and not self._lags
+        self._policy = DraftPolicy() if drafts and can_draft else None
+        self._clock = clock
+        self.num_drafted = 0  # tokens of drafts in the last step
         self._groups: dict[int, Rows] = {}  # by beam width
         self._pending: list[tuple[Rows, Outcome]] = []  # steps whose results have not been read
 
@@ -33,9 +51,19 @@ class DecodingBatch:
         """Decoder rows in flight: a document has as many as beams."""
         return sum(group.cache.num_rows for group in self._groups.values())
 
+    @property
+    def num_accepted(self) -> int:
+        """Of `num_drafted`, those that were right."""
+        return sum(group.num_accepted for group in self._groups.values() if isinstance(group, GreedyRows))
+
     @torch.inference_mode()
     def add(
-        self, keys: Sequence[int], encoder_states: Tensor, encoder_mask: Tensor, options: Sequence[DecodingOptions]
+        self,
+        keys: Sequence[int],
+        encoder_states: Tensor,
+        encoder_mask: Tensor,
+        options: Sequence[DecodingOptions],
+        sources: Sequence[Sequence[int]] = (),
     ) -> None:
         """Let documents join.
 
@@ -44,28 +72,48 @@ class DecodingBatch:
             encoder_states: (B, S, D), one row a document.
             encoder_mask: (B, S) bool, True at real tokens.
             options: for each document how it is decoded.
+            sources: for each document the token ids of its source, which it may copy from; empty: not known.
         """
         cross = self._backend.project_source(encoder_states, encoder_mask)
         for num_beams in sorted({option.num_beams for option in options}):
             chosen = [number for number, option in enumerate(options) if option.num_beams == num_beams]
             # One width, as nearly always, and nothing is copied.
             rows = send(torch.tensor(chosen), encoder_states.device) if len(chosen) < len(options) else slice(None)
-            self._group(num_beams).add(
-                [keys[number] for number in chosen],
+            group, joining = self._group(num_beams), [keys[number] for number in chosen]
+            group.add(
+                joining,
                 [(k[rows], v[rows]) for k, v in cross],
                 encoder_mask[rows],
                 [options[number] for number in chosen],
             )
+            if self._policy is not None and isinstance(group, GreedyRows):
+                group.track(joining, [sources[number] if sources else () for number in chosen])
 
     @torch.inference_mode()
     def step(self) -> list[Step]:
-        """One token for every row in flight; documents that finish with it leave. Gives what is due of each."""
+        """One token for every row in flight, and what is right of drafts; documents that finish with it leave.
+
+        Gives what is due of each document, its tokens in order.
+        """
         groups = [group for group in self._groups.values() if group.keys]
+        started_at, num_tokens = self._clock(), self.num_rows + self._draft(groups)
         advanced = [(group, group.advance(logits)) for group, logits in zip(groups, self._logits(groups), strict=True)]
         due, self._pending = (self._pending, advanced) if self._lags else (advanced, [])
         steps = [one for group, outcome in due for one in group.report(outcome)]
+        if self._policy is not None and groups:
+            self._policy.cost.measure(num_tokens, self._clock() - started_at)
         self._free_idle_caches()
         return steps
+
+    def _draft(self, groups: Sequence[Rows]) -> int:
+        """Let greedy documents choose their drafts; gives the tokens of all."""
+        self.num_drafted = 0
+        if self._policy is not None:
+            num_documents = sum(len(group.keys) for group in groups)
+            for group in groups:
+                if isinstance(group, GreedyRows):
+                    self.num_drafted = group.draft(self._policy, num_documents, self.num_rows)
+        return self.num_drafted
 
     @torch.inference_mode()
     def prepare(self, num_documents: int, source_length: int, target_length: int) -> None:
@@ -82,7 +130,7 @@ class DecodingBatch:
         if self._graphs is not None:
             return [self._graphs.step(ids, group.cache) for ids, group in zip(newest, groups, strict=True)]
         caches = [group.cache for group in groups]
-        sizes = [cache.num_rows for cache in caches]
+        sizes = [cache.num_step_tokens for cache in caches]
         logits: Sequence[Tensor] = self._backend.step(torch.cat(newest), caches).split(sizes)
         return logits
 
@@ -123,10 +171,14 @@ def decode(
     encoder_mask: Tensor,
     options: Sequence[DecodingOptions],
     batch: DecodingBatch | None = None,
+    sources: Sequence[Sequence[int]] = (),
 ) -> list[DecodingResult]:
-    """Decode encoder states (B, S, D) to the end, in order; in `batch`, which must be empty, if one is given."""
+    """Decode encoder states (B, S, D) to the end, in order; in `batch`, which must be empty, if one is given.
+
+    `sources` as for `DecodingBatch.add`.
+    """
     batch = batch or DecodingBatch(backend)
-    batch.add(range(len(options)), encoder_states, encoder_mask, options)
+    batch.add(range(len(options)), encoder_states, encoder_mask, options, sources)
     results: dict[int, DecodingResult] = {}
     while batch.num_rows:
         results |= {step.key: step.result for step in batch.step() if step.result is not None}

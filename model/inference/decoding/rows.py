@@ -31,15 +31,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step decided, on its way from the device: one value a document, of `keys` with `ages` tokens each."""
+    """What a step decided, on its way from the device: values of `keys`, which had `ages` tokens with each.
+
+    One a document, and in order as many more as were right of its draft.
+    """
 
     keys: tuple[int, ...]
     ages: tuple[int, ...]
-    values: Tensor  # (C,), on the host once `arrived`
+    values: Tensor  # (C,) or more, on the host once `arrived`
     arrived: torch.cuda.Event | None
 
     def read(self) -> list[tuple[int, int, int]]:
-        """Key, age and value of each document; waits for the device."""
+        """Key, age and value of each; waits for the device."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return list(zip(self.keys, self.ages, self.values.tolist(), strict=True))
@@ -107,10 +110,14 @@ class Rows(ABC):
     def allowed(self, scores: Tensor) -> Tensor:
         """`scores` (R, V) under every row's rules; to be called after the model's step."""
         if self._rules is None:
-            self._rules = Rules(self.config, self.options, self.num_beams, self.device, self._characters)
+            self._rules = self.rules(self.options)
         newest = self.cache.positions[: self.cache.num_rows] - 1  # the model has advanced the cache already
         held = self.state["tokens"][:, :, : self.cache.target_length - 1].flatten(0, 1)
         return self._rules.apply(scores, held, newest)
+
+    def rules(self, options: Sequence[DecodingOptions]) -> Rules:
+        """Of documents with these options."""
+        return Rules(self.config, options, self.num_beams, self.device, self._characters)
 
     @abstractmethod
     def start(self, options: Sequence[DecodingOptions]) -> dict[str, Tensor]:
@@ -124,15 +131,19 @@ class Rows(ABC):
     def report(self, outcome: Outcome) -> list[Step]:
         """What a step gave; documents that finished with it leave. Those that left since are passed over."""
 
-    def outcome(self, values: Tensor) -> Outcome:
-        """`values` (C,) of the documents in flight, sent to the host without waiting."""
-        ages = tuple(self.cache.age(number) for number in range(len(self.keys)))
+    def outcome(self, values: Tensor, kept: Sequence[int] = ()) -> Outcome:
+        """`values` of the documents in flight, sent to the host without waiting: (C,), or each with as many as it has
+        `kept` of its draft before its last."""
+        keys, ages = self.keys, [self.cache.age(number) for number in range(len(self.keys))]
+        if kept:
+            keys = [key for key, count in zip(keys, kept, strict=True) for key in [key] * (1 + count)]
+            ages = [age - left for age, count in zip(ages, kept, strict=True) for left in range(count, -1, -1)]
         arrived = None
         if values.is_cuda:
             values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True).copy_(values, non_blocking=True)
             arrived = torch.cuda.Event()
             arrived.record(torch.cuda.current_stream(self.device))
-        return Outcome(tuple(self.keys), ages, values, arrived)
+        return Outcome(tuple(keys), tuple(ages), values, arrived)
 
 
 def empty_tokens(options: Sequence[DecodingOptions], num_beams: int) -> Tensor:
