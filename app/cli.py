@@ -34,11 +34,12 @@ from app.doctor import Finding, checkpoint_findings, machine_findings
 from app.flags import SettingsError, options_from, settings_from, with_decoding_flags, with_flags, with_input_flags
 from app.keys import KeysError
 from app.local import LOAD_FAILED, MODEL_FAILED, Output, Question, ask, ask_tables, fail, refused_options, run_service
-from app.planning import OnLong, TextRequest
+from app.planning import ON_LONG, OnLong, TextRequest
 from app.progress import progress
 from app.service import Service
 from app.tables import AnyAnswer, print_figures
 from app.telemetry import configure_logging
+from app.thresholds import MAX_THRESHOLD, MIN_THRESHOLD, MIN_TOP_K
 from app.version import VERSION
 from model.errors import ModelError
 from model.storage.checkpoint import Checkpoint
@@ -56,18 +57,18 @@ Texts = Annotated[
     typer.Argument(metavar="[TEXT]...", help="A text each; - or nothing at all: standard input is one text."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of lines.")]
-OnLongText = Annotated[
-    OnLong, typer.Option(help="A text longer than the model reads is cut into chunks, truncated, or refused.")
-]
+OnLongText = Annotated[OnLong, typer.Option(help=ON_LONG)]
 SupportFlag = Annotated[
     bool,
     typer.Option("--support", help="Say what backs the summary: nearest passages, names and numbers without one."),
 ]
 Threshold = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Minimum score of all labels, instead of their own thresholds."),
+    typer.Option(
+        min=MIN_THRESHOLD, max=MAX_THRESHOLD, help="Minimum score of all labels, instead of their own thresholds."
+    ),
 ]
-TopK = Annotated[int | None, typer.Option(min=1, help="The k best labels.")]
+TopK = Annotated[int | None, typer.Option(min=MIN_TOP_K, help="The k best labels.")]
 
 
 def _print_version(is_given: bool) -> None:

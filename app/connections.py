@@ -256,7 +256,7 @@ class Connection(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The server drains: the answer in progress is the last, and without one the sweep closes in a moment.
 
-        An answer that has begun did not tell its client so, who may send another request and is to get a 503.
+        An answer that has begun did not say so, and its client may send another request and is to get a 503.
         """
         self._since = self.loop.time()
         for cycle in (self._running, self.cycle):

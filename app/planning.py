@@ -17,6 +17,7 @@ from model.tokenizer import Tokenizer
 
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Hangul fillers and the Braille pattern without dots
 OnLong = Literal["chunk", "truncate", "error"]
+ON_LONG = "A text longer than the model reads is cut into chunks, truncated, or refused."
 
 
 class TextError(Exception):

@@ -15,7 +15,7 @@ _LINE_EVERY_S = 60.0
 
 @contextmanager
 def progress(doing: str, total: float | None = None, *, is_counted: bool = True) -> Iterator[Callable[[int], None]]:
-    """A function to tell of each further part of `total`; without a total, something only moves.
+    """A function to call with each further part of `total`; without a total, something only moves.
 
     The bar shows numbers if `is_counted`, else the share alone. It comes after a second.
     """

@@ -4,6 +4,9 @@ from pydantic import BaseModel, Field
 
 from model.tasks import Head
 
+MIN_TOP_K = 1
+MIN_THRESHOLD, MAX_THRESHOLD = 0, 1
+
 
 class Score(BaseModel):
     """A label and its probability."""

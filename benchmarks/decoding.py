@@ -20,7 +20,7 @@ from benchmarks.interpreters import Interpreter, Worker, WorkerFailed, choose, i
 from benchmarks.scores import Key, Scores
 from benchmarks.weights import BASE, CACHE, SMOKE, Shape, Weights, prepare
 
-SETTLE_S = 0.2  # thread pools spin a while after work; nobody shall pay for another's
+SETTLE_S = 0.2  # thread pools spin a while after work; none is to be measured with another's
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def start(
     threads: int,
     note: Callable[[str, str], None],
 ) -> list[Worker]:
-    """Load contenders, one after the other; `note` is told what each is, or why it is not there."""
+    """Load contenders, one after the other; `note` gets what each is, or why it is not there."""
     workers = []
     for name in names:
         requires = CONTENDERS[name].requires

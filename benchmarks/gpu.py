@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def measure(
     weights: Weights, device: torch.device, args: argparse.Namespace, keep: Callable[[str, str, int, float], None]
 ) -> None:
-    """Every row, each told to `keep` as soon as it is known."""
+    """Every row, each given to `keep` as soon as it is known."""
     batches, new_tokens = (1, 2) if args.quick else _BATCHES, args.new_tokens
     backend = ours.load(weights.ours, device, args.dtype)
     graphs = StepGraphs(backend) if device.type == "cuda" else None

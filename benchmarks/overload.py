@@ -44,7 +44,7 @@ async def measure(url: str, seconds: float) -> dict[str, object]:
         peak = sum(end > stop_at - seconds * 2 / 3 for end in ends if end <= stop_at) / (seconds * 2 / 3)
         count = round(_FACTOR * peak * seconds)
         outcomes: Counter[str] = Counter()
-        told: list[int] = []
+        waits_s: list[int] = []
 
         async def once(at: float) -> None:
             await asyncio.sleep(at - time.perf_counter())
@@ -56,7 +56,7 @@ async def measure(url: str, seconds: float) -> dict[str, object]:
             is_good = response.status_code == 200 and time.perf_counter() - at <= GOOD_WITHIN_S
             outcomes["good" if is_good else "late" if response.status_code == 200 else str(response.status_code)] += 1
             if "retry-after" in response.headers:
-                told.append(int(response.headers["retry-after"]))
+                waits_s.append(int(response.headers["retry-after"]))
 
         began_at = time.perf_counter()
         await asyncio.gather(*(once(began_at + number / (_FACTOR * peak)) for number in range(count)))
@@ -68,7 +68,7 @@ async def measure(url: str, seconds: float) -> dict[str, object]:
         "answered_per_s": round(answered / took_s, 1),
         "good_per_s": round(outcomes["good"] / seconds, 1),
         "outcomes": dict(outcomes),
-        "retry_after_s": [min(told), sorted(told)[len(told) // 2], max(told)] if told else [],
+        "retry_after_s": [min(waits_s), sorted(waits_s)[len(waits_s) // 2], max(waits_s)] if waits_s else [],
     }
 
 

@@ -156,7 +156,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-stall-s", type=float, action="append", help="one policy each [default: 0.1 0.25 1.0]")
     parser.add_argument("--max-decode-rows", type=int, default=64)
     parser.add_argument("--max-batch-tokens", type=int, default=8192)
-    parser.add_argument("--whole-batch", type=int, default=16, help="the rival's batch size")
+    parser.add_argument(
+        "--whole-batch", type=int, default=16, help="the batch size of the policy that runs whole batches"
+    )
     args = parser.parse_args(argv)
     requests = read_trace(args.trace) if args.trace else poisson(args.rate, args.seconds, args.seed)
     policies: dict[str, Policy] = {

@@ -33,7 +33,7 @@ class TrainingContender(ABC):
     def train(self, rows: Sequence[Row], batch: int, device: str) -> dict[str, Any]:
         """One epoch of `rows`, which come in order of length: `seconds`, `steps`, and the mean `loss`."""
 
-    def obey(self, do: str, **order: Any) -> dict[str, Any]:
+    def carry_out(self, do: str, **order: Any) -> dict[str, Any]:
         """What the worker passes on."""
         import torch
 

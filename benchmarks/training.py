@@ -27,7 +27,7 @@ NO_DEVICE = 3
 TABLES = {"equal": "one length", "mixed": "lengths of dialogues"}
 OURS, PEER = "our trainer", "HF Trainer"
 _POOL = 50
-_SETTLE_S = 0.2  # thread pools spin a while after work; nobody shall pay for another's
+_SETTLE_S = 0.2  # thread pools spin a while after work; none is to be measured with another's
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ def markdown(data: dict[str, Any]) -> str:
     plan, measured = data["plan"], {one["contender"] for one in data["measurements"] if one["repetition"]}
     names = [name for name in TRAINERS if name in measured]
     header = [f"tokens/s, {plan['shape']}"]
-    for told in TABLES.values():
-        header += [told, "MFU"]
+    for title in TABLES.values():
+        header += [title, "MFU"]
     lines = [
         [name, *(cell for table in TABLES for cell in _cells(data, name, table)), _loss(data, name)] for name in names
     ]
@@ -265,8 +265,8 @@ def _cells(data: dict[str, Any], name: str, table: str) -> tuple[str, str]:
 
 
 def _ratio(data: dict[str, Any], ours: str, peer: str, table: str) -> str:
-    mine, its = _seconds(data, ours, table), _seconds(data, peer, table)
-    return f"{median(its) / median(mine):.2f}" if mine and its else "–"
+    own, its = _seconds(data, ours, table), _seconds(data, peer, table)
+    return f"{median(its) / median(own):.2f}" if own and its else "–"
 
 
 def _loss(data: dict[str, Any], name: str) -> str:

@@ -16,7 +16,7 @@ from benchmarks.weights import SHAPES, Weights
 
 
 def main(shape: str, cache: str, name: str, threads: str) -> None:
-    """Load, say so, then obey until stdin ends."""
+    """Load, say so, then carry out orders until stdin ends."""
     orders, answers = _private_stdin(), _private_stdout()
     weights = Weights(SHAPES[shape], Path(cache) / shape)
     contender = (CONTENDERS | TRAINERS)[name]
@@ -24,12 +24,12 @@ def main(shape: str, cache: str, name: str, threads: str) -> None:
     contender.load(weights, int(threads))
     _say(answers, {"load_s": time.perf_counter() - started_at})
     for line in orders:
-        _say(answers, _obey(contender, json.loads(line)))
+        _say(answers, _carry_out(contender, json.loads(line)))
 
 
-def _obey(contender: Contender | TrainingContender, order: dict[str, Any]) -> dict[str, Any]:
+def _carry_out(contender: Contender | TrainingContender, order: dict[str, Any]) -> dict[str, Any]:
     if isinstance(contender, TrainingContender):
-        return contender.obey(**order)
+        return contender.carry_out(**order)
     started_at = time.perf_counter()
     if order["do"] == "encode":
         contender.encode(order["sources"])

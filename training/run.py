@@ -150,13 +150,13 @@ def _check_folder(config: TrainConfig, folder: Path) -> None:
 
 
 def _read(data: DataConfig, name: str, own: Sequence[Head], seed: int) -> list[Example]:
-    root, mine = Path(data.root), {head.name: head for head in own}
+    root, heads = Path(data.root), {head.name: head for head in own}
     examples = []
     for reader in data.chosen_groups[name].readers:
-        known = [*READERS, *mine]
+        known = [*READERS, *heads]
         if reader not in known:
             raise TrainingError(f"data.groups.{name}.readers: no reader {reader}{suggestion(reader, known)}")
-        found = read_own(root, mine[reader], "train") if reader in mine else READERS[reader](root, "train")
+        found = read_own(root, heads[reader], "train") if reader in heads else READERS[reader](root, "train")
         if not found:
             raise DataError(f"{data.root}: the reader {reader} finds no train rows; leave it out or correct the data")
         examples += sample(found, data.max_rows, seed)

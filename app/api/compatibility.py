@@ -18,7 +18,7 @@ from app.api.openapi import INFERENCE_ERRORS, KEY, REQUEST_HEADERS, errors
 from app.api.problems import invalid_field
 from app.api.schemas import EXAMPLE_COMMENT, EXAMPLE_TEXT, Body, SummaryOptions, Texts
 from app.planning import OnLong, TextRequest
-from app.thresholds import Score, ranked
+from app.thresholds import MIN_TOP_K, Score, ranked
 from model.storage.checkpoint import Checkpoint
 from model.tasks import BUILT_IN, HeadKind
 
@@ -72,7 +72,7 @@ class HFClassifyParameters(Body):
         default=None,
         description="Only the head's own: sigmoid where a text may have several labels, softmax otherwise.",
     )
-    top_k: int | None = Field(default=None, ge=1, description="The k best labels; all by default.")
+    top_k: int | None = Field(default=None, ge=MIN_TOP_K, description="The k best labels; all by default.")
 
 
 class HFClassifyBody(Body):

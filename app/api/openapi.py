@@ -16,7 +16,7 @@ _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 _ERRORS = {
     400: "Not JSON.",
     401: "No key, or an invalid one.",
-    403: "The key does not open this route.",
+    403: "The key is not valid for this route.",
     404: "The checkpoint has no head of this name; the detail names those that it has.",
     408: "The body was not complete within the deadline.",
     409: "The checkpoint has no head for this task; the detail gives the remedy.",

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, T
 from pydantic_core import PydanticCustomError
 
 from app.api.heads import AtMostEveryTask, TaskName
-from app.planning import OnLong
+from app.planning import ON_LONG, OnLong
+from app.thresholds import MAX_THRESHOLD, MIN_THRESHOLD, MIN_TOP_K
 from model.errors import OptionsError
 from model.inference.decoding.options import DecodingOptions
 
@@ -68,9 +69,7 @@ _Decoding: Any = create_model("_Decoding", __base__=Body, **_FIELDS)
 class SummaryOptions(_Decoding):  # type: ignore[misc]  # pydantic makes it
     """How to summarize; names and meanings are those of `transformers` generation."""
 
-    on_long: OnLong = Field(
-        default="chunk", description="A text longer than the model reads is cut into chunks, truncated, or refused."
-    )
+    on_long: OnLong = Field(default="chunk", description=ON_LONG)
     support: bool = Field(
         default=False,
         description="Say what backs the summary: the nearest passages, and names and numbers without one.",
@@ -110,11 +109,11 @@ class EmotionsBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_COMMENT}]})
 
     text: Texts = Field(description="A text, or a list of texts.")
-    top_k: int | None = Field(default=None, ge=1, description="Return the k best, whatever any threshold.")
+    top_k: int | None = Field(default=None, ge=MIN_TOP_K, description="Return the k best, whatever any threshold.")
     threshold: float | None = Field(
         default=None,
-        ge=0,
-        le=1,
+        ge=MIN_THRESHOLD,
+        le=MAX_THRESHOLD,
         description="Minimum score of all labels, instead of their own thresholds; 0 returns all.",
     )
 
@@ -125,7 +124,7 @@ class TopicBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
 
     text: Texts = Field(description="A text, or a list of texts.")
-    top_k: int | None = Field(default=None, ge=1, description="Return the k best scores; all by default.")
+    top_k: int | None = Field(default=None, ge=MIN_TOP_K, description="Return the k best scores; all by default.")
 
 
 class ClassifyBody(Body):
@@ -134,11 +133,11 @@ class ClassifyBody(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"text": EXAMPLE_TEXT}]})
 
     text: Texts = Field(description="A text, or a list of texts.")
-    top_k: int | None = Field(default=None, ge=1, description="Return the k best labels.")
+    top_k: int | None = Field(default=None, ge=MIN_TOP_K, description="Return the k best labels.")
     threshold: float | None = Field(
         default=None,
-        ge=0,
-        le=1,
+        ge=MIN_THRESHOLD,
+        le=MAX_THRESHOLD,
         description="For a multi-label head: minimum score of all labels, instead of their thresholds; 0 returns all.",
     )
 

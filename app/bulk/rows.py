@@ -52,7 +52,7 @@ class Source(ABC):
     def cut(self, num_rows: int, advance: Callable[[int], None]) -> Iterator[tuple[tuple[int, ...], int]]:
         """Start and number of rows of each shard, which has `num_rows` at most.
 
-        `advance` is told of bytes as they are read. After the last one `digest` is that of what was read.
+        `advance` gets the number of bytes as they are read. After the last one `digest` is that of what was read.
 
         Raises:
             InputError: it cannot be read.

@@ -89,7 +89,7 @@ def experience() -> dashboard.Dashboard:
             ),
             graph(
                 "Requests a second, by status",
-                "200 answered, 422 bad input, 429 refused and told when to come back, 499 the client left, 500 the "
+                "200 answered, 422 bad input, 429 refused with the time to retry, 499 the client left, 500 the "
                 "engine failed, 503 not ready, 504 the deadline passed.",
                 "reqps",
                 [Series(f"{rate('requests_total', _CHOSEN_ROUTES, 'status')} > 0", "{{status}}")],
@@ -155,7 +155,7 @@ def experience() -> dashboard.Dashboard:
             "Refused and failed",
             graph(
                 "Refusals a second",
-                "By the limit that was reached; clients are told when to come back.",
+                "By the limit that was reached; each has the time to retry.",
                 "reqps",
                 [Series('sum by (reason) (job_reason:leximind_refusals:rate5m{job=~"$job"})', "{{reason}}")],
                 stacked=True,

@@ -149,8 +149,8 @@ class KVCache:
         self._places = firsts + self.positions[: self.num_rows].clamp(max=capacity - 1).repeat_interleave(heads)
         if self.num_beams > 1:
             length = self.target_length
-            families = torch.arange(self.num_rows, device=self._device) // self.num_beams * self.num_beams
-            holders = families[:, None, None] + self.lineage[: self.num_rows, None, :length]  # (R, 1, T)
+            first_rows = torch.arange(self.num_rows, device=self._device) // self.num_beams * self.num_beams
+            holders = first_rows[:, None, None] + self.lineage[: self.num_rows, None, :length]  # (R, 1, T)
             head, place = torch.arange(heads, device=self._device)[:, None], torch.arange(length, device=self._device)
             self._held = (holders * heads + head) * capacity + place
 

@@ -11,7 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 
-# As from a shell, also when make runs these tests: an inner make tells which folders it enters.
+# As from a shell, also when make runs these tests: an inner make prints which folders it enters.
 _PLAIN = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")

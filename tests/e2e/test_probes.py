@@ -63,16 +63,18 @@ def faulty(fault: str, checkpoint: Path, log: Path, *flags: str) -> Iterator[tup
         process.wait(10)
 
 
-@pytest.mark.parametrize("hurry", [False, True])
-def test_readiness_ends_first_and_requests_are_taken_for_a_while(serve: Callable[..., Any], hurry: bool) -> None:
-    server = serve("--shutdown-delay-s", "60" if hurry else "3")
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_readiness_ends_first_and_requests_are_taken_for_a_while(
+    serve: Callable[..., Any], is_interrupted: bool
+) -> None:
+    server = serve("--shutdown-delay-s", "60" if is_interrupted else "3")
     server.process.send_signal(signal.SIGTERM)
     wait_for(lambda: status(f"{server.url}/health/ready") == 503, within_s=60)
     assert status(f"{server.url}/health/live") == 200
     answer = httpx.post(f"{server.url}/topic", json=BODY, timeout=30)
     assert answer.status_code == 200
     assert answer.headers["Connection"] == "close"
-    if hurry:
+    if is_interrupted:
         server.process.send_signal(signal.SIGINT)
     assert server.process.wait(20) == 0
     assert "not ready any more" in server.log.read_text()

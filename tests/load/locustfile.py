@@ -3,7 +3,7 @@
     locust -f tests/load/locustfile.py --host http://127.0.0.1:8000 --headless -u 16 -r 4 -t 1m
 
 A wrong answer is a failure whatever its status. A refusal (429) that says when to come back is none: it is counted on
-a line of its own, and the user waits as told. Knows the service by HTTP alone, and the label sets by `model.tasks`.
+a line of its own, and the user waits that long. Knows the service by HTTP alone, and the label sets by `model.tasks`.
 """
 
 import json

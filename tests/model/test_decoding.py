@@ -207,7 +207,7 @@ def test_large_cache_is_given_up_when_its_last_document_leaves(
     def decoded_in(batch: DecodingBatch) -> dict[int, DecodingResult]:
         batch.add([1, 2, 3], backend.encode(ids, mask), mask, [GREEDY] * 3)
         caches.append(weakref.ref(batch._group(1).cache))
-        return {news.key: news.result for _ in range(20) for news in batch.step() if news.result}
+        return {step.key: step.result for _ in range(20) for step in batch.step() if step.result}
 
     batch = DecodingBatch(backend)
     first = decoded_in(batch)

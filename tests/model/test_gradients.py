@@ -27,9 +27,9 @@ def gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:
     return list(torch.autograd.grad(out, inputs, grad))
 
 
-def assert_same(mine: tuple[Tensor, list[Tensor]], plain: tuple[Tensor, list[Tensor]]) -> None:
-    torch.testing.assert_close(mine[0], plain[0], **CLOSE)
-    for one, other in zip(mine[1], plain[1], strict=True):
+def assert_same(ours: tuple[Tensor, list[Tensor]], plain: tuple[Tensor, list[Tensor]]) -> None:
+    torch.testing.assert_close(ours[0], plain[0], **CLOSE)
+    for one, other in zip(ours[1], plain[1], strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
 
 
@@ -41,8 +41,8 @@ def test_attention_with_a_bias_that_learns(shape: tuple[int, ...]) -> None:
     bias = learned + additive_mask(torch.arange(9) < 6, torch.float32)
     plain = torch.softmax(q @ k.transpose(-1, -2) + bias, dim=-1) @ v
     inputs = [q, k, v, learned]
-    mine = attend(q, k, v, bias)
-    assert_same((mine, gradients(mine, inputs)), (plain, gradients(plain, inputs)))
+    ours = attend(q, k, v, bias)
+    assert_same((ours, gradients(ours, inputs)), (plain, gradients(plain, inputs)))
 
 
 @pytest.mark.usefixtures("_by")
@@ -63,10 +63,10 @@ def test_attention_in_bfloat16_is_as_near_as_bfloat16_is(
     bias = torch.randn(bias_shape, requires_grad=True)
     padding = additive_mask(torch.arange(keys) < max(1, keys - 3), torch.float32)
     plain = F.scaled_dot_product_attention(*wide, attn_mask=bias + padding, scale=1.0)
-    mine = attend(*narrow, bias + padding)
-    assert mine.dtype == torch.bfloat16
+    ours = attend(*narrow, bias + padding)
+    assert ours.dtype == torch.bfloat16
     for one, other in zip(
-        [mine, *gradients(mine, [*narrow, bias])], [plain, *gradients(plain, [*wide, bias])], strict=True
+        [ours, *gradients(ours, [*narrow, bias])], [plain, *gradients(plain, [*wide, bias])], strict=True
     ):
         assert (one.float() - other).norm() <= 0.02 * other.norm() + 1e-6
 
@@ -106,8 +106,8 @@ def test_gated_feed_forward(d_ff: int) -> None:
     gate, value = F.linear(x, layer.wi.weight).chunk(2, dim=-1)
     plain = F.linear(F.gelu(gate, approximate="tanh") * value, layer.wo.weight)
     exact = [plain, *gradients(plain, inputs)]
-    mine = layer(x)
-    assert_same((mine, gradients(mine, inputs)), (exact[0], exact[1:]))
+    ours = layer(x)
+    assert_same((ours, gradients(ours, inputs)), (exact[0], exact[1:]))
     with torch.autocast("cpu", torch.bfloat16):
         narrow = layer(x)
     for one, other in zip([narrow, *gradients(narrow, inputs)], exact, strict=True):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.acquisition.disk import JsonLines, disk_errors
-from training.acquisition.duplicates import SIMILARITY, WORDS, HeldOut, Twin
+from training.acquisition.duplicates import SIMILARITY, WORDS, Duplicate, HeldOut
 from training.acquisition.progress import DownloadProgress
 from training.acquisition.records import records
 from training.acquisition.rows import Row, Unusable
@@ -76,8 +76,9 @@ class _Split:
                 advance(count["read"])
                 if isinstance(row, Unusable):
                     self._leave_out(count, where, "bad", why=str(row))
-                elif twin := self._twin(row):
-                    self._leave_out(count, where, twin.reason, twin=twin.where, similarity=round(twin.similarity, 3))
+                elif found := self._duplicate_of(row):
+                    similarity = round(found.similarity, 3)
+                    self._leave_out(count, where, found.reason, duplicate_of=found.where, similarity=similarity)
                 else:
                     out.write(row.columns)
                     if self.split != "train":
@@ -95,14 +96,14 @@ class _Split:
         for source in self.sources:
             yield from split_rows(source, self.split, self.raw / source.name)
 
-    def _twin(self, row: Row) -> Twin | None:
+    def _duplicate_of(self, row: Row) -> Duplicate | None:
         if self.split == "train":
             key = hashlib.blake2b(f"{row.text}\0{row.target}".encode(), digest_size=16).digest()
             if key in self.seen:
-                return Twin("repeated", f"{self.task}/train", 1.0)
+                return Duplicate("repeated", f"{self.task}/train", 1.0)
             self.seen.add(key)
         before = _HELD_OUT_BEFORE[self.split]
-        return self.held_out.twin(row, before) if before else None
+        return self.held_out.duplicate_of(row, before) if before else None
 
     def _leave_out(self, count: Counter[str], where: str, reason: str, **more: str | float) -> None:
         count[reason] += 1

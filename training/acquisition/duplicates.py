@@ -24,8 +24,8 @@ _BLANK = MinHash(num_perm=_BANDS * _ROWS, hashfunc=int)
 
 
 @dataclass(frozen=True)
-class Twin:
-    """The held-out row at `where` that another repeats; `reason` is `exact`, `near` or `book`."""
+class Duplicate:
+    """That a row repeats the held-out row at `where`; `reason` is `exact`, `near` or `book`."""
 
     reason: str
     where: str
@@ -55,18 +55,18 @@ class HeldOut:
         if row.book is not None:
             self._books.setdefault((row.book, split), where)
 
-    def twin(self, row: Row, splits: Collection[str]) -> Twin | None:
+    def duplicate_of(self, row: Row, splits: Collection[str]) -> Duplicate | None:
         """The row of `splits` that `row` repeats most, or one of the same book."""
         for split in splits:
             if where := self._books.get((row.book or "", split)):
-                return Twin("book", where, 0.0)
+                return Duplicate("book", where, 0.0)
         shingles = _shingles(row.text)
-        best: Twin | None = None
+        best: Duplicate | None = None
         for number in sorted(self._index.query(_sketch(shingles))):
             held = self._rows[number]
             similarity = _jaccard(shingles, held.shingles) if held.split in splits else 0.0
             if similarity >= max(SIMILARITY, best.similarity + 1e-9 if best else 0.0):
-                best = Twin("exact" if similarity == 1.0 else "near", held.where, similarity)
+                best = Duplicate("exact" if similarity == 1.0 else "near", held.where, similarity)
         return best
 
 

@@ -64,7 +64,7 @@ def _own_head(root: Path, name: str, prompt: str, source: Checkpoint | None) -> 
     if len(labels) < 2:
         raise DataError(
             f"{_path(root, name, 'train')}: its rows have {len(labels)} labels ({_shown(labels) or 'none'}); a head "
-            "needs 2 or more to tell apart"
+            "needs 2 or more"
         )
     head = Head(name, kind, labels, (0.5,) * len(labels) if kind == "multi_label" else (), prompt=prompt)
     if source and source.tasks.has(name):

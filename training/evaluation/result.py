@@ -247,8 +247,8 @@ def _new_bigrams(output: str, source: str) -> float:
         words = _WORD.findall(text.lower())
         return set(pairwise(words))
 
-    mine = bigrams(output)
-    return len(mine - bigrams(source)) / max(1, len(mine))
+    found = bigrams(output)
+    return len(found - bigrams(source)) / max(1, len(found))
 
 
 def _hint(source: str) -> str:

@@ -37,12 +37,12 @@ class Meter:
 
     def summary(self, processes: Processes) -> dict[str, float]:
         """Mean loss of each task, tokens a second (padding included) and, on a known GPU, `mfu`; over processes."""
-        mine = (
+        own = (
             {task: (float(total), self._counts[task]) for task, total in self._sums.items()},
             self._tokens,
             self._operations,
         )
-        parts = processes.gather(mine)
+        parts = processes.gather(own)
         seconds = time.perf_counter() - self._start
         figures = {}
         for task in dict.fromkeys(task for losses, *_ in parts for task in losses):

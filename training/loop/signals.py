@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop, obeyed where nothing is lost; a second one ends the process at once."""
+"""SIGTERM and Ctrl-C as a request to stop, carried out where nothing is lost; a second one ends the process at once."""
 
 import signal
 from collections.abc import Iterator

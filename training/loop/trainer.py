@@ -246,12 +246,10 @@ class Trainer:
         return patience is not None and self.best.worse >= patience
 
     def _not_finite(self, what: str, slots: list[Slot]) -> NotFinite:
-        culprits = [
-            {"group": s.group, "epoch": s.place[0], "batch": s.place[1], "rows": s.batch.numbers} for s in slots
-        ]
+        batches = [{"group": s.group, "epoch": s.place[0], "batch": s.place[1], "rows": s.batch.numbers} for s in slots]
         path = self.folder / BAD_BATCH
         self.folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"step": self.step, "what": what, "batches": culprits}) + "\n", encoding="utf-8")
+        path.write_text(json.dumps({"step": self.step, "what": what, "batches": batches}) + "\n", encoding="utf-8")
         return NotFinite(
             f"step {self.step}: {what} on {', '.join(s.group for s in slots)}; {path} names the rows. Lower the "
             f"learning rate or look at them; the state in {self.folder} is from before"
@@ -268,13 +266,13 @@ class Trainer:
         return {name: stream.digest() for name, (stream, _) in self.mixture.streams.items()}
 
     def _check_match(self, folder: Path, state: dict[str, Any]) -> None:
-        mine, saved = self.config.must_match(), state["config"]
+        now, saved = self.config.must_match(), state["config"]
         if saved is None:
             return
         changed = [
-            f"{name} was {saved.get(name)!r}, now {mine.get(name)!r}"
-            for name in sorted(mine.keys() | saved.keys())
-            if mine.get(name) != saved.get(name)
+            f"{name} was {saved.get(name)!r}, now {now.get(name)!r}"
+            for name in sorted(now.keys() | saved.keys())
+            if now.get(name) != saved.get(name)
         ]
         if changed:
             raise ResumeError(f"{folder}: saved by another run: {'; '.join(changed)}. Set them back or start afresh")

@@ -1,4 +1,4 @@
-"""When to come back, by rates on a clock of the test's own; tested by obeying it."""
+"""When to retry, by rates on a clock of the test's own; tested by doing so."""
 
 from app.engine.backlog import Backlog
 
@@ -83,7 +83,7 @@ def test_time_is_never_longer_than_a_minute() -> None:
     assert backlog.retry_after_s() == 60
 
 
-def test_who_obeys_finds_room() -> None:
+def test_who_retries_then_finds_room() -> None:
     """A service of 50 places and 7 answers a second; a burst of 400 arrives and each retries when it may."""
     clock = Clock()
     backlog = Backlog(clock)

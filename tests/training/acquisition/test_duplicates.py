@@ -28,7 +28,7 @@ def changed(num_words: int) -> str:
 
 def test_equal_texts_are_exact_whatever_case_and_marks() -> None:
     out = held((row(TEXT), "dev"))
-    found = out.twin(row(TEXT.upper().replace(" ", ", ")), ["dev"])
+    found = out.duplicate_of(row(TEXT.upper().replace(" ", ", ")), ["dev"])
     assert found is not None
     assert (found.reason, found.where, found.similarity) == ("exact", "dev:1", 1.0)
 
@@ -36,7 +36,7 @@ def test_equal_texts_are_exact_whatever_case_and_marks() -> None:
 @pytest.mark.parametrize("num_words", [1, 2, 3, 4])
 def test_texts_are_near_from_the_similarity_on(num_words: int) -> None:
     similarity = (58 - 3 * num_words) / (58 + 3 * num_words)
-    found = held((row(TEXT), "dev")).twin(row(changed(num_words)), ["dev"])
+    found = held((row(TEXT), "dev")).duplicate_of(row(changed(num_words)), ["dev"])
     if similarity >= SIMILARITY:
         assert found is not None
         assert found.reason == "near"
@@ -47,28 +47,28 @@ def test_texts_are_near_from_the_similarity_on(num_words: int) -> None:
 
 def test_the_nearest_of_several_is_named() -> None:
     out = held((row(changed(3)), "dev"), (row(TEXT), "test"), (row(changed(2)), "dev"))
-    found = out.twin(row(changed(1)), ["dev", "test"])
+    found = out.duplicate_of(row(changed(1)), ["dev", "test"])
     assert found is not None
     assert found.where == "test:2"
 
 
 def test_only_the_splits_that_are_asked_count() -> None:
     out = held((row(TEXT), "test"))
-    assert out.twin(row(TEXT), ["dev"]) is None
-    assert out.twin(row(TEXT), ["dev", "test"]) is not None
+    assert out.duplicate_of(row(TEXT), ["dev"]) is None
+    assert out.duplicate_of(row(TEXT), ["dev", "test"]) is not None
 
 
 def test_another_passage_of_a_held_out_book_repeats_it() -> None:
     out = held((row("a passage of it", "17"), "test"))
-    found = out.twin(row("quite another passage", "17"), ["test"])
+    found = out.duplicate_of(row("quite another passage", "17"), ["test"])
     assert found is not None
     assert (found.reason, found.where) == ("book", "test:1")
-    assert out.twin(row("quite another passage", "18"), ["test"]) is None
-    assert out.twin(row("quite another passage"), ["test"]) is None
+    assert out.duplicate_of(row("quite another passage", "18"), ["test"]) is None
+    assert out.duplicate_of(row("quite another passage"), ["test"]) is None
 
 
 @pytest.mark.parametrize(
     ("text", "same"), [("ok", True), ("Ok!", True), ("no", False), ("ok then", False), ("!", False)]
 )
 def test_texts_shorter_than_a_triple_are_compared_whole(text: str, same: bool) -> None:
-    assert (held((row("ok"), "dev")).twin(row(text), ["dev"]) is not None) == same
+    assert (held((row("ok"), "dev")).duplicate_of(row(text), ["dev"]) is not None) == same

@@ -71,13 +71,13 @@ def test_full_disk_while_writing_is_told(download: Callable[..., Path], tmp_path
 
 
 def test_files_of_another_origin_are_not_replaced(download: Callable[..., Path], tmp_path: Path) -> None:
-    mine = tmp_path / "data" / "emotion" / "train.jsonl.gz"
-    mine.parent.mkdir(parents=True)
-    mine.write_bytes(b"mine")
-    assert f"{mine} is not of this command" in refused(lambda: download("emotion"))
-    assert mine.read_bytes() == b"mine"
+    path = tmp_path / "data" / "emotion" / "train.jsonl.gz"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"mine")
+    assert f"{path} is not of this command" in refused(lambda: download("emotion"))
+    assert path.read_bytes() == b"mine"
     download("emotion", "--overwrite")
-    assert mine.read_bytes() != b"mine"
+    assert path.read_bytes() != b"mine"
 
 
 def test_a_changed_file_is_not_replaced(download: Callable[..., Path]) -> None:

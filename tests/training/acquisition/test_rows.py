@@ -104,7 +104,7 @@ def test_rows_that_repeat_what_is_held_out_go_with_the_reason(hub: SmallHub, dow
     assert len(rows_of(folder / "emotion" / "test.jsonl.gz")) == 8
     assert len(rows_of(folder / "emotion" / "dev.jsonl.gz")) == 7
     place = "goemotions/simplified/{}-00000-of-00001.parquet:{}"
-    listed = [(row["split"], row["where"], row["reason"], row["twin"]) for row in left_out(folder)]
+    listed = [(row["split"], row["where"], row["reason"], row["duplicate_of"]) for row in left_out(folder)]
     assert listed == [
         ("emotion/dev", place.format("validation", 1), "exact", place.format("test", 4)),
         ("emotion/train", place.format("train", 1), "exact", place.format("test", 1)),
@@ -129,7 +129,7 @@ def test_a_task_that_comes_later_cleans_the_train_split_of_an_earlier_one(
     fetched = len(hub.fetched())
     folder = download("topic")
     assert len(rows_of(folder / "emotion" / "train.jsonl.gz")) == 7
-    assert [row["twin"] for row in left_out(folder)] == ["ag_news/data/test-00000-of-00001.parquet:1"]
+    assert [row["duplicate_of"] for row in left_out(folder)] == ["ag_news/data/test-00000-of-00001.parquet:1"]
     assert len(hub.fetched()) == fetched + 2  # the two files of AG News; nothing of GoEmotions again
 
 
@@ -141,7 +141,7 @@ def test_no_prose_of_a_book_whose_chapters_are_held_out(hub: SmallHub, download:
     assert "70001" not in {row["book"] for row in rows_of(folder / "prose" / "train.jsonl.gz")}
     listed = [row for row in left_out(folder) if row["reason"] == "book"]
     assert {row["split"] for row in listed} == {"summarization/train", "prose/train"}
-    assert listed[0]["twin"] == "booksum/test.csv:1"
+    assert listed[0]["duplicate_of"] == "booksum/test.csv:1"
 
 
 def test_chapter_with_a_second_summary_stays(hub: SmallHub, download: Callable[..., Path]) -> None:

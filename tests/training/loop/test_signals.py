@@ -1,4 +1,4 @@
-"""Requests to stop, by real signals to this process: noted, obeyed where nothing is lost, handlers as before."""
+"""Requests to stop, by real signals to this process: noted, carried out where nothing is lost, handlers as before."""
 
 import os
 import signal

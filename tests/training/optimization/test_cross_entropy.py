@@ -22,10 +22,10 @@ def test_cross_entropy_of_states_is_that_of_logits(rows: int, smoothing: float) 
     torch.manual_seed(0)
     states, weight = torch.randn(rows, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
     labels = torch.randint(50, (rows,))
-    mine = linear_cross_entropy(states, weight, labels, smoothing)
+    ours = linear_cross_entropy(states, weight, labels, smoothing)
     plain = F.cross_entropy(states @ weight.T, labels, label_smoothing=smoothing)
-    torch.testing.assert_close(mine, plain)
-    pairs = (torch.autograd.grad(3 * loss, (states, weight)) for loss in (mine, plain))
+    torch.testing.assert_close(ours, plain)
+    pairs = (torch.autograd.grad(3 * loss, (states, weight)) for loss in (ours, plain))
     for one, other in zip(*pairs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)  # float32 sums in another order
 
@@ -48,9 +48,9 @@ def test_bfloat16_errs_by_its_rounding() -> None:
     labels = torch.randint(5000, (70,))
     plain = F.cross_entropy(states @ weight.T, labels, label_smoothing=0.1)
     with torch.autocast("cpu", torch.bfloat16):
-        mine = linear_cross_entropy(states, weight, labels, 0.1)
-    torch.testing.assert_close(mine, plain, rtol=3e-3, atol=0)
-    pairs = (torch.autograd.grad(loss, (states, weight)) for loss in (mine, plain))
+        ours = linear_cross_entropy(states, weight, labels, 0.1)
+    torch.testing.assert_close(ours, plain, rtol=3e-3, atol=0)
+    pairs = (torch.autograd.grad(loss, (states, weight)) for loss in (ours, plain))
     for one, other in zip(*pairs, strict=True):
         assert (one - other).norm() < 0.01 * other.norm()
 
