@@ -112,7 +112,8 @@ void attend_any(const Queries& of, int64_t width, int64_t length, const Key& key
 // written by units of four bytes, one float or two bfloat16.
 template <Kind kind>
 struct Head {
-  static constexpr int64_t kGroup = kind == kFloat32 ? 1 : 2;
+  static constexpr int64_t kGroup = Format<kind>::kGroup;
+  static_assert(kGroup <= 2);
   static int64_t key_units(int64_t length, int64_t width) {
     return round_up(length, kColumns) * ((width + kGroup - 1) / kGroup);
   }

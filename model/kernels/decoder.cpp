@@ -81,8 +81,8 @@ class Step {
   }
 
  private:
-  using Number = std::conditional_t<kind == kFloat32, float, uint16_t>;  // of self-attention's keys and values
-  using Source = SourceNumber<kind>;
+  using Number = typename Format<kind>::Cached;
+  using Source = typename Format<kind>::Source;
 
   void normalise(const float* weight) {
     share(num_rows_, [&](int64_t r) {
@@ -144,10 +144,10 @@ class Step {
       const Number* values = reinterpret_cast<const Number*>(cache.self_values) + layer * cache.self_stride;
       share(cache.num_documents * cache.num_beams * heads_, [&](int64_t i) {
         const int64_t r = i / heads_, h = i % heads_, begin = first_token(cache, r), end = first_token(cache, r + 1);
-        const int64_t family = r / cache.num_beams * cache.num_beams, past = cache.positions[r];
+        const int64_t first_row = r / cache.num_beams * cache.num_beams, past = cache.positions[r];
         const int32_t* lineage = cache.lineage + r * cache.lineage_stride;
         const auto place = [&](int64_t t) {
-          const int64_t holder = t >= past ? r : family + lineage[t];
+          const int64_t holder = t >= past ? r : first_row + lineage[t];
           return (holder * heads_ + h) * room + t * width_;
         };
         for (int64_t n = begin; n < end; ++n) {
@@ -174,7 +174,7 @@ class Step {
 
   void attend_to_source(int64_t layer) {
     for_each_cache([&](const Cache& cache, int64_t first) {
-      const int64_t step = source_step<kind>(width_), room = cache.source_capacity * step;
+      const int64_t step = row_numbers<Source>(width_), room = cache.source_capacity * step;
       share(cache.num_documents * heads_, [&](int64_t i) {
         const int64_t document = i / heads_, h = i % heads_;
         const Source* keys = reinterpret_cast<const Source*>(cache.cross_keys) + layer * cache.cross_stride + i * room;

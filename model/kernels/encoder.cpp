@@ -57,7 +57,7 @@ class Encoding {
   }
 
  private:
-  static constexpr Kind kInner = kind == kFloat32 ? kFloat32 : kBfloat16;  // of attention
+  static constexpr Kind kInner = Format<kind>::kInner;
 
   void normalise(const float* weight) {
     share(num_rows_, [&](int64_t r) {
@@ -154,9 +154,9 @@ template <Kind kind>
 void project(const Shape& shape, const Linear* layers, int64_t num_layers, const float* states, int64_t num_rows,
              const int64_t* document, const int64_t* place, uint8_t* keys, uint8_t* values, int64_t layer_stride,
              int64_t room, Scratch& work) {
-  using Number = SourceNumber<kind>;
+  using Number = typename Format<kind>::Source;
   const int64_t heads = shape.num_heads, width = shape.d_kv, inner = heads * width;
-  const int64_t stride = round_up(shape.d_model, kColumns), step = source_step<kind>(width);
+  const int64_t stride = round_up(shape.d_model, kColumns), step = row_numbers<Number>(width);
   float* wide = work.wide.data();
   share(num_rows, [&](int64_t r) {
     convert_row<kind>(states + r * stride, nullptr, 1.0f, shape.d_model, work.operand, r);

@@ -67,8 +67,8 @@ void gate(const Number* gates_and_values, Number* out, int64_t rows, int64_t wid
     const Number* from = gates_and_values + 2 * row * width;
     for (int64_t i = 0; i < width; i += kLanes) {
       const __mmask16 mask = lane_mask(width - i);
-      const __m512 opened = gelu16(load16(from + i, mask));
-      store16(out + row * width + i, mask, _mm512_mul_ps(opened, load16(from + width + i, mask)));
+      const __m512 gelu = gelu16(load16(from + i, mask));
+      store16(out + row * width + i, mask, _mm512_mul_ps(gelu, load16(from + width + i, mask)));
     }
   }
 }
@@ -90,10 +90,10 @@ void gate_gradient(const Number* gates_and_values, const Number* grad, Number* i
       const __m512 e = exp16(_mm512_mul_ps(inner, _mm512_sub_ps(_mm512_setzero_ps(), slope)));
       const __m512 sigmoid = _mm512_div_ps(one, _mm512_add_ps(e, one));
       const __m512 inner_slope = _mm512_mul_ps(_mm512_fmadd_ps(square, _mm512_set1_ps(3 * 0.044715f), one), slope);
-      const __m512 opened = _mm512_mul_ps(x, sigmoid);
-      const __m512 bend = _mm512_mul_ps(_mm512_mul_ps(opened, _mm512_sub_ps(one, sigmoid)), inner_slope);
+      const __m512 gelu = _mm512_mul_ps(x, sigmoid);
+      const __m512 bend = _mm512_mul_ps(_mm512_mul_ps(gelu, _mm512_sub_ps(one, sigmoid)), inner_slope);
       store16(to + i, mask, _mm512_mul_ps(_mm512_mul_ps(upper, value), _mm512_add_ps(sigmoid, bend)));
-      store16(to + width + i, mask, _mm512_mul_ps(upper, opened));
+      store16(to + width + i, mask, _mm512_mul_ps(upper, gelu));
     }
   }
 }

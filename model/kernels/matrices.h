@@ -64,6 +64,7 @@ void convert_row(const float* x, const float* weight, float scale, int64_t width
     for (int64_t i = 0; i < width; i += kLanes)
       store16(reinterpret_cast<uint16_t*>(out) + i, __mmask16(0xffff), value(i));
   } else {
+    static_assert(kind == kInt8);
     __m512 most = _mm512_set1_ps(1e-12f);
     for (int64_t i = 0; i < width; i += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(value(i)));
     const float step = _mm512_reduce_max_ps(most) / 127.0f;
@@ -138,7 +139,7 @@ struct Sums<kind, 0> {
 // kRows rows by one weight block: four bytes of each row and two registers of weights at a time.
 template <Kind kind, int kRows>
 void sum_tile(const Linear& linear, int64_t block, const Rows& x, int64_t row, float* to) {
-  constexpr int64_t kGroup = kind == kFloat32 ? 1 : kind == kBfloat16 ? 2 : 4;
+  constexpr int64_t kGroup = Format<kind>::kGroup;
   const int64_t groups = (linear.in + kGroup - 1) / kGroup, stride = x.stride;
   const uint8_t* weight = linear.weight + block * groups * 4 * kColumns;
   const uint8_t* rows = x.bytes + row * stride;

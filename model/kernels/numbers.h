@@ -16,6 +16,35 @@ constexpr int kColumns = 32;  // outputs of a weight block: two registers
 
 enum Kind : int64_t { kFloat32 = 0, kBfloat16 = 1, kInt8 = 2 };  // of matrices; `formats.py` has the same
 
+// What goes with matrices of a kind, as in `formats.py`: `kGroup` of their inputs lie side by side, the decoder's own
+// keys and values are `Cached`, the source's `Source`; `kInner` are the matrices that the encoder's attention makes.
+template <Kind kind>
+struct Format;
+
+template <>
+struct Format<kFloat32> {
+  using Cached = float;
+  using Source = float;
+  static constexpr int64_t kGroup = 1;
+  static constexpr Kind kInner = kFloat32;
+};
+
+template <>
+struct Format<kBfloat16> {
+  using Cached = uint16_t;
+  using Source = uint16_t;
+  static constexpr int64_t kGroup = 2;
+  static constexpr Kind kInner = kBfloat16;
+};
+
+template <>
+struct Format<kInt8> {
+  using Cached = uint16_t;
+  using Source = int8_t;
+  static constexpr int64_t kGroup = 4;
+  static constexpr Kind kInner = kBfloat16;
+};
+
 // `work` with a constant that is `kind`; the compiler warns of a kind that is forgotten here.
 template <typename Work>
 void with_kind(int64_t kind, const Work& work) {
@@ -96,6 +125,12 @@ void store_row(const float* from, int64_t width, Number* to) {
     }
     std::memcpy(to + width, &scale, sizeof(scale));
   }
+}
+
+// What such a row takes.
+template <typename Number>
+constexpr int64_t row_numbers(int64_t width) {
+  return std::is_same_v<Number, int8_t> ? width + static_cast<int64_t>(sizeof(float)) : width;
 }
 
 inline float scale_of(const float*, int64_t) { return 1.0f; }

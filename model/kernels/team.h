@@ -62,13 +62,4 @@ void share(int64_t count, const Work& work) {
   for (int64_t i = omp_get_thread_num(); i < count; i += omp_get_num_threads()) work(i);
 }
 
-// Of cross-attention's keys and values, which make up most of what a step with many rows reads.
-template <Kind kind>
-using SourceNumber = std::conditional_t<kind == kFloat32, float, std::conditional_t<kind == kBfloat16, uint16_t, int8_t>>;
-
-template <Kind kind>
-int64_t source_step(int64_t width) {
-  return kind == kInt8 ? width + static_cast<int64_t>(sizeof(float)) : width;
-}
-
 }  // namespace
