@@ -12,7 +12,7 @@ SERVE_STAMP := $(VENV)/.serve
 PEERS := .bench/peers
 OPENVINO := .bench/openvino
 
-.PHONY: help setup serve test check constraints proof soak bench
+.PHONY: help setup serve test check constraints proof soak bench answers
 
 help:
 	@echo "make setup   prepare $(VENV) for everything, and nothing else"
@@ -22,6 +22,7 @@ help:
 	@echo "make constraints   ask pip whether every pin exists for every Python that is promised (minutes)"
 	@echo "make proof   the tests of what the service promises, in their long forms (an hour)"
 	@echo "make soak    half an hour of everything at once, every answer checked (ARGS=\"--minutes 120\")"
+	@echo "make answers record anew what the bundled checkpoint answers to the examples, after a change of either"
 	@echo "make bench   measure decoding against the peers (ARGS go to the benchmark)"
 
 setup: $(STAMP)
@@ -88,6 +89,9 @@ proof: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak $(ARGS)
+
+answers: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m support.examples
 
 bench: $(STAMP) $(PEERS)/.installed $(OPENVINO)/.installed
 	$(BIN)/python -m benchmarks.decoding $(foreach peer,$(PEERS) $(OPENVINO),--peer-python $(peer)/bin/python) $(ARGS)

@@ -20,7 +20,7 @@ from app.api.bodies import BodyBudget, BodyLimit
 from app.api.context import AppContext, set_app_context
 from app.api.heads import served
 from app.api.middleware import ConcurrencyLimit, Observe
-from app.api.openapi import describe
+from app.api.openapi import DESCRIPTION, TAGS, describe
 from app.api.problems import CLIENT_LEFT, Problem, invalid, problem_of
 from app.api.validation import field_errors
 from app.engine.request import EngineError
@@ -28,11 +28,11 @@ from app.limits import LimitError
 from app.planning import UnsupportedTask
 from app.service import NotReady, Service
 from app.settings import Settings
-from app.version import VERSION
+from app.version import LICENSE, VERSION
 from model.tasks import Tasks
 
-_DESCRIPTION = "Summaries, emotions and topics of texts, from one encoder-decoder model."
 _LIMITS = """
+Terms of the weights: {terms}. The examples are what the checkpoint that ships with LexiMind answers.
 
 This server waits {header_timeout_s:g} s for headers (128, 64 KiB), {body_timeout_s:g} s for a body ({max_body_bytes:,}
 bytes, 65,536 chunks, 10,000 JSON lists and objects), {write_timeout_s:g} s in all for an answer to be read, and
@@ -58,7 +58,8 @@ def create_app(
     app = FastAPIOffline(
         title="LexiMind",
         version=VERSION,
-        description=_DESCRIPTION + _LIMITS.format_map(_shown_limits(settings)),
+        license_info={"name": f"{LICENSE} (the code)"},
+        openapi_tags=TAGS,
         lifespan=_lifespan(service),
         redoc_url=None,
         static_url="/docs/assets",
@@ -80,24 +81,25 @@ def create_app(
             for method, one in of.items()
         }
     )
-    _add_middleware(app, service, paths={*schema["paths"], "/docs", "/openapi.json"})
+    _add_middleware(app, service, paths={*schema["paths"], "/", "/docs", "/openapi.json"})
     return app
 
 
 def _document(app: FastAPI, service: Service, access: AccessControl) -> Callable[[], dict[str, Any]]:
     """The OpenAPI document, generated again once the checkpoint is known, whose heads it names."""
     write = app.openapi
-    written: dict[Tasks, dict[str, Any]] = {}
+    written: dict[tuple[Tasks, str], dict[str, Any]] = {}
 
     def document() -> dict[str, Any]:
-        tasks = service.tasks or Tasks()
-        if tasks not in written:
+        tasks, terms = service.tasks or Tasks(), service.terms or "known once it is loaded"
+        if (tasks, terms) not in written:
             app.openapi_schema = None
+            app.description = DESCRIPTION + _LIMITS.format_map({**_shown_limits(service.settings), "terms": terms})
             served.set(tasks)
             needs = {"needs_key": bool(access.keys), "needs_admin_key": bool(access.admin_keys)}
             written.clear()
-            written[tasks] = describe(write(), **needs)
-        return written[tasks]
+            written[tasks, terms] = describe(write(), **needs)
+        return written[tasks, terms]
 
     return document
 

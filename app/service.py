@@ -171,6 +171,11 @@ class Service:
         return None if self._deployment is None else self._deployment.checkpoint.tasks
 
     @property
+    def terms(self) -> str | None:
+        """The terms of the checkpoint's weights; None as long as it is not loaded."""
+        return None if self._deployment is None else self._deployment.checkpoint.terms
+
+    @property
     def checkpoint_id(self) -> str | None:
         """`NAME@HASH` of the checkpoint for new requests."""
         return None if self._deployment is None else self._deployment.id

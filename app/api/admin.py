@@ -58,7 +58,7 @@ class ReloadAnswer(BaseModel):
     seconds: float = Field(description="From the call to the swap.", examples=[1.9])
 
 
-@router.post("/reload", responses=errors(400, 401, 403, 409, 422, 500, 503))
+@router.post("/reload", summary="Serve another checkpoint", responses=errors(400, 401, 403, 409, 422, 500, 503))
 async def reload(body: ReloadBody, request: Request) -> ReloadAnswer:
     """Load a checkpoint while the present one serves, and swap: requests that have begun end on the old one.
 

@@ -118,7 +118,7 @@ class PredictBody(Body):
         return value
 
 
-@router.post("/hf/summarize", responses=INFERENCE_ERRORS)
+@router.post("/hf/summarize", summary="A summary, as Hugging Face's clients ask for it", responses=INFERENCE_ERRORS)
 async def hf_summarize(body: HFSummarizeBody, request: Request) -> list[HFSummary]:
     """Summarize, for `InferenceClient(model="…/hf/summarize").summarization(text)`."""
     parameters = body.parameters
@@ -136,25 +136,35 @@ async def hf_summarize(body: HFSummarizeBody, request: Request) -> list[HFSummar
     return await answer_texts(request, body.inputs, text_request, shape, "inputs")
 
 
-@router.post("/hf/emotions", responses=INFERENCE_ERRORS)
+@router.post(
+    "/hf/emotions", summary="Emotions, as Hugging Face's clients ask for them", responses=INFERENCE_ERRORS | errors(409)
+)
 async def hf_emotions(body: HFClassifyBody, request: Request) -> list[list[Score]]:
     """Detect emotions, for `InferenceClient(model="…/hf/emotions").text_classification(text)`."""
     return await _hf_classify("emotions", BUILT_IN["emotions"], body, request)
 
 
-@router.post("/hf/topic", responses=INFERENCE_ERRORS)
+@router.post(
+    "/hf/topic", summary="The topic, as Hugging Face's clients ask for it", responses=INFERENCE_ERRORS | errors(409)
+)
 async def hf_topic(body: HFClassifyBody, request: Request) -> list[list[Score]]:
     """Detect the topic, for `InferenceClient(model="…/hf/topic").text_classification(text)`."""
     return await _hf_classify("topic", BUILT_IN["topic"], body, request)
 
 
-@router.post("/hf/classify/{head}", responses=INFERENCE_ERRORS | errors(404))
+@router.post(
+    "/hf/classify/{head}",
+    summary="Labels of any head, as Hugging Face's clients ask for them",
+    responses=INFERENCE_ERRORS | errors(404),
+)
 async def hf_classify(head: PathHead, body: HFClassifyBody, request: Request) -> list[list[Score]]:
     """Classify with any head, for `InferenceClient(model="…/hf/classify/HEAD").text_classification(text)`."""
     return await _hf_classify(head.name, head.kind, body, request)
 
 
-@router.post("/predict", responses=INFERENCE_ERRORS)
+@router.post(
+    "/predict", summary="Labels, as text-embeddings-inference gives them", responses=INFERENCE_ERRORS | errors(409)
+)
 async def predict(
     body: PredictBody, request: Request, task: Annotated[HeadName, Query(description="Which head.")] = "emotions"
 ) -> list[Score] | list[list[Score]]:

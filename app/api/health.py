@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.api.context import app_context, service_of
 from app.api.heads import ANY_HEAD
-from app.api.openapi import KEY, METRICS, errors
+from app.api.openapi import DESCRIPTION, KEY, METRICS, errors
 from app.api.problems import Problem
 from app.settings import half_of
 from app.version import LICENSE, VERSION
@@ -69,7 +69,25 @@ class Info(BaseModel):
     heads: list[HeadInfo] = Field(description="Every head, for /classify/{head} and all that names one.")
 
 
-@router.get("/health/live", responses=errors(503), response_model=Health)
+@router.get("/", include_in_schema=False)
+async def root(request: Request) -> Response:
+    """Leads a browser to `/docs`, and tells anything else what this is."""
+    terms = service_of(request).terms
+    about = {
+        "service": "LexiMind",
+        "version": VERSION,
+        "description": DESCRIPTION,
+        "routes": "/docs",
+        "openapi": "/openapi.json",
+        "served": "/info",
+        "ready": "/health/ready",
+        "license": LICENSE,
+        **({"model_terms": terms} if terms else {}),
+    }
+    return JSONResponse(about, 307, headers={"Location": f"{request.scope.get('root_path', '')}/docs"})
+
+
+@router.get("/health/live", summary="Whether the process works", responses=errors(503), response_model=Health)
 async def live(request: Request) -> Response:
     """200 while the process works, also while loading and draining; 503 when the model hangs in one step."""
     service = service_of(request)
@@ -79,7 +97,7 @@ async def live(request: Request) -> Response:
     return JSONResponse({"status": "alive"})
 
 
-@router.get("/health/ready", responses=errors(503))
+@router.get("/health/ready", summary="Whether requests are answered", responses=errors(503))
 async def ready(request: Request) -> Response:
     """200 when requests are answered; 503 while loading, draining or failed, and from SIGTERM on."""
     service = service_of(request)
@@ -128,7 +146,13 @@ def _labels(tasks: Tasks, head: str) -> list[str]:
     return list(tasks.head(head).labels) if tasks.has(head) else []
 
 
-@router.get("/metrics", responses=errors(401, 403) | METRICS, response_class=Response, dependencies=KEY)
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    responses=errors(401, 403) | METRICS,
+    response_class=Response,
+    dependencies=KEY,
+)
 async def metrics(request: Request) -> Response:
     """All metrics for Prometheus; with admin keys set, for their holders only."""
     context = app_context(request.app)
@@ -147,7 +171,13 @@ for prefix in ("", *_HF_ROUTES):
         response_model=Health,
         dependencies=named,
         name=f"health{prefix}",
+        summary="Whether requests are answered" + (f", below {prefix}" if prefix else ""),
     )
     router.add_api_route(
-        f"{prefix}/info", info, responses=errors(401, 429, 503), dependencies=[*KEY, *named], name=f"info{prefix}"
+        f"{prefix}/info",
+        info,
+        responses=errors(401, 429, 503),
+        dependencies=[*KEY, *named],
+        name=f"info{prefix}",
+        summary="What is served, with its limits" + (f", below {prefix}" if prefix else ""),
     )

@@ -6,8 +6,17 @@ from fastapi import Depends, Header
 from fastapi.security import APIKeyHeader, HTTPBearer
 from pydantic import WithJsonSchema
 
+from app.api.examples import add_examples
 from app.api.problems import MEDIA_TYPE, ProblemSchema
 from app.engine.request import Priority
+
+DESCRIPTION = "Summaries, emotions and topics of texts, from one encoder-decoder model."
+TAGS = [
+    {"name": "inference", "description": "A text, or a list of texts, to answers."},
+    {"name": "compatibility", "description": "The same for clients that were written for other servers."},
+    {"name": "health", "description": "What is served, and whether it answers."},
+    {"name": "admin", "description": "For operators, with an admin key."},
+]
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -36,7 +45,7 @@ def errors(*statuses: int) -> Responses:
     return {status: {"model": ProblemSchema, "description": _ERRORS[status]} for status in statuses}
 
 
-INFERENCE_ERRORS = errors(400, 401, 408, 409, 413, 415, 422, 429, 500, 503, 504, 507)
+INFERENCE_ERRORS = errors(400, 401, 408, 413, 415, 422, 429, 500, 503, 504, 507)
 
 
 def _event(name: str, data: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +69,6 @@ STREAM: Responses = {
                         _event("error", {"$ref": "#/components/schemas/ProblemSchema"}),
                     ]
                 },
-                "example": 'event: token\ndata: {"text": "Shares"}\n\nevent: summary\ndata: {"summary": "Shares"}\n\n',
             }
         },
     }
@@ -110,9 +118,11 @@ def describe(schema: dict[str, Any], *, needs_key: bool, needs_admin_key: bool) 
                 del operation["security"]
                 for status in ("401", "403"):
                     operation["responses"].pop(status, None)
+            operation["responses"] = dict(sorted(operation["responses"].items()))
             for status, response in operation["responses"].items():
                 if status >= "400" and "application/json" in response.get("content", {}):
                     response["content"] = {MEDIA_TYPE: response["content"].pop("application/json")}
+    add_examples(schema)
     if not (needs_key or needs_admin_key):
         schema["components"].pop("securitySchemes", None)
     return schema

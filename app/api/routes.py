@@ -34,6 +34,7 @@ router = APIRouter(route_class=InferenceRoute, tags=["inference"], dependencies=
 
 @router.post(
     "/summarize",
+    summary="A summary",
     responses=INFERENCE_ERRORS | STREAM,
     response_model=SummaryAnswer | list[SummaryAnswer],
     response_model_exclude_none=True,
@@ -46,7 +47,9 @@ async def summarize(body: SummarizeBody, request: Request) -> SummaryAnswer | li
     return mirror(body.text, await answer_texts(request, body.text, text_request, summary_answer))
 
 
-@router.post("/emotions", responses=INFERENCE_ERRORS, response_model_exclude_none=True)
+@router.post(
+    "/emotions", summary="Emotions", responses=INFERENCE_ERRORS | errors(409), response_model_exclude_none=True
+)
 async def emotions(body: EmotionsBody, request: Request) -> EmotionsAnswer | list[EmotionsAnswer]:
     """Detect the emotions in a text, or in each of a list of texts."""
 
@@ -56,7 +59,7 @@ async def emotions(body: EmotionsBody, request: Request) -> EmotionsAnswer | lis
     return mirror(body.text, await answer_texts(request, body.text, TextRequest(("emotions",)), shape))
 
 
-@router.post("/topic", responses=INFERENCE_ERRORS, response_model_exclude_none=True)
+@router.post("/topic", summary="The topic", responses=INFERENCE_ERRORS | errors(409), response_model_exclude_none=True)
 async def topic(body: TopicBody, request: Request) -> TopicAnswer | list[TopicAnswer]:
     """Detect the topic of a text, or of each of a list of texts."""
 
@@ -66,7 +69,12 @@ async def topic(body: TopicBody, request: Request) -> TopicAnswer | list[TopicAn
     return mirror(body.text, await answer_texts(request, body.text, TextRequest(("topic",)), shape))
 
 
-@router.post("/classify/{head}", responses=INFERENCE_ERRORS | errors(404), response_model_exclude_none=True)
+@router.post(
+    "/classify/{head}",
+    summary="Labels of any head",
+    responses=INFERENCE_ERRORS | errors(404),
+    response_model_exclude_none=True,
+)
 async def classify(
     head: PathHead, body: ClassifyBody, request: Request
 ) -> LabelsAnswer | LabelAnswer | list[LabelsAnswer | LabelAnswer]:
@@ -81,7 +89,12 @@ async def classify(
     return mirror(body.text, await answer_texts(request, body.text, TextRequest((head.name,)), shape))
 
 
-@router.post("/analyze", responses=INFERENCE_ERRORS, response_model_exclude_none=True)
+@router.post(
+    "/analyze",
+    summary="Several tasks at once",
+    responses=INFERENCE_ERRORS | errors(409),
+    response_model_exclude_none=True,
+)
 async def analyze(body: AnalyzeBody, request: Request) -> AnalyzeAnswer | list[AnalyzeAnswer]:
     """Run several tasks at once; tasks with the same prompt share one encoder pass."""
     tasks = tuple(dict.fromkeys(body.tasks or deployment_of(request).checkpoint.tasks.names))
