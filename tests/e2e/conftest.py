@@ -11,14 +11,14 @@ from support.servers import Server, started_servers, wait_until_ready
 
 @pytest.fixture
 def start(tmp_path: Path, checkpoint_folder: Path) -> Iterator[Callable[..., Server]]:
-    """`start("--max-items", "2")`: a server with these flags, not awaited; ended with the test."""
+    """`start("--max-items", "2")`: a server with these flags, not awaited; ended with the test (`started_servers`)."""
     yield from started_servers(tmp_path, checkpoint_folder)
 
 
 @pytest.fixture
 def serve(start: Callable[..., Server]) -> Callable[..., Server]:
     """As `start`, and ready."""
-    return lambda *flags: wait_until_ready(start(*flags))
+    return lambda *flags, **options: wait_until_ready(start(*flags, **options))
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,14 @@ import torch
 
 from model.storage.checkpoint import load_checkpoint
 from model.storage.saving import save_checkpoint
+from support.depth import depth
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 ADMIN = {"Authorization": "Bearer operator"}
 SUMMARY = {"text": "Shares of the chip maker rose twelve percent on Tuesday.", "max_new_tokens": 24}
 TOPIC = {"text": "The home side won the final by two goals to one."}
-NUM_RELOADS = 6
+NUM_RELOADS = depth(6, 20)
 
 
 @pytest.fixture

@@ -25,14 +25,18 @@ class Server:
 
 
 def started_servers(folder: Path, checkpoint_folder: Path) -> Iterator[Callable[..., Server]]:
-    """One function that starts a server with given flags, not awaited; all end when the generator goes on."""
+    """One function that starts a server with given flags, not awaited; all end when the generator goes on.
+
+    Python in `patch` runs in the server's process before its first line. Its output goes to `log`, or a file.
+    """
     servers: list[Server] = []
 
-    def run(*flags: str) -> Server:
+    def run(*flags: str, patch: str = "", log: Path | None = None) -> Server:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
-        log = folder / f"{len(servers)}.log"
-        command = [sys.executable, "-m", "app.cli", "serve", "--port", str(port), "--threads", "1", "--device", "cpu"]
+        log = log or folder / f"{len(servers)}.log"
+        program = ["-c", f"{patch}\nfrom app.cli import main\nmain()"] if patch else ["-m", "app.cli"]
+        command = [sys.executable, *program, "serve", "--port", str(port), "--threads", "1", "--device", "cpu"]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*command, "--checkpoint", str(checkpoint_folder), *flags], stdout=output, stderr=output
