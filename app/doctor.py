@@ -27,9 +27,9 @@ from app.settings import Settings, unknown_variables
 from app.version import VERSION
 from model.devices import device_named
 from model.errors import DeviceError, ModelError
-from model.inference.onednn_backend import can_pack_bfloat16
 from model.kernels.library import LIBRARY, is_available, library
-from model.precision import ON_CPUS_ALONE, PRECISIONS, Precision
+from model.precision import PRECISIONS, Precision
+from model.storage.checkpoint import default_precision, is_computable
 from model.storage.stored_weights import StoredWeights
 
 State = Literal["ok", "warning", "failure"]
@@ -171,29 +171,21 @@ def _kernels(_: Settings) -> Iterator[Finding]:
 
 
 def _formats(settings: Settings) -> Iterator[Finding]:
-    usable = [one for one in PRECISIONS if _is_usable(one, _on_gpu(settings))]
-    value = f"{', '.join(usable)}; auto is {_automatic(settings)}, and {settings.dtype} is asked for"
+    device = _device_of(settings)
+    usable = [one for one in PRECISIONS if is_computable(one, device)]
+    value = f"{', '.join(usable)}; auto is {default_precision(device)}, and {settings.dtype} is asked for"
     if settings.dtype in ("auto", *usable):
         yield Finding("number formats", "ok", value)
     else:
         yield Finding("number formats", "failure", value, f"use --dtype auto or {usable[-1]}")
 
 
-def _on_gpu(settings: Settings) -> bool:
+def _device_of(settings: Settings) -> torch.device:
+    """The CPU where the one that is asked for is missing."""
     try:
-        return device_named(settings.device).type == "cuda"
+        return device_named(settings.device)
     except DeviceError:
-        return False
-
-
-def _automatic(settings: Settings) -> Precision:
-    return "bfloat16" if _on_gpu(settings) or is_available("bfloat16") else "float32"
-
-
-def _is_usable(precision: Precision, on_gpu: bool) -> bool:
-    if on_gpu:
-        return precision not in ON_CPUS_ALONE
-    return precision != "bfloat16" or is_available("bfloat16") or can_pack_bfloat16()
+        return torch.device("cpu")
 
 
 def _threads(settings: Settings) -> Iterator[Finding]:
@@ -215,7 +207,7 @@ def _threads(settings: Settings) -> Iterator[Finding]:
 
 def _memory(settings: Settings) -> Iterator[Finding]:
     remedy = "--dtype int8 (on a CPU), a smaller checkpoint, or more memory"
-    needed, on_gpu = _weights_bytes(settings), _on_gpu(settings)
+    needed, on_gpu = _weights_bytes(settings), _device_of(settings).type == "cuda"
     if on_gpu:
         free, total = torch.cuda.mem_get_info(device_named(settings.device))
         value = f"{_gib(free)} of {_gib(total)} free, about {_gib(needed)} needed for weights"
@@ -234,7 +226,7 @@ def _weights_bytes(settings: Settings) -> int:
         weights = StoredWeights([settings.checkpoint / "model.safetensors"], str)
     except (ModelError, OSError):
         return 0
-    precision = _automatic(settings) if settings.dtype == "auto" else settings.dtype
+    precision = default_precision(_device_of(settings)) if settings.dtype == "auto" else settings.dtype
     return int(_WEIGHTS_FACTOR * _BYTES[precision] * sum(math.prod(shape) for shape in weights.shapes.values()))
 
 

@@ -23,9 +23,7 @@ from app.metrics import Metrics
 from app.settings import Settings
 from model.devices import device_named
 from model.errors import ModelError
-from model.kernels.library import is_available
-from model.precision import Precision
-from model.storage.checkpoint import ServedCheckpoint, load_served
+from model.storage.checkpoint import ServedCheckpoint, default_precision, load_served
 from model.tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -275,9 +273,7 @@ class Service:
 def _load(settings: Settings, folder: Path) -> ServedCheckpoint:
     _limit_threads(settings.threads)
     device = device_named(settings.device)
-    # bfloat16 by torch on a CPU does not give the same tokens whatever they are batched with; the native kernels do.
-    fitting: Precision = "bfloat16" if device.type == "cuda" or is_available("bfloat16") else "float32"
-    precision = fitting if settings.dtype == "auto" else settings.dtype
+    precision = default_precision(device) if settings.dtype == "auto" else settings.dtype
     return load_served(folder, device, precision)
 
 

@@ -20,11 +20,9 @@ from torch import Tensor
 from model.errors import ModelError
 from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
-from model.kernels.library import is_available
 from model.network.heads import head_tensors
 from model.network.leximind import LexiMind, from_tensors
-from model.precision import Precision
-from model.storage.checkpoint import Checkpoint, load_checkpoint, load_served
+from model.storage.checkpoint import Checkpoint, default_precision, load_checkpoint, load_served
 from model.storage.saving import save_checkpoint
 from model.storage.stored_weights import StoredWeights
 from model.tasks import Head, Tasks
@@ -115,8 +113,8 @@ def _features(checkpoint: Checkpoint, head: Head, examples: Sequence[Example], f
     if path.is_file():
         return load_file(path)["features"]
     # As the server has it by default: several times as fast as the modules that can be trained.
-    precision: Precision = "bfloat16" if is_available("bfloat16") else "float32"
-    served = load_served(checkpoint.folder, torch.device("cpu"), precision).backend
+    device = torch.device("cpu")
+    served = load_served(checkpoint.folder, device, default_precision(device)).backend
     tasks = replace(checkpoint.tasks, heads=(head,))
     features = Predictor(served, checkpoint.tokenizer, tasks).mean_states(head.name, texts)
     folder.mkdir(parents=True, exist_ok=True)

@@ -73,6 +73,21 @@ class ServedCheckpoint(Checkpoint):
     backend: Backend
 
 
+def default_precision(device: torch.device) -> Precision:
+    """What to serve in on `device` unless asked otherwise.
+
+    bfloat16 by torch on a CPU does not give the same tokens whatever they are batched with; the native kernels do.
+    """
+    return "bfloat16" if device.type == "cuda" or is_available("bfloat16") else "float32"
+
+
+def is_computable(precision: Precision, device: torch.device) -> bool:
+    """Whether `load_served` takes `precision` on `device`."""
+    if device.type == "cuda":
+        return precision not in ON_CPUS_ALONE
+    return precision != "bfloat16" or is_available("bfloat16") or can_pack_bfloat16()
+
+
 def checkpoint_name(folder: Path) -> str:
     """The folder's own name; every run calls its folders `checkpoint` and `last`, so these have the run's."""
     folder = folder.resolve()
@@ -101,13 +116,13 @@ def load_served(folder: Path, device: torch.device, precision: Precision) -> Ser
         ModelError: int8 on a GPU, bfloat16 on a CPU that has no instructions for it.
     """
     if device.type == "cuda":
-        if precision in ON_CPUS_ALONE:
+        if not is_computable(precision, device):
             raise ModelError(
                 f"dtype is {precision} and device {device}; {precision} is for the CPU: use bfloat16 on a GPU"
             )
         avoid_cudnn_attention()
-    elif precision == "bfloat16" and not is_available("bfloat16") and not can_pack_bfloat16():
-        raise ModelError("dtype is bfloat16, for which this processor has no instructions; use auto or float32")
+    elif not is_computable(precision, device):
+        raise ModelError(f"dtype is {precision}, for which this processor has no instructions; use auto or float32")
     checkpoint, weights = _verified(folder)
     config, dtype, byte_pieces = checkpoint.config, computing_dtype(precision), checkpoint.tokenizer.byte_pieces
     backend: Backend

@@ -82,7 +82,7 @@ async def test_without_kernels_a_processor_computes_in_float32(
     checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By torch in bfloat16 an answer would depend on what it is batched with."""
-    monkeypatch.setattr("app.service.is_available", lambda _: False)
+    monkeypatch.setattr("model.storage.checkpoint.is_available", lambda _: False)
     service = Service(Settings(checkpoint=checkpoint_folder))
     await service.load()
     assert service.deployment.checkpoint.backend.precision == "float32"

@@ -166,7 +166,7 @@ class DraftPolicy:
         return [draft[:length] for draft, length in zip(drafts, lengths, strict=True)]
 
     def learn(self, tracker: CopyTracker, token_ids: Sequence[int]) -> None:
-        """`token_ids` came, which `tracker` is yet to be told: whether those of its draft are among them; if it had
+        """`token_ids` came, which `tracker` does not have yet: whether those of its draft are among them; if it had
         none, whether the first would have been right."""
         in_source, length = tracker.match
         if not length:
