@@ -50,7 +50,13 @@ _LOCAL = ("checkpoint", "device", "dtype", "threads")
 _DOCTOR = (*_LOCAL, "host", "port")
 _BULK = (*_LOCAL, "max_batch_tokens", "max_decode_rows")
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def _examples(*lines: str) -> str:
+    r"""The end of a command's help; \b keeps the lines as they are."""
+    return "\b\n" + "\n".join(("Examples:", *(f"  {line}" for line in lines)))
+
 
 Texts = Annotated[
     list[str] | None,
@@ -91,7 +97,13 @@ def main() -> None:
     app()
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "leximind serve",
+        "leximind serve --host 0.0.0.0 --port 9000 --checkpoint runs/base",
+        "leximind serve --dtype int8 --threads 2 --api-keys-file keys.txt",
+    ),
+)
 @with_flags()
 def serve(**flags: Any) -> None:
     """Serve over HTTP. Every flag is an environment variable too; a flag wins."""
@@ -105,7 +117,14 @@ def serve(**flags: Any) -> None:
         fail(str(error), MODEL_FAILED if error.has_served else LOAD_FAILED)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "leximind summarize --file article.txt",
+        "leximind summarize --num-beams 4 --max-new-tokens 60 - < article.txt",
+        "leximind summarize --file 'articles/**/*.txt' --output summaries/",
+        "leximind summarize --jsonl news.jsonl --text-column body > summaries.jsonl",
+    ),
+)
 @with_flags(_LOCAL)
 @with_decoding_flags
 @with_input_flags
@@ -115,7 +134,12 @@ def summarize(texts: Texts = None, on_long: OnLongText = "chunk", support: Suppo
     _run(texts, Question(summary_answer, request), SummaryAnswer.model_fields, flags)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        'leximind emotions "Thank you so much, I love it!"',
+        "leximind emotions --top-k 3 --lines reviews.txt > emotions.jsonl",
+    ),
+)
 @with_flags(_LOCAL)
 @with_input_flags
 def emotions(texts: Texts = None, top_k: TopK = None, threshold: Threshold = None, **flags: Any) -> None:
@@ -128,7 +152,12 @@ def emotions(texts: Texts = None, top_k: TopK = None, threshold: Threshold = Non
     _run(texts, Question(shape, TextRequest(("emotions",)), facts=facts), EmotionsAnswer.model_fields, flags)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        'leximind topic "Shares rose on Monday after the bank raised its forecast."',
+        "tail -f headlines.log | leximind topic --lines -",
+    ),
+)
 @with_flags(_LOCAL)
 @with_input_flags
 def topic(texts: Texts = None, top_k: TopK = None, **flags: Any) -> None:
@@ -140,7 +169,11 @@ def topic(texts: Texts = None, top_k: TopK = None, **flags: Any) -> None:
     _run(texts, Question(shape, TextRequest(("topic",)), facts={"top_k": top_k}), TopicAnswer.model_fields, flags)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        'leximind classify intent "Where is my parcel?" --checkpoint runs/intent',
+    ),
+)
 @with_flags(_LOCAL)
 @with_input_flags
 def classify(
@@ -163,7 +196,12 @@ def classify(
     _run(texts, Question(shape, TextRequest((head,)), facts=facts), added, flags)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "leximind analyze --file article.txt",
+        "leximind analyze --file articles/ --output answers/",
+    ),
+)
 @with_flags(_LOCAL)
 @with_decoding_flags
 @with_input_flags
@@ -173,7 +211,13 @@ def analyze(texts: Texts = None, on_long: OnLongText = "chunk", support: Support
     _run(texts, Question(analyze_answer, request), AnalyzeAnswer.model_fields, flags)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "leximind bulk news.jsonl answers/",
+        "leximind bulk news.csv answers/ --text-column body --tasks summarize,topic",
+        "leximind bulk 'crawl/*.parquet' answers/ --shard-rows 10000 --prefix model_",
+    ),
+)
 @with_flags(_BULK)
 @with_decoding_flags
 def bulk(
@@ -205,7 +249,13 @@ def bulk(
     ask_tables(question, [source], text_column, output, flags)
 
 
-@app.command(name="import")
+@app.command(
+    name="import",
+    epilog=_examples(
+        "leximind import google/flan-t5-base runs/base",
+        "leximind import folder/in/the/published/layout runs/base --overwrite",
+    ),
+)
 def import_checkpoint(
     source: Annotated[str, typer.Argument(help="A FLAN-T5 folder in the published layout, or a hub id.")],
     target: Annotated[Path, typer.Argument(help="Where the checkpoint folder goes.")],
@@ -221,7 +271,12 @@ def import_checkpoint(
     typer.echo(f"{target}: serve it with leximind serve --checkpoint {target}")
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "leximind info",
+        "leximind info --checkpoint runs/base --json",
+    ),
+)
 @with_flags(_LOCAL)
 def info(as_json: AsJson = False, **flags: Any) -> None:
     """What the checkpoint is and can do."""
@@ -259,7 +314,12 @@ async def _facts(service: Service) -> dict[str, Any]:
     }
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "leximind doctor",
+        "leximind doctor --checkpoint runs/base --dtype int8",
+    ),
+)
 @with_flags(_DOCTOR)
 def doctor(as_json: AsJson = False, **flags: Any) -> None:
     """Look at this machine and the checkpoint, and say what to do about what is wrong."""
@@ -291,7 +351,12 @@ def doctor(as_json: AsJson = False, **flags: Any) -> None:
         raise typer.Exit(LOAD_FAILED)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "leximind bench",
+        "leximind bench --dtype int8 --threads 2 --json",
+    ),
+)
 @with_flags(_BULK)
 def bench(
     seconds: Annotated[float, typer.Option(min=1, metavar="<number>", help="How long it may take, about.")] = 60.0,

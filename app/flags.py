@@ -86,8 +86,7 @@ def _add_flags(command: Command, flags: Sequence[inspect.Parameter]) -> Command:
 
 def _input_flag(name: str) -> inspect.Parameter:
     kind, default, help_text, shown = _INPUTS[name]
-    shown_default = f" [default: {default}]" if default else ""
-    option = typer.Option(f"--{name.replace('_', '-')}", help=help_text + shown_default, metavar=shown)
+    option = typer.Option(f"--{name.replace('_', '-')}", help=help_text, metavar=shown)
     annotation = kind if default is not None else kind | None
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, option]

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner, Result
 
 from app.cli import app
@@ -19,6 +21,7 @@ from model.network.leximind import LexiMind
 from model.storage.checkpoint import Checkpoint
 from model.storage.saving import save_checkpoint
 from model.tasks import EMOTIONS, TOPICS, Tasks
+from support.commands import completions
 
 AUTO = "bfloat16" if is_available("bfloat16") else "float32"  # what dtype auto is on a CPU
 
@@ -255,6 +258,24 @@ def test_failed_load_is_one_line_and_exit_code_1(arguments: list[str], message: 
     [line] = result.stderr.splitlines()
     assert line.startswith("leximind: ")
     assert message in line
+
+
+def test_help_of_every_command_has_examples_that_are_commands() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for name in commands:
+        shown = CliRunner().invoke(app, [name, "--help"]).stdout
+        examples = shown.partition("Examples:\n")[2].splitlines()
+        assert examples, name
+        for example in filter(str.strip, examples):
+            _, *words = shlex.split(example[example.index("leximind ") :].partition(" < ")[0].partition(" > ")[0])
+            with commands[words[0]].make_context(words[0], words[1:]) as context:
+                assert context.command.name == name
+
+
+@pytest.mark.slow
+def test_shell_completes_commands_and_flags() -> None:
+    assert completions("leximind", "b") == ["bulk", "bench"]
+    assert completions("leximind", "summarize", "--num-b") == ["--num-beams"]
 
 
 def test_command_line_loads_no_http() -> None:

@@ -25,5 +25,14 @@ def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[byte
     return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, env=_environment(), timeout=240)
 
 
+def completions(*words: str) -> list[str]:
+    """What the shell is offered for the last of `words`."""
+    code = "import sys; sys.argv[0] = 'leximind'; from app.cli import main; main()"
+    asked = {"_LEXIMIND_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    environment = {**_environment(), **asked}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=120, check=True)
+    return done.stdout.decode().split()
+
+
 def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
