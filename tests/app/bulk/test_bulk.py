@@ -4,7 +4,10 @@ import csv
 import fcntl
 import io
 import json
+import os
+import pty
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -225,3 +228,32 @@ def test_killed_at_any_moment_it_goes_on_without_a_lost_or_doubled_row(
     assert "is blank" in found[1234]["error"]
     assert bulk(source, tmp_path / "whole", "--tasks", "topic", "--shard-rows", shard_rows).exit_code == 4
     assert all(same(one, other) for one, other in zip(found, rows_of(tmp_path / "whole"), strict=True))
+
+
+@pytest.mark.slow
+def test_interrupted_at_a_terminal_it_shows_its_progress_and_how_to_go_on(
+    checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    source, target = write_lines(tmp_path / "rows.jsonl", objects(40_000)), tmp_path / "out"
+    terminal, its_side = pty.openpty()
+    flags = ["--tasks", "topic", "--shard-rows", "200", *local_flags(checkpoint_folder)]
+    with started("bulk", str(source), str(target), *flags, stderr=its_side) as process:
+        os.close(its_side)
+        shown = b""
+        while b"answering" not in shown or not list(target.glob("part-*")):
+            shown += os.read(terminal, 4096)
+        process.send_signal(signal.SIGINT)
+        shown += b"".join(iter(lambda: _read_terminal(terminal), b""))
+        assert process.wait(60) == 130
+    os.close(terminal)
+    assert b"/40000" in shown
+    assert b"leximind: stopped; the same command goes on where it stopped" in shown
+    assert 0 < len(list(target.glob("part-*"))) < 200
+    assert not (target / "_SUCCESS").exists()
+
+
+def _read_terminal(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 4096)
+    except OSError:  # its other side is closed
+        return b""

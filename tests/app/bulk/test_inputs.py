@@ -1,6 +1,8 @@
 """Texts by arguments, files, lines and JSON Lines, as the command line answers them."""
 
 import json
+import os
+import pty
 import signal
 from pathlib import Path
 from typing import Any
@@ -142,3 +144,16 @@ def test_reader_that_leaves_ends_the_command_quietly(checkpoint_folder: Path, tm
 def test_command_in_a_process_answers_like_the_one_in_the_tests(ask: Any, checkpoint_folder: Path) -> None:
     done = run("topic", NEWS, *local_flags(checkpoint_folder))
     assert ([json.loads(done.stdout)], done.returncode, done.stderr) == (ask("topic", NEWS)[0], 0, b"")
+
+
+@pytest.mark.slow
+def test_people_at_a_terminal_get_a_table(checkpoint_folder: Path) -> None:
+    terminal, its_side = pty.openpty()
+    with started("topic", NEWS, *local_flags(checkpoint_folder), stdout=its_side) as process:
+        os.close(its_side)
+        assert process.wait(120) == 0
+        shown = os.read(terminal, 65536).decode()
+    os.close(terminal)
+    assert "topic" in shown
+    assert "│" in shown
+    assert "{" not in shown
