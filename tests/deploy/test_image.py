@@ -11,6 +11,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+
+from deploy.image.healthcheck import address
+from deploy.image.requirements import requirements
 
 REPOSITORY = Path(__file__).parents[2]
 DOCKERFILE = (REPOSITORY / "Dockerfile").read_text(encoding="utf-8")
@@ -32,19 +37,95 @@ def test_image_serves_as_an_ordinary_user_on_every_interface() -> None:
     assert int(user[1]) > 0
     assert 'ENTRYPOINT ["leximind"]' in served
     assert 'CMD ["serve", "--host", "0.0.0.0"]' in served
-    assert "/health/live" in served
+    assert 'CMD ["python3", "-I", "/opt/leximind/healthcheck.py"]' in served
 
 
 def test_context_holds_what_the_build_needs() -> None:
     kept = {line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     files = {"pyproject.toml", "hatch_build.py", "constraints.txt", "README.md", "LICENSE"}
-    assert kept == {"app", "model", "training"} | files
+    assert kept == {"app", "model", "training", "deploy/image"} | files
     assert all((REPOSITORY / name).exists() for name in kept)
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE)
+    named = {name for line in copied for name in line.split() if name != "."}
+    assert all(any(name == one or name.startswith(f"{one}/") for one in kept) for name in named)
+    assert all((REPOSITORY / name).is_file() for name in named)
+
+
+def test_no_layer_below_the_source_sees_the_source() -> None:
+    """A change of source leaves the stage of dependencies, and the layers that the image takes from it, as they are."""
+    stage = DOCKERFILE[DOCKERFILE.index(" AS dependencies") : DOCKERFILE.index(" AS application")]
+    copied = set(re.findall(r"^COPY (.+) \S+$", stage, re.MULTILINE))
+    assert copied == {"--from=requirements /build/requirements.txt", "constraints.txt deploy/image/strip.sh"}
+    served = DOCKERFILE[DOCKERFILE.rindex("FROM ") :]
+    sources = re.findall(r"^COPY (?:--from=)?(\S+)", served, re.MULTILINE)
+    assert sources[0] == "dependencies"
 
 
 def test_constraints_name_exact_versions_and_no_host() -> None:
     for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines():
         assert line.startswith("#") or re.fullmatch(r"[\w.-]+==[\w.!]+", line), line
+
+
+def test_requirements_are_those_of_the_project_and_of_the_extras_asked_for() -> None:
+    pyproject = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
+    names = {re.split(r"[<>=]", line)[0] for line in requirements(pyproject, ["serve"])}
+    assert {"torch", "sentencepiece", "fastapi", "uvicorn"} <= names
+    assert "hydra-core" not in names
+    assert any(line.startswith("hydra-core") for line in requirements(pyproject, ["serve", "training"]))
+    with pytest.raises(SystemExit, match="no extra is named serv; EXTRAS is some of serve,"):
+        requirements(pyproject, ["serv"])
+
+
+DPKG_STATUS = """\
+Package: libc6
+Status: install ok installed
+Architecture: amd64
+Version: 2.41-12
+Description: GNU C Library: Shared libraries
+ Contains the standard libraries that are used by nearly all programs.
+
+Package: gone
+Status: deinstall ok config-files
+Architecture: amd64
+Version: 1
+"""
+
+
+def test_bill_of_materials_names_what_dpkg_and_pip_installed(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text(DPKG_STATUS)
+    (tmp_path / "os-release").write_text('PRETTY_NAME="Debian"\nID=debian\nVERSION_ID="13"\n')
+    for name, version in (("leximind", "1.2.3"), ("Some_Package", "4.5")):
+        folder = tmp_path / f"{name}-{version}.dist-info"
+        folder.mkdir()
+        lines = f"Metadata-Version: 2.4\nName: {name}\nVersion: {version}\nLicense-Expression: MIT OR Apache-2.0\n"
+        (folder / "METADATA").write_text(lines)
+    command = [sys.executable, REPOSITORY / "deploy/image/sbom.py", tmp_path, tmp_path]
+    written = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(written) is None
+    bill = json.loads(written)
+    assert bill["metadata"]["component"]["name"] == "leximind"
+    libc, package = sorted(bill["components"], key=lambda one: one["purl"])
+    assert libc["purl"] == "pkg:deb/debian/libc6@2.41-12?arch=amd64&distro=debian-13"
+    assert package["purl"] == "pkg:pypi/some-package@4.5"
+    assert package["licenses"] == [{"expression": "MIT OR Apache-2.0"}]
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "expected"),
+    [
+        ("leximind serve", {}, ("127.0.0.1", 8000)),
+        ("leximind serve --host 0.0.0.0", {"LEXIMIND_PORT": "9000"}, ("127.0.0.1", 9000)),
+        ("leximind serve --port 9001", {"LEXIMIND_PORT": "9000"}, ("127.0.0.1", 9001)),
+        ("leximind serve --port 9001 --port=9002", {}, ("127.0.0.1", 9002)),
+        ("/sbin/init -- leximind serve --host :: --port 9001", {}, ("::1", 9001)),
+        ("leximind serve", {"LEXIMIND_HOST": "192.0.2.7"}, ("192.0.2.7", 8000)),
+        ("leximind serve --host", {}, ("127.0.0.1", 8000)),
+    ],
+)
+def test_health_check_asks_where_the_service_listens(
+    command: str, environment: dict[str, str], expected: tuple[str, int]
+) -> None:
+    assert address(command.split(), environment) == expected
 
 
 @pytest.mark.slow
