@@ -12,7 +12,7 @@ SERVE_STAMP := $(VENV)/.serve
 PEERS := .bench/peers
 OPENVINO := .bench/openvino
 
-.PHONY: help setup serve test check constraints proof soak bench answers
+.PHONY: help setup serve test check constraints proof soak load bench answers
 
 help:
 	@echo "make setup   prepare $(VENV) for everything, and nothing else"
@@ -23,6 +23,7 @@ help:
 	@echo "make proof   the tests of what the service promises, in their long forms (an hour)"
 	@echo "make soak    half an hour of everything at once, every answer checked (ARGS=\"--minutes 120\")"
 	@echo "make answers record anew what the bundled checkpoint answers to the examples, after a change of either"
+	@echo "make load    ask URL at RATE arrivals a second for TIME seconds, ARRIVALS=constant, ramp or spike; writes REPORT"
 	@echo "make bench   measure decoding against the peers (ARGS go to the benchmark)"
 
 setup: $(STAMP)
@@ -40,8 +41,9 @@ endif
 # CUDA builds of torch are gigabytes. Without an NVIDIA device, Linux on x86-64 takes the CPU build from PyTorch's own
 # index: its local version (+cpu) sorts above the plain one. An index that pip is told of by the environment wins.
 TORCH_INDEX := https://download.pytorch.org/whl/cpu
+HAS_INDEX := $(BIN)/python -m pip config list | grep -E "index-url|find-links|no-index" >/dev/null
 NEEDS_CPU_TORCH := test "$$(uname -sm)" = "Linux x86_64" && ! test -e /dev/nvidiactl && ! test -e /dev/dxg && \
-	! $(BIN)/python -m pip config list | grep -E "index-url|find-links|no-index" >/dev/null
+	! $(HAS_INDEX)
 
 # $(1): the extra to install.
 define install
@@ -92,6 +94,16 @@ soak: $(STAMP)
 
 answers: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m support.examples
+
+URL ?= http://127.0.0.1:8000
+ARRIVALS ?= ramp
+RATE ?= 40
+TIME ?= 120
+REPORT ?= load.html
+
+load: $(STAMP)
+	$(BIN)/python -m locust --locustfile tests/load/shapes.py --headless --only-summary --host $(URL) \
+		--arrivals $(ARRIVALS) --rate $(RATE) --seconds $(TIME) --html $(REPORT) $(ARGS)
 
 bench: $(STAMP) $(PEERS)/.installed $(OPENVINO)/.installed
 	$(BIN)/python -m benchmarks.decoding $(foreach peer,$(PEERS) $(OPENVINO),--peer-python $(peer)/bin/python) $(ARGS)

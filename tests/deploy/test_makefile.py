@@ -38,6 +38,13 @@ def test_serve_takes_no_host_from_the_environment() -> None:
     assert "--host" not in dry_run("serve", HOST="x86_64-conda-linux-gnu")
 
 
+def test_load_passes_on_what_it_is_given() -> None:
+    given = ("URL=http://10.0.0.7:8000", "ARRIVALS=spike", "RATE=9", "TIME=30", "ARGS=--max-refused 0")
+    line = " ".join(dry_run("load", *given).replace("\\", "").split())
+    assert "--host http://10.0.0.7:8000 --arrivals spike --rate 9 --seconds 30" in line
+    assert line.endswith("--html load.html --max-refused 0")
+
+
 def test_unfit_python_is_refused_with_the_remedy(tmp_path: Path) -> None:
     copy_prerequisites(tmp_path)
     old = tmp_path / "old"
