@@ -103,6 +103,6 @@ ARG VERSION=""
 ARG REVISION=""
 LABEL org.opencontainers.image.title="LexiMind" \
       org.opencontainers.image.description="Summaries, emotions and topics of texts, over HTTP" \
-      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.licenses="MIT AND LicenseRef-LexiMind-Weights" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

@@ -12,7 +12,7 @@ SERVE_STAMP := $(VENV)/.serve
 PEERS := .bench/peers
 OPENVINO := .bench/openvino
 
-.PHONY: help setup serve test check constraints proof soak load bench answers
+.PHONY: help setup serve test check constraints proof soak image-test load bench answers
 
 help:
 	@echo "make setup   prepare $(VENV) for everything, and nothing else"
@@ -23,6 +23,7 @@ help:
 	@echo "make proof   the tests of what the service promises, in their long forms (an hour)"
 	@echo "make soak    half an hour of everything at once, every answer checked (ARGS=\"--minutes 120\")"
 	@echo "make answers record anew what the bundled checkpoint answers to the examples, after a change of either"
+	@echo "make image-test  build the image and run it: as root, with buildah, and debootstrap where there is no registry"
 	@echo "make load    ask URL at RATE arrivals a second for TIME seconds, ARRIVALS=constant, ramp or spike; writes REPORT"
 	@echo "make bench   measure decoding against the peers (ARGS go to the benchmark)"
 
@@ -94,6 +95,14 @@ soak: $(STAMP)
 
 answers: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m support.examples
+
+# On the Dockerfile's base, on BASE_IMAGE, or on a debootstrap of this machine's Debian; of torch the CPU build.
+# IMAGE_STORE=DIR keeps the layers for the next time.
+image-test: $(STAMP)
+	@command -v buildah >/dev/null && test "$$(id -u)" = 0 || { \
+		echo "run it as root, after: apt-get install buildah debootstrap runc" >&2; exit 1; }
+	TORCH_INDEX_URL=$$($(HAS_INDEX) || echo $(TORCH_INDEX)) $(BIN)/python -m pytest -m image --log-cli-level=INFO \
+		tests/image $(ARGS)
 
 URL ?= http://127.0.0.1:8000
 ARRIVALS ?= ramp

@@ -2,7 +2,7 @@
 set -eu
 cd "$1"
 # torch looks for its shared memory manager when it is imported; what lies beside it are tests and protoc.
-find torch/bin -type f ! -name torch_shm_manager -delete
+find torch/bin -mindepth 1 -maxdepth 1 ! -name torch_shm_manager -exec rm -r {} +
 rm -rf bin torch/test torch/share
 rm -f torch/lib/libaoti_custom_ops.so torch/lib/libbackend_with_compiler.so torch/lib/libjitbackend_test.so \
     torch/lib/libtorchbind_test.so
