@@ -27,8 +27,9 @@ from app.settings import Settings, unknown_variables
 from app.version import VERSION
 from model.devices import device_named
 from model.errors import DeviceError, ModelError
+from model.kernels.formats import FORMATS
 from model.kernels.library import LIBRARY, is_available, library
-from model.precision import PRECISIONS, Precision
+from model.precision import PRECISIONS
 from model.storage.checkpoint import default_precision, is_computable
 from model.storage.stored_weights import StoredWeights
 
@@ -37,7 +38,6 @@ State = Literal["ok", "warning", "failure"]
 _PACKAGES = ("torch", "numpy", "safetensors", "sentencepiece", "fastapi", "uvicorn", "pydantic", "typer", "pyarrow")
 _NVIDIA = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # of its driver; the second under WSL
 _CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
-_BYTES: dict[Precision, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
 _BASE_BYTES = 400 * 2**20  # of the process without weights (benchmarks/README.md, startup)
 _WEIGHTS_FACTOR = 1.2  # resident at most over the numbers alone (the same table)
 _TEXT = "The council voted on Tuesday to build a new bridge over the river. Engineers said that the old one is weak."
@@ -227,7 +227,9 @@ def _weights_bytes(settings: Settings) -> int:
     except (ModelError, OSError):
         return 0
     precision = default_precision(_device_of(settings)) if settings.dtype == "auto" else settings.dtype
-    return int(_WEIGHTS_FACTOR * _BYTES[precision] * sum(math.prod(shape) for shape in weights.shapes.values()))
+    return int(
+        _WEIGHTS_FACTOR * FORMATS[precision].dtype.itemsize * sum(math.prod(shape) for shape in weights.shapes.values())
+    )
 
 
 def _port(settings: Settings) -> Iterator[Finding]:

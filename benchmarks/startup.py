@@ -18,10 +18,10 @@ from typing import Any
 
 from benchmarks import report, servers
 from benchmarks.weights import BASE, CACHE, SMOKE, prepare
+from model.kernels.formats import FORMATS
 from model.precision import PRECISIONS, Precision
 
 BUNDLED = Path(__file__).parents[1] / "model" / "pretrained" / "tiny"
-_BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 _TEXT = "The council voted on Tuesday to build a new bridge over the river. Engineers said the old one is too weak. "
 
 
@@ -87,7 +87,8 @@ def weights_bytes(folder: Path, precision: Precision) -> int:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     counts = {name: math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
     embedding = counts.pop("embedding.weight")
-    return embedding * max(2, _BYTES[precision]) + sum(counts.values()) * _BYTES[precision]
+    each = FORMATS[precision].dtype.itemsize
+    return embedding * max(2, each) + sum(counts.values()) * each
 
 
 if __name__ == "__main__":

@@ -191,13 +191,15 @@ class Worker:
 
     def _report(self, updates: list[Update]) -> None:
         now = self._clock()
+        # A job may have several updates, the last of which ends it: chosen before it is dropped.
+        wanted = [update for update in updates if update.end is not None or self._jobs[update.key].streams]
         for update in updates:
             job = self._jobs[update.key]
             if job.request.options is not None:
                 self._observe_summary(job, update, now)
             if update.end is not None:
                 self._drop((update.key,))
-        if wanted := [update for update in updates if update.end is not None or self._jobs[update.key].streams]:
+        if wanted:
             self._publish(wanted)
         if failed := [str(update.end) for update in updates if isinstance(update.end, EngineError)]:
             logger.error("%s; so ended %d requests", failed[0], len(failed))

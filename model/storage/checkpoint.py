@@ -26,7 +26,7 @@ from model.kernels.library import is_available
 from model.network.attention import avoid_cudnn_attention
 from model.network.leximind import LexiMind, from_tensors, tensor_shapes
 from model.precision import ON_CPUS_ALONE, Precision, computing_dtype
-from model.storage.fit import check_fit, check_tensors
+from model.storage.consistency import check_fit, check_tensors
 from model.storage.format1 import upgrade_config, upgrade_tasks, weight_name
 from model.storage.manifest import FORMAT_VERSION, read_json, verified_manifest
 from model.storage.stored_weights import StoredWeights

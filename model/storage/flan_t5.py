@@ -12,7 +12,7 @@ from torch import Tensor
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError
 from model.network.leximind import LexiMind, from_tensors, tensor_shapes
-from model.storage.fit import check_tensors, listed
+from model.storage.consistency import check_tensors, listed
 from model.storage.manifest import read_json
 from model.storage.saving import save_checkpoint
 from model.storage.stored_weights import StoredWeights

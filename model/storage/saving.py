@@ -15,7 +15,7 @@ from model.errors import CheckpointError
 from model.network.leximind import LexiMind
 from model.storage.atomic_folder import atomic_folder
 from model.storage.checkpoint import read_config
-from model.storage.fit import check_fit
+from model.storage.consistency import check_fit
 from model.storage.format1 import weight_name
 from model.storage.manifest import FORMAT_VERSION, MANIFEST, OWN_FACTS, verified_manifest, write_json, write_manifest
 from model.storage.stored_weights import StoredWeights
