@@ -11,8 +11,8 @@ Knows no torch, no asyncio and no clock; times come in as arguments. Its rules:
 - The order is that of arrival, but sources that arrived together are interleaved with those that arrive later, as if
   each had arrived some sources after the one before: a request of many leaves room for those of one.
 - A source over the token budget goes alone; so does one that needs more rows than there are.
-- An encoder batch is of one priority. Those of `batch` fill what `interactive` leaves, and get one in
-  `BATCH_TURN` when they would get none; rows that decode are never paused for either.
+- An encoder batch is of one priority. Those of `batch` come when no interactive work is there, and otherwise once in
+  `BATCH_TURN` encoder batches and decode steps; rows that decode are never paused for either.
 - As long as interactive work keeps coming, work of `batch` stays small: few sources a batch and few rows, since what
   comes next waits for the one, and decodes beside the other.
 """
@@ -25,13 +25,15 @@ from dataclasses import dataclass
 from app.engine.job_queue import JobQueue
 from app.engine.request import Job, Priority
 
-# One encoder batch in so many goes to work of `batch` that waits, however much interactive work there is.
+# Of so many encoder batches and steps one encodes what waits of `batch`, however much interactive work there is.
 BATCH_TURN = 8
 # Without interactive work for so long, that of `batch` has all rows and whole batches.
 QUIET_S = 30.0
 # Padding to twice the length costs as much as the source itself. Below 64 tokens the weights are the cost.
 _SIMILAR_RATIO = 2
 _SIMILAR_TOKENS = 64
+# Of work of `batch`, for each row that it may have, while interactive work keeps coming: half a short source.
+_BATCH_WORK_TOKENS = 32
 # Deadlines of finished jobs that are kept, above as many as there are jobs; bounds how often they are removed.
 _SPARE_DEADLINES = 1024
 # Of the newest measurement of encoder speed.
@@ -99,7 +101,7 @@ class Scheduler:
         self._retry = Retry()
         self._deadlines: list[tuple[float, int]] = []
         self._decode_is_next = False
-        self._num_passed = 0  # encoder batches since work of `batch` waits for its turn
+        self._num_passed = 0  # encoder batches and steps since work of `batch` waits for its turn
         self._interactive_at = -math.inf  # when interactive work was last seen
 
     @property
@@ -178,14 +180,19 @@ class Scheduler:
         if self._queues["interactive"] or self._rows["interactive"]:
             self._interactive_at = now
         if self.num_rows and self._decode_is_next:
-            self._decode_is_next = False
-            return Decode()
+            return self._decode()
         if chosen := self._choose(is_quiet=now - self._interactive_at > QUIET_S):
             self._decode_is_next = True
             for job in chosen:
                 self._start(job)
             return Encode(tuple(job.key for job in chosen))
-        return Decode() if self.num_rows else Idle()
+        return self._decode() if self.num_rows else Idle()
+
+    def _decode(self) -> Decode:
+        self._decode_is_next = False
+        if self._rows["interactive"] and self._queues["batch"]:
+            self._num_passed += 1
+        return Decode()
 
     def _start(self, job: Job) -> None:
         self._queues[job.request.priority].remove(job.key)
@@ -199,6 +206,8 @@ class Scheduler:
         order: tuple[Priority, ...] = ("interactive", "batch")
         if self._num_passed >= BATCH_TURN - 1:
             order = ("batch", "interactive")
+        elif self._rows["interactive"]:  # whose next token would wait for the batch
+            order = ("interactive",)
         rows_are_kept = False  # for one of the priority before that waits until there are enough
         for priority in order:
             queue, bounds = self._queues[priority], self._bounds(priority, is_quiet=is_quiet)
@@ -256,7 +265,7 @@ class Scheduler:
         if priority == "interactive" or is_quiet:
             return _Bounds(num_tokens, self._retry.num_sources, math.inf)
         most = self._max_batch_work_rows
-        return _Bounds(min(num_tokens, most * _SIMILAR_TOKENS), min(most, self._retry.num_sources), most)
+        return _Bounds(min(num_tokens, most * _BATCH_WORK_TOKENS), min(most, self._retry.num_sources), most)
 
 
 def _are_similar(shortest: int, longest: int) -> bool:
