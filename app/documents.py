@@ -65,7 +65,7 @@ class Documents:
             DeadlineExceeded: `deadline` passed before the texts were tokenized.
             EngineStopped: the service ends.
         """
-        if sum(map(tokenizing_cost, texts)) <= _INLINE_COST:
+        if sum(map(tokenizing_cost, texts)) <= _INLINE_COST and not request.options.grounded:
             return self._planner.plan(texts, request, deadline)
         num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
         if self._waiting.amount and self._waiting.amount + num_bytes > self._max_waiting_bytes:

@@ -4,12 +4,15 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from app.chunks import TextEncoder, cut_into_chunks, encode_in_blocks
 from app.engine.request import EngineRequest, Priority
 from app.warnings import AnswerWarning, text_warnings
 from model.errors import CheckpointError
+from model.inference.decoding.grounding import Grounding
+from model.inference.decoding.lexicon import Lexicon
 from model.inference.decoding.options import DecodingOptions
 from model.storage.checkpoint import Checkpoint
 from model.tasks import SUMMARIZE
@@ -137,6 +140,9 @@ class Planner:
                     heads=tuple(task for task in tasks if task != SUMMARIZE),
                     options=request.options if SUMMARIZE in tasks else None,
                     priority=request.priority,
+                    grounding=self._grounding(source, prompt)
+                    if SUMMARIZE in tasks and request.options.grounded
+                    else None,
                 )
                 for source in self._sources(tokenizer, prompt, text, request.on_long, room)
             ]
@@ -169,6 +175,13 @@ class Planner:
             )
         chunks = cut_into_chunks(tokenizer, text, self._room(prompt_ids))
         return [[*prompt_ids, *chunk, eos_id] for chunk in chunks]
+
+    def _grounding(self, source: Sequence[int], prompt: str) -> Grounding:
+        return Grounding(self._lexicon, source[len(self._tokenizer.encode(prompt)) :])
+
+    @cached_property
+    def _lexicon(self) -> Lexicon:
+        return Lexicon.of(self._tokenizer)
 
     def _room(self, prompt_ids: list[int]) -> int:
         return self._tasks.max_source_tokens - len(prompt_ids) - 1

@@ -42,7 +42,11 @@ def _run(options: argparse.Namespace) -> None:
     report = {
         "checkpoint": checkpoint.name,
         "weights": checkpoint.manifest["files"]["model.safetensors"],
-        "decoding": {"num_beams": options.num_beams, "max_new_tokens": options.max_new_tokens},
+        "decoding": {
+            "num_beams": options.num_beams,
+            "max_new_tokens": options.max_new_tokens,
+            **({"grounded": True} if options.grounded else {}),
+        },
         "data": _hashes(options.data, options.split),
         **({"bertscore": bertscore.facts} if bertscore else {}),
         **to_json(result),
@@ -70,7 +74,9 @@ def _evaluate(
     # Loaded once more, since what answers as the server does has no parameters for the card to count.
     served = load_served(folder, options.device, options.dtype)
     predictor = Predictor(served.backend, checkpoint.tokenizer, checkpoint.tasks)
-    decoding = DecodingOptions(num_beams=options.num_beams, max_new_tokens=options.max_new_tokens)
+    decoding = DecodingOptions(
+        num_beams=options.num_beams, max_new_tokens=options.max_new_tokens, grounded=options.grounded
+    )
     split = read_split(options.data, options.split, checkpoint.tasks, tasks_of(options.data))
 
     def say(line: str) -> None:
@@ -124,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         default=DecodingOptions().max_new_tokens,
         help="longest summary (%(default)s)",
     )
+    parser.add_argument("--grounded", action="store_true", help="no name or number that the text does not have")
     parser.add_argument("--device", type=_device, default="cpu", help="auto, cpu, cuda, cuda:1, … (cpu)")
     parser.add_argument(
         "--dtype", default="float32", choices=PRECISIONS, help="float32, bfloat16, or int8 on a CPU (float32)"

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 
+if TYPE_CHECKING:  # tensors, which the scheduler carries and never sees
+    from model.inference.decoding.grounding import Grounding
 Priority = Literal["interactive", "batch"]
 
 
@@ -15,7 +17,8 @@ class EngineRequest:
     """One source, which is encoded once for all of its tasks.
 
     `input_ids` hold prompt, text and end token. `heads` are the names of the heads to run; `options` is None when no
-    summary is requested. `deadline` is in seconds on the engine's clock; a request without a result by then is dropped.
+    summary is requested, and `grounding` is what the source holds where they are `grounded`. `deadline` is in seconds
+    on the engine's clock; a request without a result by then is dropped.
     Of `priority` batch is what fills what interactive work leaves.
     """
 
@@ -23,6 +26,7 @@ class EngineRequest:
     deadline: float
     heads: tuple[str, ...] = ()
     options: DecodingOptions | None = None
+    grounding: "Grounding | None" = field(default=None, repr=False)
     priority: Priority = "interactive"
 
 

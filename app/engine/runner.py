@@ -15,6 +15,7 @@ from app.engine.request import EngineError, EngineRequest, EngineResult, Update
 from model.devices import is_out_of_memory
 from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch
+from model.inference.decoding.grounding import Grounding
 from model.inference.decoding.options import DecodingOptions
 from model.inference.decoding.rows import Step
 from model.inference.graphs import StepGraphs
@@ -55,6 +56,7 @@ class EncodedBatch:
     results: dict[int, EngineResult]
     options: dict[int, DecodingOptions]
     not_finite: frozenset[int]
+    groundings: dict[int, Grounding | None]
     num_tokens: int
     padded_tokens: int
 
@@ -124,6 +126,7 @@ class Runner:
                 key: one.options for key, one in requests.items() if one.options is not None and key not in not_finite
             },
             not_finite=not_finite,
+            groundings={key: one.grounding for key, one in requests.items()},
             num_tokens=sum(map(len, row_of)),
             padded_tokens=input_ids.numel(),
         )
@@ -139,7 +142,8 @@ class Runner:
         if keys := list(encoded.options):
             rows = send(torch.tensor([encoded.rows[key] for key in keys]), self._backend.device)
             encoder_states, encoder_mask = encoded.encoder_states[rows], encoded.encoder_mask[rows]  # (C, S, D), (C, S)
-            self._batch.add(keys, encoder_states, encoder_mask, [encoded.options[key] for key in keys])
+            options, groundings = list(encoded.options.values()), [encoded.groundings[key] for key in keys]
+            self._batch.add(keys, encoder_states, encoder_mask, options, groundings=groundings)
             self._partial |= {key: encoded.results[key] for key in keys}
             for key in keys:
                 self._num_decoded[key] = 0

@@ -82,6 +82,7 @@ BEAMS: dict[str, Any] = {
     "early_stopping": "never",
     "no_repeat_ngram_size": 2,
     "repetition_penalty": 1.3,
+    "grounded": True,
 }
 SAMPLED: dict[str, Any] = {
     "max_new_tokens": 9,

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from model.inference.backend import Backend
 from model.inference.decoding.batch import decode
+from model.inference.decoding.grounding import Grounding
+from model.inference.decoding.lexicon import Lexicon
 from model.inference.decoding.options import DecodingOptions
 from model.network.heads import mean_over_tokens
 from model.tasks import SUMMARIZE, Tasks
@@ -48,9 +50,14 @@ class Predictor:
     def summarize(self, texts: Sequence[str], options: DecodingOptions) -> list[str]:
         """One summary a text."""
         out = [""] * len(texts)
+        lexicon = Lexicon.of(self.tokenizer) if options.grounded else None
+        longest = self.tasks.max_source_tokens - len(self.tokenizer.encode(self.tasks.prompts[SUMMARIZE])) - 1
         for numbers, encoder_states, ids in self._encoded(SUMMARIZE, texts):
             mask = ids != self.backend.config.pad_id
-            results = decode(self.backend, encoder_states, mask, [options] * len(numbers), sources=ids.tolist())
+            held = [self.tokenizer.encode(texts[number])[:longest] for number in numbers] if lexicon else []
+            groundings = [Grounding(lexicon, source) for source in held] if lexicon else None
+            every = [options] * len(numbers)
+            results = decode(self.backend, encoder_states, mask, every, sources=ids.tolist(), groundings=groundings)
             for number, result in zip(numbers, results, strict=True):
                 out[number] = self.tokenizer.decode(result.token_ids)
         return out

@@ -10,6 +10,7 @@ from model.inference.backend import Backend
 from model.inference.decoding.beam import BeamRows
 from model.inference.decoding.drafts import DraftPolicy
 from model.inference.decoding.greedy import GreedyRows
+from model.inference.decoding.grounding import Grounding
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rows import Outcome, Rows, Step
 from model.inference.graphs import StepGraphs
@@ -64,6 +65,7 @@ class DecodingBatch:
         encoder_mask: Tensor,
         options: Sequence[DecodingOptions],
         sources: Sequence[Sequence[int]] = (),
+        groundings: Sequence[Grounding | None] | None = None,
     ) -> None:
         """Let documents join.
 
@@ -73,7 +75,10 @@ class DecodingBatch:
             encoder_mask: (B, S) bool, True at real tokens.
             options: for each document how it is decoded.
             sources: for each document the token ids of its source, which it may copy from; empty: not known.
+            groundings: for each document with `grounded` what its source holds.
         """
+        groundings = groundings or [None] * len(options)
+        assert not any(o.grounded and one is None for o, one in zip(options, groundings, strict=True))
         cross = self._backend.project_source(encoder_states, encoder_mask)
         for num_beams in sorted({option.num_beams for option in options}):
             chosen = [number for number, option in enumerate(options) if option.num_beams == num_beams]
@@ -85,6 +90,7 @@ class DecodingBatch:
                 [(k[rows], v[rows]) for k, v in cross],
                 encoder_mask[rows],
                 [options[number] for number in chosen],
+                [groundings[number] for number in chosen],
             )
             if self._policy is not None and isinstance(group, GreedyRows):
                 group.track(joining, [sources[number] if sources else () for number in chosen])
@@ -172,13 +178,14 @@ def decode(
     options: Sequence[DecodingOptions],
     batch: DecodingBatch | None = None,
     sources: Sequence[Sequence[int]] = (),
+    groundings: Sequence[Grounding | None] | None = None,
 ) -> list[DecodingResult]:
     """Decode encoder states (B, S, D) to the end, in order; in `batch`, which must be empty, if one is given.
 
-    `sources` as for `DecodingBatch.add`.
+    `sources` and `groundings` as for `DecodingBatch.add`.
     """
     batch = batch or DecodingBatch(backend)
-    batch.add(range(len(options)), encoder_states, encoder_mask, options, sources)
+    batch.add(range(len(options)), encoder_states, encoder_mask, options, sources, groundings)
     results: dict[int, DecodingResult] = {}
     while batch.num_rows:
         results |= {step.key: step.result for step in batch.step() if step.result is not None}

@@ -61,7 +61,7 @@ class BeamRows(Rows):
         tokens.scatter_(2, lengths[:, :, None].expand(-1, tokens.shape[1], 1), token_ids[:, :, None])
         ends = (token_ids == self.config.eos_id) | (lengths >= state["max_new_tokens"])
         self._keep_finished(scores, tokens, ends, lengths)
-        self._keep_running(scores, tokens, parents, ends)
+        self._keep_running(scores, tokens, token_ids, parents, ends)
         return self.outcome(self._done(ends, lengths))
 
     def _continuations(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -86,12 +86,13 @@ class BeamRows(Rows):
         state["finished_lengths"] = all_lengths.gather(1, best)
         state["finished"] = torch.cat([state["finished"], counts], dim=1).gather(1, best)
 
-    def _keep_running(self, scores: Tensor, tokens: Tensor, parents: Tensor, ends: Tensor) -> None:
+    def _keep_running(self, scores: Tensor, tokens: Tensor, token_ids: Tensor, parents: Tensor, ends: Tensor) -> None:
         running, best = (scores + ends.float() * _NEVER).topk(self.num_beams)
         self.state["scores"] = running
         self.state["tokens"] = _pick(tokens, best)
         first_rows = torch.arange(len(self.keys), device=self.device)[:, None] * self.num_beams
         self.cache.reorder((parents.gather(1, best) + first_rows).flatten())
+        self.follow(parents.gather(1, best), token_ids.gather(1, best))
 
     def _done(self, ends: Tensor, lengths: Tensor) -> Tensor:
         state = self.state

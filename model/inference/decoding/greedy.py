@@ -54,6 +54,8 @@ class GreedyRows(Rows):
         self._drafts, self.num_accepted = [], 0
         if not (self._trackers and policy.may_pay(num_documents, num_rows)):
             return 0
+        if any(option.grounded for option in self.options):  # where these are is known a token at a time
+            return 0
         candidates = [self._candidate(number, key, policy) for number, key in enumerate(self.keys)]
         drafts = policy.plan(candidates, num_documents, num_rows)
         num_tokens = sum(map(len, drafts))
@@ -103,6 +105,7 @@ class GreedyRows(Rows):
             draws = self.state["draws"].gather(1, places - 1)[rows, 0]
             chosen[rows] = sampling.draw(scores[rows], draws)
         self.state["tokens"][:, 0].scatter_(1, places, chosen[:, None])
+        self.follow(None, chosen)
         return self.outcome(torch.where(is_finite, chosen, _NO_TOKEN))
 
     def _advance_by_drafts(self, logits: Tensor, check: "_Check") -> Outcome:

@@ -64,6 +64,7 @@ class DecodingOptions:
     seed: int = _option(
         0, "With do_sample: equal seeds give equal summaries.", "between {ge} and 2**63 - 1", ge=0, lt=2**63
     )
+    grounded: bool = _option(False, "Write no name or number that the text does not have.")
 
     def __post_init__(self) -> None:
         for name, checks in _CHECKS:

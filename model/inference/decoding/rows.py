@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from model.inference.backend import Backend
 from model.inference.decoding.characters import Characters
+from model.inference.decoding.grounding import Grounding
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rules import Rules
 from model.transfer import send
@@ -52,7 +53,7 @@ class Rows(ABC):
     """Documents that are decoded with `num_beams` rows each.
 
     `state` holds every tensor that follows the documents (first dimension C); `tokens` (C, N, T + 2) is one of
-    them, the start token (padding) first.
+    them, the start token (padding) first, `places` (C, N) another: where grounded rows are in names and numbers.
     """
 
     def __init__(self, backend: Backend, num_beams: int) -> None:
@@ -60,6 +61,7 @@ class Rows(ABC):
         self.cache = backend.new_cache(num_beams)
         self.keys: list[int] = []
         self.options: list[DecodingOptions] = []
+        self.groundings: list[Grounding | None] = []
         self.state: dict[str, Tensor] = {}
         self.config = backend.config
         self.device = backend.device
@@ -73,12 +75,15 @@ class Rows(ABC):
         cross: Sequence[tuple[Tensor, Tensor]],
         source_mask: Tensor,
         options: Sequence[DecodingOptions],
+        groundings: Sequence[Grounding | None],
     ) -> None:
-        """Let documents join; `cross` and `source_mask` as for `KVCache.add`."""
+        """Let documents join; `cross` and `source_mask` as for `KVCache.add`, the rest as for `DecodingBatch.add`."""
         self.cache.add(cross, source_mask, [o.max_new_tokens + 1 for o in options])  # room for the step too many
         self.keys += keys
         self.options += options
+        self.groundings += groundings
         joining = self.start(options)
+        joining["places"] = torch.zeros(len(options), self.num_beams, dtype=torch.int64)
         self.state = {name: _joined(self.state.get(name), send(rows, self.device)) for name, rows in joining.items()}
         self.changed()
 
@@ -90,10 +95,11 @@ class Rows(ABC):
             if index != last:
                 self.cache.move(last, index)
                 self.keys[index], self.options[index] = self.keys[last], self.options[last]
+                self.groundings[index] = self.groundings[last]
                 for rows in self.state.values():
                     rows[index] = rows[last]
             self.cache.truncate(last)
-            del self.keys[last], self.options[last]
+            del self.keys[last], self.options[last], self.groundings[last]
         if leaving:
             self.state = {name: rows[: len(self.keys)] for name, rows in self.state.items()}
             self.changed()
@@ -110,14 +116,23 @@ class Rows(ABC):
     def allowed(self, scores: Tensor) -> Tensor:
         """`scores` (R, V) under every row's rules; to be called after the model's step."""
         if self._rules is None:
-            self._rules = self.rules(self.options)
+            held = [one if option.grounded else None for option, one in zip(self.options, self.groundings, strict=True)]
+            self._rules = self.rules(self.options, held)
         newest = self.cache.positions[: self.cache.num_rows] - 1  # the model has advanced the cache already
-        held = self.state["tokens"][:, :, : self.cache.target_length - 1].flatten(0, 1)
-        return self._rules.apply(scores, held, newest)
+        tokens = self.state["tokens"][:, :, : self.cache.target_length - 1].flatten(0, 1)
+        return self._rules.apply(scores, tokens, newest, self.state["places"].flatten())
 
-    def rules(self, options: Sequence[DecodingOptions]) -> Rules:
+    def follow(self, parents: Tensor | None, token_ids: Tensor) -> None:
+        """Move on where grounded rows are: from `parents` (C, N) of their document, by `token_ids` (C, N)."""
+        assert self._rules is not None
+        if self._rules.grounded is not None:
+            places = self.state["places"] if parents is None else self.state["places"].gather(1, parents)
+            followed = self._rules.grounded.follow(places.flatten(), token_ids.flatten())
+            self.state["places"] = followed.view_as(places)
+
+    def rules(self, options: Sequence[DecodingOptions], groundings: Sequence[Grounding | None] = ()) -> Rules:
         """Of documents with these options."""
-        return Rules(self.config, options, self.num_beams, self.device, self._characters)
+        return Rules(self.config, options, self.num_beams, self.device, self._characters, groundings)
 
     @abstractmethod
     def start(self, options: Sequence[DecodingOptions]) -> dict[str, Tensor]:

@@ -2,8 +2,8 @@
 
 Order and arithmetic are those of `transformers`' logits processors: repetition penalty, repeated n-grams, minimum
 length, suppressed ids. Bytes of characters that the vocabulary spells out are no words, which those do not know of:
-here they are neither penalised nor part of an n-gram, and a character that was begun is finished. No loop over rows and
-no read-back from the device.
+here they are neither penalised nor part of an n-gram, and a character that was begun is finished; so is a name or
+number of a grounded row, though its n-gram was there. No loop over rows and no read-back from the device.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.config import ModelConfig
 from model.inference.decoding.characters import Characters
+from model.inference.decoding.grounding import Grounded, Grounding
 from model.inference.decoding.options import DecodingOptions
 from model.transfer import send
 
@@ -27,8 +28,9 @@ class Rules:
         num_beams: int,
         device: torch.device,
         characters: Characters | None = None,
+        groundings: Sequence[Grounding | None] = (),
     ) -> None:
-        """`characters`: None for a vocabulary without byte pieces."""
+        """`characters`: None for a vocabulary without byte pieces. `groundings` are of the rows with `grounded`."""
 
         def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
             return send(torch.tensor(values, dtype=dtype).repeat_interleave(num_beams), device)
@@ -41,23 +43,31 @@ class Rules:
         self._repeats = _Repeats(sizes, device) if any(sizes) else None
         self._minimums = column([o.min_new_tokens for o in options], torch.int64)
         self._any_minimum = any(o.min_new_tokens for o in options)
+        self.grounded: Grounded | None = None
+        if any(o.grounded for o in options):
+            lengths = [o.max_new_tokens for o in options]
+            self.grounded = Grounded(groundings, lengths, num_beams, config.vocab_size, device)
         # Padding and unknown would be no text; ids from num_tokens on only pad the matrix.
         suppressed = [config.pad_id, config.unk_id, *range(config.num_tokens, config.vocab_size)]
         self._suppressed = send(torch.tensor(suppressed), device)
 
-    def apply(self, scores: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
+    def apply(self, scores: Tensor, tokens: Tensor, positions: Tensor, states: Tensor | None = None) -> Tensor:
         """Scores with what is not allowed at -inf.
 
         Args:
             scores: (R, V) float32, logits or log probabilities; changed in place.
             tokens: (R, T) what each row holds, the start token first, the start token's id after its end.
             positions: (R,) place of each row's newest token.
+            states: (R,) where rows are in names and numbers; needed if any is grounded.
         """
         if self._penalties is not None or self._repeats is not None:
             words = tokens if self._characters is None else self._characters.without_bytes(tokens)
         if self._penalties is not None:
             seen = scores.gather(1, words)
             scores.scatter_(1, words, torch.where(seen < 0, seen * self._penalties, seen / self._penalties))
+        if self.grounded is not None:
+            assert states is not None
+            held = self.grounded.hold(scores, states)
         if self._repeats is not None:
             self._repeats.ban(scores, words, tokens, positions)
         if self._any_minimum:
@@ -66,6 +76,8 @@ class Rules:
         scores[:, self._suppressed] = float("-inf")
         if self._characters is not None:
             self._characters.ban(scores, tokens, positions)
+        if self.grounded is not None and states is not None:
+            self.grounded.ban(scores, states, positions, held)
         return scores
 
 
