@@ -24,6 +24,24 @@ Warnings = Annotated[
 CheckpointName = Annotated[str, Field(description="The checkpoint that answered.", examples=["tiny"])]
 
 
+class ChunkDetail(BaseModel):
+    """What came of one chunk of the text, code points `start` to `end` of it as it was sent."""
+
+    start: int = Field(examples=[0])
+    end: int = Field(examples=[1874])
+    summary: str | SkipJsonSchema[None] = Field(
+        default=None, description="Of the chunk alone; absent if not requested."
+    )
+    scores: dict[str, list[Score]] | SkipJsonSchema[None] = Field(
+        default=None, description="By head, the scores of all labels, best first; absent without heads."
+    )
+
+
+Details = Annotated[
+    list[ChunkDetail] | SkipJsonSchema[None], Field(description="What came of each chunk; absent unless requested.")
+]
+
+
 class SummaryAnswer(BaseModel):
     """A summary, and the tokens that it was made from and of."""
 
@@ -36,6 +54,10 @@ class SummaryAnswer(BaseModel):
     support: Support | SkipJsonSchema[None] = Field(
         default=None, description="What backs the summary in the text; absent unless requested."
     )
+    rounds: int | SkipJsonSchema[None] = Field(
+        default=None, description='With on_long "reduce": how often summaries were made, the first of the text itself.'
+    )
+    details: Details = None
     warnings: Warnings = None
 
 
@@ -87,6 +109,7 @@ class AnalyzeAnswer(BaseModel):
     summary: SummaryAnswer | None = None
     emotions: EmotionsAnswer | None = None
     topic: TopicAnswer | None = None
+    details: Details = None
     warnings: Warnings = None
 
 
@@ -94,13 +117,15 @@ class AnalyzeAnswer(BaseModel):
 class TextResult:
     """The result of a `TextRequest` for one text: the summary or None, and of each head the probability of each label.
 
-    The probabilities are in the order of the head's labels. `warnings` are of the text, `head_warnings` of its labels.
+    The probabilities are in the order of the head's labels. `warnings` are of the text, `head_warnings` of its labels;
+    `details` of its chunks, where they are wanted.
     """
 
     summary: SummaryAnswer | None
     scores: Mapping[str, tuple[float, ...]]
     warnings: tuple[AnswerWarning, ...] = ()
     head_warnings: Mapping[str, tuple[AnswerWarning, ...]] = field(default_factory=dict)
+    details: tuple[ChunkDetail, ...] | None = None
 
     def warnings_of(self, *heads: str) -> list[AnswerWarning] | None:
         """Those of the text and of `heads`; None when there are none."""
@@ -110,7 +135,8 @@ class TextResult:
 def summary_answer(_: Checkpoint, result: TextResult) -> SummaryAnswer:
     """The summary, which must have been requested, as `/summarize` gives it."""
     assert result.summary is not None
-    return result.summary.model_copy(update={"warnings": result.warnings_of()})
+    details = None if result.details is None else list(result.details)
+    return result.summary.model_copy(update={"warnings": result.warnings_of(), "details": details})
 
 
 def head_answer(
@@ -166,4 +192,5 @@ def analyze_answer(checkpoint: Checkpoint, result: TextResult) -> AnalyzeAnswer:
         else head_answer(checkpoint, checkpoint.tasks.head(name), part)
         for name in result.scores
     }
-    return AnalyzeAnswer.model_validate({"summary": result.summary, **heads, "warnings": result.warnings_of()})
+    whole = {"details": result.details and list(result.details), "warnings": result.warnings_of()}
+    return AnalyzeAnswer.model_validate({"summary": result.summary, **heads, **whole})

@@ -64,6 +64,10 @@ Texts = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of lines.")]
 OnLongText = Annotated[OnLong, typer.Option(help=ON_LONG)]
+TargetTokens = Annotated[
+    int | None, typer.Option(min=1, help="With --on-long reduce: longest summary of the whole, in tokens.")
+]
+DetailFlag = Annotated[bool, typer.Option("--detail", help="With --json: what came of each chunk too.")]
 SupportFlag = Annotated[
     bool,
     typer.Option("--support", help="Say what backs the summary: nearest passages, names and numbers without one."),
@@ -128,9 +132,16 @@ def serve(**flags: Any) -> None:
 @with_flags(_LOCAL)
 @with_decoding_flags
 @with_input_flags
-def summarize(texts: Texts = None, on_long: OnLongText = "chunk", support: SupportFlag = False, **flags: Any) -> None:
+def summarize(
+    texts: Texts = None,
+    on_long: OnLongText = "chunk",
+    target_tokens: TargetTokens = None,
+    detail: DetailFlag = False,
+    support: SupportFlag = False,
+    **flags: Any,
+) -> None:
     """Summarize texts."""
-    request = TextRequest(("summarize",), on_long=on_long, support=support)
+    request = _request(("summarize",), on_long, target_tokens, detail, support)
     _run(texts, Question(summary_answer, request), SummaryAnswer.model_fields, flags)
 
 
@@ -205,9 +216,16 @@ def classify(
 @with_flags(_LOCAL)
 @with_decoding_flags
 @with_input_flags
-def analyze(texts: Texts = None, on_long: OnLongText = "chunk", support: SupportFlag = False, **flags: Any) -> None:
+def analyze(
+    texts: Texts = None,
+    on_long: OnLongText = "chunk",
+    target_tokens: TargetTokens = None,
+    detail: DetailFlag = False,
+    support: SupportFlag = False,
+    **flags: Any,
+) -> None:
     """Run every task of the checkpoint."""
-    request = TextRequest((), on_long=on_long, support=support)
+    request = _request((), on_long, target_tokens, detail, support)
     _run(texts, Question(analyze_answer, request), AnalyzeAnswer.model_fields, flags)
 
 
@@ -236,6 +254,7 @@ def bulk(
     ] = 1000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in OUTPUT.")] = False,
     on_long: OnLongText = "chunk",
+    target_tokens: TargetTokens = None,
     support: SupportFlag = False,
     **flags: Any,
 ) -> None:
@@ -243,10 +262,20 @@ def bulk(
     with refused_options():
         options, has_length = options_from(flags)
     named = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
-    request = TextRequest(named, options, on_long, support)
+    request = replace(_request(named, on_long, target_tokens, detail=False, support=support), options=options)
     output = Output(target, overwrite, shard_rows, prefix)
     question = Question(analyze_answer, request, has_length, {"text_column": text_column})
     ask_tables(question, [source], text_column, output, flags)
+
+
+def _request(
+    tasks: tuple[str, ...], on_long: OnLong, target_tokens: int | None, detail: bool, support: bool
+) -> TextRequest:
+    if target_tokens is not None and on_long != "reduce":
+        fail(f"--target-tokens is {target_tokens} with --on-long {on_long}; it bounds reduce only")
+    if detail and on_long == "truncate":
+        fail("--detail with --on-long truncate, which makes no chunks; leave one of them out")
+    return TextRequest(tasks, on_long=on_long, target_tokens=target_tokens, detail=detail, support=support)
 
 
 @app.command(

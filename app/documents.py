@@ -3,7 +3,9 @@
 A long text is several chunks, and their results become one:
 
 - summary: the chunks' summaries in order, joined by a space. Nothing is summarized twice, so no error of one
-  summary is carried into another; a long text has a long summary, and `chunks` says why.
+  summary is carried into another; a long text has a long summary, and `chunks` says why. With `on_long` "reduce" the
+  joined summaries are a text that is summarized like the first, in rounds, until it is short enough; no sentence is
+  in it twice.
 - a head's probabilities: as `model.probabilities.joined` says for its kind.
 """
 
@@ -13,10 +15,11 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
-from app.answers import SummaryAnswer, TextResult
+from app.answers import ChunkDetail, SummaryAnswer, TextResult
 from app.chunks import tokenizing_cost
 from app.engine.engine import Engine
 from app.engine.request import DeadlineExceeded, EngineResult, EngineStopped, Overloaded
@@ -24,16 +27,30 @@ from app.metrics import Metrics
 from app.planning import Plan, PlanCancelled, Planner, TextRequest
 from app.settings import Settings, half_of
 from app.support import support_of
+from app.thresholds import ranked
 from app.warnings import label_warnings
 from model.inference.decoding.options import DecodingResult
 from model.probabilities import joined, mean_by_tokens
 from model.storage.checkpoint import Checkpoint
+from model.support import folded, sentence_spans
 from model.tokenizer import IncrementalDecoder
 
 # What costs more (see `tokenizing_cost`) is tokenized in a thread; the rest delays the event loop by 3 ms at most.
 _INLINE_COST = 8_000
 _STOPPED = "the service stopped before the text was tokenized; ask again"
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How many of the chunks of a round are summarized; rounds count from 1."""
+
+    round: int
+    done: int
+    chunks: int
+
+
+Piece = str | Progress | TextResult
 
 
 class Documents:
@@ -123,17 +140,83 @@ class Documents:
         Raises:
             EngineError: refused, late or failed.
         """
-        results = iter(await self._engine.run_all([request for plan in plans for request in plan.requests]))
-        joined = [self._join(plan, [next(results) for _ in plan.requests]) for plan in plans]
-        return await self._with_support(plans, joined)
+        with self._engine.hold():
+            results = iter(await self._engine.run_all([request for plan in plans for request in plan.requests]))
+            joined = [self._join(plan, [next(results) for _ in plan.requests]) for plan in plans]
+            if any(plan.reduction for plan in plans):
+                joined = await self._last_rounds(plans, joined)
+            return await self._with_support(plans, joined)
 
-    async def stream(self, plan: Plan) -> AsyncGenerator[str | TextResult, None]:
-        """The summary in pieces as it is decoded, chunk after chunk, then the result, whose text the pieces add up to.
+    async def _last_rounds(self, plans: Sequence[Plan], first: Sequence[TextResult]) -> list[TextResult]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                rounds = [group.create_task(self._last_round(*pair)) for pair in zip(plans, first, strict=True)]
+        except BaseExceptionGroup as failures:  # the first has cancelled the others
+            raise failures.exceptions[0] from None
+        return [one.result() for one in rounds]
 
-        All chunks are admitted together, and decoded at once.
+    async def _last_round(self, plan: Plan, first: TextResult) -> TextResult:
+        result = first
+        async for item in self._further_rounds(plan, first):
+            if isinstance(item, TextResult):
+                result = item
+        return result
+
+    async def _further_rounds(self, plan: Plan, first: TextResult) -> AsyncGenerator["Progress | TextResult", None]:
+        """What is done of each round after the first, then its result; nothing where none is needed."""
+        reduction, result, deadline = plan.reduction, first, plan.requests[0].deadline
+        while reduction is not None and result.summary and result.summary.output_tokens > reduction.target_tokens:
+            summary = result.summary
+            next_round = partial(self._planner.next_round, summary.summary, reduction, deadline)
+            if not (requests := await self._in_thread(next_round, deadline, "tokenized")):
+                return
+            assert summary.rounds is not None
+            rounds, done = summary.rounds + 1, dict[int, EngineResult]()
+            async with aclosing(self._engine.stream(requests, goes_on=True)) as items:
+                async for number, item in items:
+                    if isinstance(item, EngineResult):
+                        done[number] = item
+                        yield Progress(rounds, len(done), len(requests))
+            found = [one for number in range(len(requests)) if (one := done[number].summary)]
+            update = {**self._text_of(found, without_repeats=True), "rounds": rounds}
+            result = replace(result, summary=summary.model_copy(update=update))
+            yield result
+
+    def stream(self, plan: Plan) -> AsyncGenerator["Piece", None]:
+        """As `run`, of one plan; before the result what it is made of, as it comes.
 
         Raises:
             EngineError: refused, late or failed, possibly after some pieces.
+        """
+        return self._rounds(plan) if plan.reduction else self._chunks(plan)
+
+    async def _rounds(self, plan: Plan) -> AsyncGenerator["Piece", None]:
+        """What is done of each round, then the summary in sentences, and the result."""
+        with self._engine.hold():
+            done: dict[int, EngineResult] = {}
+            async with aclosing(self._engine.stream(plan.requests)) as items:
+                async for number, item in items:
+                    if isinstance(item, EngineResult):
+                        done[number] = item
+                        yield Progress(1, len(done), len(plan.requests))
+            result = self._join(plan, [done[number] for number in range(len(plan.requests))])
+            async with aclosing(self._further_rounds(plan, result)) as rounds:
+                async for piece in rounds:
+                    if isinstance(piece, TextResult):
+                        result = piece
+                    else:
+                        yield piece
+            [result] = await self._with_support([plan], [result])
+            text, start = result.summary.summary if result.summary else "", 0
+            for span in sentence_spans(text):
+                yield text[start : span.end]
+                start = span.end
+            yield result
+
+    async def _chunks(self, plan: Plan) -> AsyncGenerator["Piece", None]:
+        """The summary as it is decoded, chunk after chunk, then the result, whose text the pieces add up to.
+
+        All chunks are admitted together, and decoded at once.
         """
         decoders = [IncrementalDecoder(self._tokenizer) for _ in plan.requests]
         pending = [""] * len(decoders)  # of each chunk, and not yielded yet
@@ -180,7 +263,10 @@ class Documents:
                 energies.setdefault(name, []).append((length, value))
         summaries = [(length, result.summary) for length, result in pairs if result.summary is not None]
         return TextResult(
-            summary=self._summary(summaries) if summaries else None,
+            summary=self._summary(summaries, plan.reduction is not None) if summaries else None,
+            details=None
+            if plan.spans is None
+            else tuple(self._detail(*pair) for pair in zip(plan.spans, results, strict=True)),
             scores={name: joined(chunks, self._heads[name].kind) for name, chunks in scores.items()},
             warnings=plan.warnings,
             head_warnings={
@@ -188,17 +274,37 @@ class Documents:
             },
         )
 
-    def _summary(self, summaries: Sequence[tuple[int, DecodingResult]]) -> SummaryAnswer:
-        results = [result for _, result in summaries]
-        texts = [self._tokenizer.decode(result.token_ids) for result in results]
+    def _summary(self, summaries: Sequence[tuple[int, DecodingResult]], is_reduced: bool) -> SummaryAnswer:
         return SummaryAnswer(
-            summary=" ".join(text for text in texts if text),
-            finish_reason="length" if any(result.finish_reason == "length" for result in results) else "stop",
+            **self._text_of([result for _, result in summaries], without_repeats=is_reduced),
             input_tokens=sum(length for length, _ in summaries),
-            output_tokens=sum(len(result.token_ids) for result in results),
             chunks=len(summaries),
             model=self._name,
+            rounds=1 if is_reduced else None,
         )
+
+    def _text_of(self, results: Sequence[DecodingResult], *, without_repeats: bool) -> dict[str, Any]:
+        """The members of a summary that its decoding decides."""
+        text = " ".join(text for result in results if (text := self._tokenizer.decode(result.token_ids)))
+        return {
+            "summary": _without_repeats(text) if without_repeats else text,
+            "finish_reason": "length" if any(result.finish_reason == "length" for result in results) else "stop",
+            "output_tokens": sum(len(result.token_ids) for result in results),
+        }
+
+    def _detail(self, span: tuple[int, int], result: EngineResult) -> ChunkDetail:
+        scores = {name: ranked(self._heads[name].labels, values) for name, values in result.scores.items()}
+        summary = None if result.summary is None else self._tokenizer.decode(result.summary.token_ids)
+        return ChunkDetail(start=span[0], end=span[1], summary=summary, scores=scores or None)
+
+
+def _without_repeats(text: str) -> str:
+    """`text` without the sentences that it has before."""
+    sentences = [text[span.start : span.end] for span in sentence_spans(text)]
+    kept: dict[str, str] = {}
+    for sentence in sentences:
+        kept.setdefault(" ".join(folded(sentence).split()), sentence)
+    return text if len(kept) == len(sentences) else " ".join(kept.values())
 
 
 def _with_support(plan: Plan, result: TextResult, is_wanted: Callable[[], bool]) -> TextResult:

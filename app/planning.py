@@ -3,11 +3,11 @@
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from app.chunks import TextEncoder, cut_into_chunks, encode_in_blocks
+from app.chunks import Chunk, TextEncoder, cut_into_chunks, encode_in_blocks
 from app.engine.request import EngineRequest, Priority
 from app.warnings import AnswerWarning, text_warnings
 from model.errors import CheckpointError
@@ -19,8 +19,11 @@ from model.tasks import SUMMARIZE
 from model.tokenizer import Tokenizer
 
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Hangul fillers and the Braille pattern without dots
-OnLong = Literal["chunk", "truncate", "error"]
-ON_LONG = "A text longer than the model reads is cut into chunks, truncated, or refused."
+OnLong = Literal["chunk", "reduce", "truncate", "error"]
+ON_LONG = (
+    "A text longer than the model reads is cut into chunks, whose summaries are joined (chunk) or summarized again "
+    "(reduce); or it is truncated, or refused."
+)
 
 
 class TextError(Exception):
@@ -44,7 +47,9 @@ class UnsupportedTask(Exception):
 class TextRequest:
     """Which tasks to run on a text, and how; tasks are heads, but for `summarize`.
 
-    `options` and `support` matter with `summarize` only; with `support` the answer says what backs the summary.
+    All but `tasks`, `on_long` and `detail` matter with `summarize` only. `target_tokens` bounds a summary that is made
+    by `on_long` "reduce", `max_new_tokens` by default. With `support` the answer says what backs the summary, with
+    `detail` what came of each chunk.
     """
 
     tasks: tuple[str, ...]
@@ -52,6 +57,17 @@ class TextRequest:
     on_long: OnLong = "chunk"
     support: bool = False
     priority: Priority = "interactive"
+    target_tokens: int | None = None
+    detail: bool = False
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How summaries of chunks are summarized again, until there are `target_tokens` in all or fewer."""
+
+    options: DecodingOptions
+    target_tokens: int
+    priority: Priority
 
 
 @dataclass(frozen=True)
@@ -59,12 +75,15 @@ class Plan:
     """A `TextRequest` for one text as engine requests: one for each distinct prompt and chunk.
 
     `warnings` are of the text as a whole. `supporting_text` is the text as it was sent where its summary's support is
-    wanted.
+    wanted, `spans` are the code points of each request's chunk where their details are. With a `reduction` the
+    requests are the first round.
     """
 
     requests: tuple[EngineRequest, ...]
     warnings: tuple[AnswerWarning, ...] = ()
     supporting_text: str | None = None
+    spans: tuple[tuple[int, int], ...] | None = None
+    reduction: Reduction | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -131,34 +150,85 @@ class Planner:
             self._check_task(task)
             tasks_of[self._tasks.prompts[task]].append(task)
         _check_text(text)
+        reduction = None
+        if request.on_long == "reduce" and SUMMARIZE in request.tasks:
+            reduction = Reduction(
+                request.options, request.target_tokens or request.options.max_new_tokens, request.priority
+            )
         requests: list[EngineRequest] = []
+        spans: list[tuple[int, int]] = []
         for prompt, tasks in tasks_of.items():
-            requests += [
-                EngineRequest(
-                    input_ids=tuple(source),
-                    deadline=deadline,
-                    heads=tuple(task for task in tasks if task != SUMMARIZE),
-                    options=request.options if SUMMARIZE in tasks else None,
-                    priority=request.priority,
-                    grounding=self._grounding(source, prompt)
-                    if SUMMARIZE in tasks and request.options.grounded
-                    else None,
-                )
-                for source in self._sources(tokenizer, prompt, text, request.on_long, room)
-            ]
+            sources = self._sources(tokenizer, prompt, text, request.on_long, room)
+            spans += [(source.start, source.end) for source in sources]
+            for source in sources:
+                options = request.options if SUMMARIZE in tasks else None
+                if options is not None and reduction is not None:
+                    options = _round_options(reduction, len(source.token_ids), len(sources))
+                heads = tuple(task for task in tasks if task != SUMMARIZE)
+                requests.append(self._request(prompt, source, deadline, request.priority, heads, options))
         bound = self._tasks.min_known_words
-        warnings = text_warnings(text, self._tokenizer.words, bound) if bound else ()
-        return Plan(tuple(requests), warnings, text if request.support and SUMMARIZE in request.tasks else None)
+        return Plan(
+            requests=tuple(requests),
+            warnings=text_warnings(text, self._tokenizer.words, bound) if bound else (),
+            supporting_text=text if request.support and SUMMARIZE in request.tasks else None,
+            spans=tuple(spans) if request.detail else None,
+            reduction=reduction,
+        )
 
-    def _sources(self, tokenizer: TextEncoder, prompt: str, text: str, on_long: OnLong, room: int) -> list[list[int]]:
-        """The text with its prompt and end token, in as many parts as `on_long` makes of it."""
+    def next_round(
+        self, text: str, reduction: Reduction, deadline: float, is_wanted: Callable[[], bool]
+    ) -> tuple[EngineRequest, ...]:
+        """The requests that summarize `text`, which is joined summaries; none where it has no words.
+
+        Raises:
+            PlanCancelled: `is_wanted` has become false.
+        """
+        prompt, tokenizer = self._tasks.prompts[SUMMARIZE], _CancellableTokenizer(self._tokenizer, is_wanted)
+        try:
+            _check_text(text)
+            sources = self._sources(tokenizer, prompt, text, "reduce", self._max_tokens)
+        except TextError:
+            return ()
+        return tuple(
+            self._request(
+                prompt,
+                source,
+                deadline,
+                reduction.priority,
+                (),
+                _round_options(reduction, len(source.token_ids), len(sources)),
+            )
+            for source in sources
+        )
+
+    def _request(
+        self,
+        prompt: str,
+        source: Chunk,
+        deadline: float,
+        priority: Priority,
+        heads: tuple[str, ...],
+        options: DecodingOptions | None,
+    ) -> EngineRequest:
+        text_ids = source.token_ids[len(self._tokenizer.encode(prompt)) : -1]
+        return EngineRequest(
+            input_ids=tuple(source.token_ids),
+            deadline=deadline,
+            heads=heads,
+            options=options,
+            priority=priority,
+            grounding=Grounding(self._lexicon, text_ids) if options is not None and options.grounded else None,
+        )
+
+    def _sources(self, tokenizer: TextEncoder, prompt: str, text: str, on_long: OnLong, room: int) -> list[Chunk]:
+        """The text in as many parts as `on_long` makes of it, each with its prompt and end token."""
         prompt_ids, eos_id = self._tokenizer.encode(prompt), self._tokenizer.eos_id
         limit = self._tasks.max_source_tokens
         token_ids: list[int] = []
         for block in encode_in_blocks(tokenizer, prompt + text):
             token_ids += block
             if on_long == "truncate" and len(token_ids) >= limit:
-                return [[*token_ids[: limit - 1], eos_id]]
+                return [Chunk([*token_ids[: limit - 1], eos_id], 0, len(text))]
             if len(token_ids) > max(room, limit):
                 raise TextError(
                     f"makes more than {self._max_tokens} tokens in all, which are allowed (half of max_queued_tokens); "
@@ -167,17 +237,14 @@ class Planner:
         if len(token_ids) <= len(prompt_ids):
             raise TextError("has only characters that the tokenizer drops; give it words")
         if len(token_ids) < limit:
-            return [[*token_ids, eos_id]]
+            return [Chunk([*token_ids, eos_id], 0, len(text))]
         if on_long == "error":
             raise TextError(
                 f"has {len(token_ids) + 1} tokens with its prompt, {limit} are allowed; shorten it, "
                 'or set on_long to "chunk" or "truncate"'
             )
         chunks = cut_into_chunks(tokenizer, text, self._room(prompt_ids))
-        return [[*prompt_ids, *chunk, eos_id] for chunk in chunks]
-
-    def _grounding(self, source: Sequence[int], prompt: str) -> Grounding:
-        return Grounding(self._lexicon, source[len(self._tokenizer.encode(prompt)) :])
+        return [Chunk([*prompt_ids, *chunk.token_ids, eos_id], chunk.start, chunk.end) for chunk in chunks]
 
     @cached_property
     def _lexicon(self) -> Lexicon:
@@ -192,6 +259,15 @@ class Planner:
                 f"this checkpoint has no head for {task}: it was imported or trained without one; "
                 "train it (python -m training.train) or serve a checkpoint that has it, such as the bundled one"
             )
+
+
+def _round_options(reduction: Reduction, num_tokens: int, num_chunks: int) -> DecodingOptions:
+    """The options for a chunk of a round: at most half of it is written, so that rounds come to an end."""
+    limit = reduction.target_tokens if num_chunks == 1 else max(1, num_tokens // 2)
+    length = min(reduction.options.max_new_tokens, limit)
+    return replace(
+        reduction.options, max_new_tokens=length, min_new_tokens=min(reduction.options.min_new_tokens, length)
+    )
 
 
 class _CancellableTokenizer:

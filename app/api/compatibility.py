@@ -127,7 +127,8 @@ async def hf_summarize(body: HFSummarizeBody, request: Request) -> list[HFSummar
         raise invalid_field("parameters.generate_parameters.support", message)
     on_long = _ON_LONG[parameters.truncation] if parameters.truncation else parameters.generate_parameters.on_long
     options = decoding_options(request, parameters.generate_parameters, "parameters.generate_parameters.")
-    text_request = TextRequest(("summarize",), options, on_long)
+    target = parameters.generate_parameters.target_tokens if on_long == "reduce" else None
+    text_request = TextRequest(("summarize",), options, on_long, target_tokens=target)
 
     def shape(_: Checkpoint, result: TextResult) -> HFSummary:
         assert result.summary is not None

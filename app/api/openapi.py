@@ -57,13 +57,20 @@ def _event(name: str, data: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_PROGRESS = {
+    "type": "object",
+    "properties": {name: {"type": "integer"} for name in ("round", "done", "chunks")},
+}
+
 STREAM: Responses = {
     200: {
-        "description": "The answer; with `stream`, server-sent events: `token`…, then `summary` or `error`.",
+        "description": "The answer; with `stream`, server-sent events: `token`… (with `on_long` reduce `progress`… "
+        "before), then `summary` or `error`.",
         "content": {
             "text/event-stream": {
                 "itemSchema": {
                     "oneOf": [
+                        _event("progress", _PROGRESS),
                         _event("token", {"type": "object", "properties": {"text": {"type": "string"}}}),
                         _event("summary", {"$ref": "#/components/schemas/SummaryAnswer"}),
                         _event("error", {"$ref": "#/components/schemas/ProblemSchema"}),

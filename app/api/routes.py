@@ -24,9 +24,10 @@ from app.api.heads import SERVED, PathHead
 from app.api.inference import answer_texts, decoding_options, mirror, plan_texts
 from app.api.openapi import INFERENCE_ERRORS, KEY, REQUEST_HEADERS, STREAM, errors
 from app.api.problems import invalid_field
-from app.api.schemas import AnalyzeBody, ClassifyBody, EmotionsBody, SummarizeBody, TopicBody
+from app.api.schemas import AnalyzeBody, ClassifyBody, EmotionsBody, SummarizeBody, SummaryOptions, TopicBody
 from app.api.streaming import EventStream, open_stream
 from app.planning import TextRequest
+from model.inference.decoding.options import DecodingOptions
 from model.storage.checkpoint import Checkpoint
 
 router = APIRouter(route_class=InferenceRoute, tags=["inference"], dependencies=[*KEY, REQUEST_HEADERS, SERVED])
@@ -41,7 +42,7 @@ router = APIRouter(route_class=InferenceRoute, tags=["inference"], dependencies=
 )
 async def summarize(body: SummarizeBody, request: Request) -> SummaryAnswer | list[SummaryAnswer] | Response:
     """Summarize a text, or each of a list of texts."""
-    text_request = TextRequest(("summarize",), decoding_options(request, body), body.on_long, body.support)
+    text_request = _text_request(("summarize",), decoding_options(request, body), body, body.detail)
     if body.stream:
         return await _stream(body, text_request, request)
     return mirror(body.text, await answer_texts(request, body.text, text_request, summary_answer))
@@ -99,8 +100,23 @@ async def analyze(body: AnalyzeBody, request: Request) -> AnalyzeAnswer | list[A
     """Run several tasks at once; tasks with the same prompt share one encoder pass."""
     tasks = tuple(dict.fromkeys(body.tasks or deployment_of(request).checkpoint.tasks.names))
     options = decoding_options(request, body.summary, "summary.")
-    text_request = TextRequest(tasks, options, body.summary.on_long, body.summary.support)
+    text_request = _text_request(tasks, options, body.summary, body.detail)
     return mirror(body.text, await answer_texts(request, body.text, text_request, analyze_answer))
+
+
+def _text_request(
+    tasks: tuple[str, ...], decoding: DecodingOptions, options: SummaryOptions, detail: str | None
+) -> TextRequest:
+    if detail and options.on_long == "truncate":
+        raise invalid_field("detail", 'chunks with on_long "truncate", which makes none; leave one of them out')
+    return TextRequest(
+        tasks,
+        decoding,
+        options.on_long,
+        options.support,
+        target_tokens=options.target_tokens,
+        detail=detail is not None,
+    )
 
 
 async def _stream(body: SummarizeBody, text_request: TextRequest, request: Request) -> EventStream:

@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, create_model, model_validator
+from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.api.heads import AtMostEveryTask, TaskName
@@ -70,6 +71,9 @@ class SummaryOptions(_Decoding):  # type: ignore[misc]  # pydantic makes it
     """How to summarize; names and meanings are those of `transformers` generation."""
 
     on_long: OnLong = Field(default="chunk", description=ON_LONG)
+    target_tokens: int | SkipJsonSchema[None] = Field(
+        default=None, ge=1, description="With on_long reduce: longest summary of the whole; max_new_tokens by default."
+    )
     support: bool = Field(
         default=False,
         description="Say what backs the summary: the nearest passages, and names and numbers without one.",
@@ -80,6 +84,9 @@ class SummaryOptions(_Decoding):  # type: ignore[misc]  # pydantic makes it
     def _check_together(self) -> "SummaryOptions":
         try:
             self._decoding = DecodingOptions(**self.model_dump(include=set(_TYPES)))
+            if self.target_tokens is not None and self.on_long != "reduce":
+                message = f'{self.target_tokens} with on_long "{self.on_long}"; it bounds "reduce" only'
+                raise OptionsError("target_tokens", message)
         except OptionsError as error:  # what no single field shows
             raise PydanticCustomError(
                 "options", "{message}", {"field": error.field, "message": error.message}
@@ -92,6 +99,12 @@ class SummaryOptions(_Decoding):  # type: ignore[misc]  # pydantic makes it
         return self._decoding
 
 
+Detail = Annotated[
+    Literal["chunks"] | SkipJsonSchema[None],
+    Field(description="chunks: what came of each chunk too, with its place in the text. Not with on_long truncate."),
+]
+
+
 class SummarizeBody(SummaryOptions):
     """One or more texts to summarize."""
 
@@ -101,6 +114,7 @@ class SummarizeBody(SummaryOptions):
     stream: bool = Field(
         default=False, description="Send the summary while it is decoded, as server-sent events; one text, no beams."
     )
+    detail: Detail = None
 
 
 class EmotionsBody(Body):
@@ -158,3 +172,4 @@ class AnalyzeBody(Body):
     summary: SummaryOptions = Field(
         default_factory=SummaryOptions, description="How to summarize; its on_long holds for the whole text."
     )
+    detail: Detail = None

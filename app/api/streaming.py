@@ -1,16 +1,21 @@
-"""A summary as server-sent events: any number of `token` with text, then one `summary` (the answer) or `error`."""
+"""A summary as server-sent events: any number of `token` with text, then one `summary` (the answer) or `error`.
+
+With `on_long` "reduce" there are `progress` events before, one for each chunk that is done.
+"""
 
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import asdict
 
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.answers import TextResult, summary_answer
+from app.answers import summary_answer
 from app.api.context import context_of, deployment_of, service_of
 from app.api.problems import failure_reason, problem_of
+from app.documents import Piece, Progress
 from app.engine.request import EngineError
 from app.planning import Plan
 
@@ -31,7 +36,7 @@ async def open_stream(request: Request, plan: Plan) -> "EventStream":
 class EventStream(StreamingResponse):
     """Sends `first` and `rest`; closes `rest` when the client leaves, so that nothing more is decoded."""
 
-    def __init__(self, request: Request, first: str | TextResult, rest: AsyncGenerator[str | TextResult, None]) -> None:
+    def __init__(self, request: Request, first: Piece, rest: AsyncGenerator[Piece, None]) -> None:
         self._request = request
         self._checkpoint = deployment_of(request).checkpoint
         self._metrics = service_of(request).metrics
@@ -43,7 +48,7 @@ class EventStream(StreamingResponse):
         async with aclosing(self._rest):
             await super().__call__(scope, receive, send)
 
-    async def _events(self, first: str | TextResult) -> AsyncGenerator[str, None]:
+    async def _events(self, first: Piece) -> AsyncGenerator[str, None]:
         yield self._event_of(first)
         try:
             async for piece in self._rest:
@@ -53,9 +58,11 @@ class EventStream(StreamingResponse):
             self._metrics.request_failures_total.labels(failure_reason(problem.status)).inc()
             yield _event("error", json.dumps(problem.body()))
 
-    def _event_of(self, piece: str | TextResult) -> str:
+    def _event_of(self, piece: Piece) -> str:
         if isinstance(piece, str):
             return _event("token", json.dumps({"text": piece}))
+        if isinstance(piece, Progress):
+            return _event("progress", json.dumps(asdict(piece)))
         answer = summary_answer(self._checkpoint, piece)
         context_of(self._request.scope).output_tokens = answer.output_tokens
         return _event("summary", answer.model_dump_json(exclude_none=True))

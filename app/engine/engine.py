@@ -8,7 +8,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
@@ -68,6 +69,7 @@ class Engine:
         self._jobs: dict[int, tuple[Job, _Channel]] = {}  # accepted and not ended
         self._queued: set[int] = set()  # keys of those that are not encoded yet
         self._next_key = 0
+        self._num_holds = 0
         self.backlog = Backlog(clock)
         self._unanswered = self.backlog.add_stage()
         self._admission = Admission(
@@ -124,13 +126,15 @@ class Engine:
         """
         return (await self.run_all([request]))[0]
 
-    async def run_all(self, requests: Sequence[EngineRequest]) -> list[EngineResult]:
+    async def run_all(self, requests: Sequence[EngineRequest], *, goes_on: bool = False) -> list[EngineResult]:
         """The results of `requests`, in order: all are accepted or none, and the first failure cancels the others.
+
+        `goes_on` as in `stream`.
 
         Raises:
             EngineError: as `run`.
         """
-        channel, keys = self._admit(requests, streams=False)
+        channel, keys = self._admit(requests, streams=False, goes_on=goes_on)
         results: dict[int, EngineResult] = {}
         try:
             while len(results) < len(keys):
@@ -143,17 +147,20 @@ class Engine:
         finally:
             self._cancel(keys)
 
-    def stream(self, requests: Sequence[EngineRequest]) -> AsyncGenerator[tuple[int, int | EngineResult], None]:
+    def stream(
+        self, requests: Sequence[EngineRequest], *, goes_on: bool = False
+    ) -> AsyncGenerator[tuple[int, int | EngineResult], None]:
         """Accepts all of `requests` at once or none; the generator yields their tokens as they are decoded, then the
         result of each, every one with the request's position.
 
         Tokens are buffered for a slow reader, who delays no other. Beams yield their tokens at the end. Closing the
-        generator cancels the requests (`contextlib.aclosing`); one that is never iterated runs to its end unread.
+        generator cancels the requests (`contextlib.aclosing`); one that is never iterated runs to its end unread. With
+        `goes_on` they are a further round of what was accepted before (see `hold`), and no limit refuses them.
 
         Raises:
             EngineError: as `run`; what follows acceptance is raised while iterating.
         """
-        return self._follow(*self._admit(requests, streams=True))
+        return self._follow(*self._admit(requests, streams=True, goes_on=goes_on))
 
     async def _follow(
         self, channel: _Channel, keys: Sequence[int]
@@ -169,12 +176,27 @@ class Engine:
         finally:
             self._cancel(keys)
 
-    def _admit(self, requests: Sequence[EngineRequest], *, streams: bool) -> tuple[_Channel, list[int]]:
-        if self.state != "ready":
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """For work of several rounds: until its end the engine is not idle, so that a drain waits for the next round,
+        which is accepted with `goes_on`."""
+        self._num_holds += 1
+        self._is_idle.clear()
+        try:
+            yield
+        finally:
+            self._num_holds -= 1
+            self._set_idle()
+
+    def _admit(
+        self, requests: Sequence[EngineRequest], *, streams: bool, goes_on: bool = False
+    ) -> tuple[_Channel, list[int]]:
+        if self.state != "ready" and not (goes_on and self.state == "draining"):
             raise EngineStopped(f"the engine is {self.state}; ask again when it is ready")
         num_tokens = sum(len(request.input_ids) for request in requests)
         priority = requests[0].priority  # one caller's are all of one
-        self._admission.check(len(requests), num_tokens, priority)
+        if not goes_on:
+            self._admission.check(len(requests), num_tokens, priority)
         channel: _Channel = asyncio.Queue()
         now = self.clock()
         jobs = tuple(
@@ -231,7 +253,10 @@ class Engine:
     def _forget(self, job: Job) -> None:
         self._leave_queue(job)
         del self._jobs[job.key]
-        if not self._jobs:
+        self._set_idle()
+
+    def _set_idle(self) -> None:
+        if not self._jobs and not self._num_holds:
             self._is_idle.set()
 
     def _leave_queue(self, job: Job) -> None:

@@ -1,11 +1,12 @@
 import time
-from itertools import chain
+from itertools import chain, pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.chunks import cut_into_chunks, encode_in_blocks, tokenizing_cost
+from app import chunks as cutting
+from app.chunks import TextEncoder, chapters, encode_in_blocks, tokenizing_cost
 from model.storage.checkpoint import Checkpoint
 from model.tokenizer import Tokenizer
 
@@ -13,6 +14,15 @@ from model.tokenizer import Tokenizer
 @pytest.fixture(scope="session")
 def tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     return checkpoint.tokenizer
+
+
+def cut_into_chunks(tokenizer: TextEncoder, text: str, max_tokens: int) -> list[list[int]]:
+    """Token ids of the chunks, whose places in the text are in order."""
+    found = cutting.cut_into_chunks(tokenizer, text, max_tokens)
+    for one, following in pairwise(found):
+        assert one.start < one.end
+        assert following.start >= one.end or one.start == following.start  # of one long word
+    return [chunk.token_ids for chunk in found]
 
 
 SENTENCES = [f"The council voted for bridge number {number}." for number in range(20)]
@@ -103,3 +113,47 @@ def test_blocks_are_bounded_whatever_is_in_them(tokenizer: Tokenizer) -> None:
         sizes = [len(block) for block in encode_in_blocks(tokenizer, text)]
         assert max(sizes, default=0) <= 3_000
         assert len(sizes) <= 4 * tokenizing_cost(text) / 2_000 + 2
+
+
+BODY = "It was a day like any other, and nobody knew what would come of it, least of all the people of the town. " * 3
+
+
+def starts(text: str) -> list[str]:
+    return [text[start:end].split("\n")[0].strip() for start, end in chapters(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (BODY, [BODY.strip()]),
+        (f"CHAPTER I. A Day\n\n{BODY}\n\nCHAPTER II. A Night\n\n{BODY}", ["CHAPTER I. A Day", "CHAPTER II. A Night"]),
+        (f"PART ONE\n\nChapter 1\n\n{BODY}\nChapter 2\n{BODY}", ["PART ONE", "Chapter 2"]),
+        (f"{BODY}\nLetter 1\r\n{BODY}", [BODY.strip(), "Letter 1"]),
+        # Lists of contents, with the chapters after them, and without.
+        (f"Chapter I.\nChapter II.\nChapter III.\n\n{BODY}", ["Chapter I."]),
+        (
+            f"Title\nChapter I. One\nChapter II. Two\nChapter III. Three\n{BODY}\nChapter I. One\n{BODY}",
+            ["Title", "Chapter I. One"],
+        ),
+        (
+            f"{BODY}\nCHAPTER I. One\nCHAPTER II. Two\nCHAPTER III. Three\n\nCHAPTER I. One\n{BODY}",
+            [BODY.strip(), "CHAPTER I. One"],
+        ),
+        # Prose.
+        (f"{BODY}\nchapter one of the book says so, and part two of it too.\n{BODY}", [BODY.strip()]),
+        (f"{BODY}\nPart of it was lost. Section 2 of the act says\n{BODY}", [BODY.strip()]),
+    ],
+)
+def test_chapters_begin_at_headings_and_not_at_lists_of_contents(text: str, expected: list[str]) -> None:
+    assert starts(text) == expected
+    found = chapters(text)
+    assert "".join(text[start:end] for start, end in found) == text
+
+
+def test_no_chunk_holds_the_end_of_one_chapter_and_the_start_of_the_next(tokenizer: Tokenizer) -> None:
+    text = f"CHAPTER I. A Day\n\n{BODY}\n\nCHAPTER II. A Night\n\n{BODY}"
+    found = cutting.cut_into_chunks(tokenizer, text, 60)
+    assert len(found) > 3
+    second = text.index("CHAPTER II.")
+    assert second in [chunk.start for chunk in found]
+    assert tokenizer.decode(found[-1].token_ids).split()[-1] == text.split()[-1]
