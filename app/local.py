@@ -304,6 +304,11 @@ def run_service(flags: Mapping[str, Any], run: Callable[[Service], Awaitable[T]]
         fail(str(error))
     except EngineError as error:
         fail(str(error), MODEL_FAILED)
+    except BrokenPipeError:
+        raise  # who read the answers has left
+    except OSError as error:  # such as a full disk
+        place = f"{error.filename}: " if error.filename else ""
+        fail(f"{place}{error.strerror}; mend it and run the same command again", MODEL_FAILED)
 
 
 async def _with_service(flags: Mapping[str, Any], run: Callable[[Service], Awaitable[T]]) -> T:

@@ -78,7 +78,7 @@ class RecordFile(Source):
     def num_bytes(self) -> int:
         """Of the file."""
         assert self._path is not None, "standard input is not cut"
-        return self._path.stat().st_size
+        return self._path.stat().st_size if self._path.exists() else 0  # `cut` says that it is missing
 
     @property
     def digest(self) -> str:

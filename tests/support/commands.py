@@ -17,22 +17,23 @@ def local_flags(checkpoint_folder: Path) -> list[str]:
 def started(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     """The command, running, with pipes to it."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen([*COMMAND, *arguments], env=_environment(), **{**pipes, **options})
+    return subprocess.Popen([*COMMAND, *arguments], env=environment(), **{**pipes, **options})
 
 
 def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """The command, once it has ended."""
-    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, env=_environment(), timeout=240)
+    return subprocess.run([*COMMAND, *arguments], input=stdin, capture_output=True, env=environment(), timeout=240)
 
 
 def completions(*words: str) -> list[str]:
     """What the shell is offered for the last of `words`."""
     code = "import sys; sys.argv[0] = 'leximind'; from app.cli import main; main()"
     asked = {"_LEXIMIND_COMPLETE": "complete_bash", "COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
-    environment = {**_environment(), **asked}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, timeout=120, check=True)
+    variables = {**environment(), **asked}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=variables, timeout=120, check=True)
     return done.stdout.decode().split()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """In which the command finds this source tree."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

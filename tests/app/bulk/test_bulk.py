@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import app
-from support.commands import local_flags, started
+from support.commands import COMMAND, environment, local_flags, started
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
 
@@ -149,6 +150,7 @@ def test_table_that_cannot_be_answered_is_refused(
 def test_name_without_a_known_format_is_refused(bulk: Any, tmp_path: Path) -> None:
     for name, message in (
         ("rows.xlsx", "it must end in one of .jsonl, .ndjson, .csv, .parquet"),
+        ("none.jsonl", "none.jsonl: No such file or directory; give a file that can be read"),
         ("none.csv", "none.csv: No such file or directory; give a file that can be read"),
         ("rows.gz.jsonl", "is compressed by gzip; unpack it (gunzip -k)"),
         ("*.tsv", "*.tsv: no file that ends in .jsonl or .ndjson or .csv or .parquet is there"),
@@ -228,6 +230,20 @@ def test_killed_at_any_moment_it_goes_on_without_a_lost_or_doubled_row(
     assert "is blank" in found[1234]["error"]
     assert bulk(source, tmp_path / "whole", "--tasks", "topic", "--shard-rows", shard_rows).exit_code == 4
     assert all(same(one, other) for one, other in zip(found, rows_of(tmp_path / "whole"), strict=True))
+
+
+@pytest.mark.slow
+def test_disk_that_takes_no_more_is_one_line_and_the_job_goes_on_later(
+    bulk: Any, checkpoint_folder: Path, tmp_path: Path
+) -> None:
+    source, target = write_lines(tmp_path / "rows.jsonl", objects(400)), tmp_path / "out"
+    command = [*COMMAND, "bulk", str(source), str(target), "--tasks", "topic", *local_flags(checkpoint_folder)]
+    limited = ["bash", "-c", 'ulimit -f 4 && exec "$@"', "bash", *command]  # KiB that a file may have
+    done = subprocess.run(limited, capture_output=True, text=True, timeout=240, env=environment())
+    assert (done.returncode, done.stderr) == (3, "leximind: File too large; mend it and run the same command again\n")
+    assert not list(target.glob("part-*"))
+    assert bulk(source, target, "--tasks", "topic").exit_code == 0
+    assert [row["id"] for row in rows_of(target)] == list(range(400))
 
 
 @pytest.mark.slow
