@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -64,13 +64,16 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> N
         time.sleep(0.2)
 
 
-def run_locust(url: str, *, seconds: int, tags: Sequence[str] = ()) -> tuple[int, list[dict[str, Any]], str]:
+def run_locust(
+    url: str, *options: str, seconds: int, tags: Sequence[str] = ()
+) -> tuple[int, list[dict[str, Any]], str]:
     """Exit status, statistics (an entry for each line of Locust's table), and all that it printed for people."""
     command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--host", url, "--headless", "--json"]
     command += ["--only-summary", "--users", "6", "--spawn-rate", "6", "--stop-timeout", "20"]
-    command += ["--run-time", f"{seconds}s", *(["--tags", *tags] if tags else [])]
+    command += ["--run-time", f"{seconds}s", *options, *(["--tags", *tags] if tags else [])]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60, check=False)
-    assert ended.stdout, ended.stderr
+    if not ended.stdout.startswith(("[", "{")):  # it never came to the users
+        return ended.returncode, [], ended.stdout + ended.stderr
     stats, end = json.JSONDecoder().raw_decode(ended.stdout)
     return ended.returncode, stats, ended.stdout[end:] + ended.stderr
 
@@ -84,42 +87,78 @@ def test_a_mixed_load_gets_right_answers_from_every_endpoint(server: str) -> Non
     assert sum(entry["num_failures"] for entry in stats) == 0, table
 
 
+SCORES = [{"label": "Sports", "score": 0.9}, {"label": "World", "score": 0.1}]
+TOPIC = {"topic": "Sports", "score": 0.9, "scores": SCORES, "model": "tiny"}
+OTHER = {"topic": "World", "score": 1.0, "scores": [{"label": "World", "score": 1.0}], "model": "tiny"}
+NUM_ALONE = 12  # requests before the users come: six of one text, six of several
+
+
 @pytest.mark.slow
-def test_a_wrong_answer_is_a_failure() -> None:
-    scores = [{"label": "Sports", "score": 0.9}, {"label": "World", "score": 0.9}]
-    answer = {"topic": "Sports", "score": 0.9, "scores": scores, "model": "tiny"}
-    with canned(200, {}, answer) as url:
-        returncode, stats, table = run_locust(url, seconds=2, tags=["topic"])
+def test_an_answer_that_breaks_the_contract_ends_the_run() -> None:
+    answer = {**TOPIC, "scores": [SCORES[0], {"label": "World", "score": 0.9}]}
+    with canned(lambda _: answer) as (url, _):
+        returncode, _, output = run_locust(url, seconds=2, tags=["topic"])
     assert returncode == 1
-    assert "topic scores do not sum to 1" in table
-    assert all(entry["num_failures"] == entry["num_requests"] for entry in stats)
+    assert "topic scores do not sum to 1" in output
+
+
+@pytest.mark.slow
+def test_an_answer_that_differs_from_the_one_alone_is_a_failure() -> None:
+    """Each is right by itself; from the thirtieth on they are those of another text."""
+    with canned(lambda number: TOPIC if number < 30 else OTHER) as (url, _):
+        returncode, stats, table = run_locust(url, seconds=4, tags=["topic"])
+    assert returncode == 1
+    assert "is not answered as alone" in table
+    assert sum(entry["num_failures"] for entry in stats) > 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("headers", "expected", "name"), [({"Retry-After": "1"}, 0, "/topic (refused)"), ({}, 1, "/topic")]
+    ("headers", "options", "expected", "name"),
+    [
+        ({"Retry-After": "1"}, ("--max-refused-share", "1"), 0, "/topic (refused)"),
+        ({"Retry-After": "1"}, (), 1, "/topic (refused)"),
+        ({}, ("--max-refused-share", "1"), 1, "/topic"),
+    ],
 )
-def test_only_a_refusal_that_says_when_to_come_back_is_no_failure(
-    headers: dict[str, str], expected: int, name: str
+def test_refusals_that_say_when_to_come_back_are_no_failures_up_to_a_share(
+    headers: dict[str, str], options: Sequence[str], expected: int, name: str
 ) -> None:
-    with canned(429, headers, {"status": 429}) as url:
-        returncode, stats, table = run_locust(url, seconds=2, tags=["topic"])
+    with canned(lambda _: TOPIC, refusal=headers) as (url, _):
+        returncode, stats, table = run_locust(url, *options, seconds=2, tags=["topic"])
     assert returncode == expected, table
     assert {entry["name"] for entry in stats} == {name}
 
 
+@pytest.mark.slow
+def test_the_key_goes_with_every_request() -> None:
+    with canned(lambda _: TOPIC) as (url, keys):
+        run_locust(url, "--key", "k-1", seconds=2, tags=["topic"])
+    assert set(keys) == {"Bearer k-1"}
+
+
 @contextmanager
-def canned(status: int, headers: dict[str, str], body: dict[str, Any]) -> Iterator[str]:
-    """URL of a server that gives this one answer to every POST."""
+def canned(
+    answer: Callable[[int], Any], *, refusal: dict[str, str] | None = None
+) -> Iterator[tuple[str, list[str | None]]]:
+    """URL of a server that gives `answer(number)` to each POST, once for each of its texts, and the keys that came.
+
+    With `refusal` its users get a 429 with these headers, while questions before them are answered.
+    """
+    keys: list[str | None] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            content = json.dumps(body).encode()
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+            number = len(keys)
+            keys.append(self.headers["Authorization"])
+            text = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"]
+            is_refused = refusal is not None and number >= NUM_ALONE
+            one = answer(number)
+            content = json.dumps([one] * len(text) if isinstance(text, list) else one).encode()
+            self.send_response(429 if is_refused else 200)
+            for name, value in {**(refusal or {}), "Content-Length": str(len(content))}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
@@ -130,6 +169,6 @@ def canned(status: int, headers: dict[str, str], body: dict[str, Any]) -> Iterat
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"http://127.0.0.1:{server.server_port}", keys
         server.shutdown()
         thread.join()
