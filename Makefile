@@ -12,7 +12,7 @@ SERVE_STAMP := $(VENV)/.serve
 PEERS := .bench/peers
 OPENVINO := .bench/openvino
 
-.PHONY: help setup serve test check constraints proof soak image-test load bench answers
+.PHONY: help setup serve test check constraints proof soak image-test load bench answers docs
 
 help:
 	@echo "make setup   prepare $(VENV) for everything, and nothing else"
@@ -25,6 +25,7 @@ help:
 	@echo "make answers record anew what the bundled checkpoint answers to the examples, after a change of either"
 	@echo "make image-test  build the image and run it: as root, with buildah, and debootstrap where there is no registry"
 	@echo "make load    ask URL at RATE arrivals a second for TIME seconds, ARRIVALS=constant, ramp or spike; writes REPORT"
+	@echo "make docs    build the pages of docs/ into build/site"
 	@echo "make bench   measure decoding against the peers (ARGS go to the benchmark)"
 
 setup: $(STAMP)
@@ -95,6 +96,10 @@ soak: $(STAMP)
 
 answers: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m support.examples
+	PYTHONPATH=tests $(BIN)/python -m support.pages
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # On the Dockerfile's base, on BASE_IMAGE, or on a debootstrap of this machine's Debian; of torch the CPU build.
 # IMAGE_STORE=DIR keeps the layers for the next time.

@@ -144,9 +144,9 @@ async def _slow_body() -> AsyncIterator[bytes]:
 
 
 async def _failed(client: httpx.AsyncClient) -> Examples:
-    """500 and 504, of a model that is made to fail and to hang."""
-    with _encode(_failing):
-        failed = await ask(client, "/topic", "model", "The model failed", TEXTS, 500, paths=[])
+    """500, 507 and 504, of a model that is made to fail, to be out of memory, and to hang."""
+    with _encode(_full):
+        full = await ask(client, "/topic", "memory", "It does not fit into memory", TEXTS, 507, paths=[])
     hold = Hold()
     with _encode(lambda encode: _held(encode, hold)), hold:
         running = asyncio.create_task(client.post("/topic", json=TEXTS))
@@ -157,7 +157,11 @@ async def _failed(client: httpx.AsyncClient) -> Examples:
         )
         await asyncio.sleep(0.1)
     await running
-    return [failed, await waiting]
+    late = await waiting
+    with _encode(_failing):
+        failed = await ask(client, "/topic", "model", "The model failed", TEXTS, 500, paths=[])
+        assert (await client.post("/topic", json=TEXTS)).status_code == 200  # the engine has looked whether it works
+    return [full, late, failed]
 
 
 async def _limited() -> Examples:
@@ -242,6 +246,13 @@ def _failing(encode: Any) -> Any:
         return encode(*arguments)
 
     return failing_encode
+
+
+def _full(_: Any) -> Any:
+    def full_encode(*_: Any) -> Any:
+        raise MemoryError("made to be full")
+
+    return full_encode
 
 
 def _held(encode: Any, hold: Hold) -> Any:
