@@ -4,7 +4,6 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, create_model, model_validator
-from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
 from app.api.heads import AtMostEveryTask, TaskName
@@ -71,8 +70,8 @@ class SummaryOptions(_Decoding):  # type: ignore[misc]  # pydantic makes it
     """How to summarize; names and meanings are those of `transformers` generation."""
 
     on_long: OnLong = Field(default="chunk", description=ON_LONG)
-    target_tokens: int | SkipJsonSchema[None] = Field(
-        default=None, ge=1, description="With on_long reduce: longest summary of the whole; max_new_tokens by default."
+    target_tokens: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="With on_long reduce: longest summary of the whole; max_new_tokens by default."
     )
     support: bool = Field(
         default=False,
@@ -100,7 +99,7 @@ class SummaryOptions(_Decoding):  # type: ignore[misc]  # pydantic makes it
 
 
 Detail = Annotated[
-    Literal["chunks"] | SkipJsonSchema[None],
+    Literal["chunks"] | None,
     Field(description="chunks: what came of each chunk too, with its place in the text. Not with on_long truncate."),
 ]
 

@@ -57,6 +57,7 @@ INVALID = [
     ("/summarize", {"text": "a", "early_stopping": "x"}, "early_stopping", "'x' is not allowed; it must be 'never'"),
     ("/summarize", {"text": "a", "early_stopping": 1}, "early_stopping", "1 is not allowed"),
     ("/summarize", {"text": "a", "on_long": "cut"}, "on_long", "'chunk', 'truncate' or 'error'"),
+    ("/summarize", {"text": "a", "on_long": "reduce", "target_tokens": 0}, "target_tokens", "0 is not allowed"),
     ("/summarize", {"text": ["a"], "stream": True}, "stream", "one text at a time"),
     ("/summarize", {"text": "a", "stream": True, "num_beams": 2}, "stream", "num_beams 2"),
     ("/summarize", {"text": "a", "stream": "yes"}, "stream", "must be a valid boolean"),
@@ -185,6 +186,11 @@ async def test_lone_surrogate_is_422(client: httpx.AsyncClient, text: str) -> No
 async def test_control_characters_among_words_are_text(client: httpx.AsyncClient) -> None:
     response = await client.post("/topic", json={"text": "a\x00b \x1b[31mred\x07 \u202e words\r\n"})
     assert response.status_code == 200
+
+
+@pytest.mark.parametrize("field", ["target_tokens", "detail"])
+async def test_null_is_as_if_left_out(client: httpx.AsyncClient, field: str) -> None:
+    assert (await client.post("/summarize", json={"text": "a bridge", field: None})).status_code == 200
 
 
 async def test_duplicate_keys_take_the_last(client: httpx.AsyncClient) -> None:
