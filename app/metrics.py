@@ -108,6 +108,12 @@ class Metrics:
         self.padding_ratio = self._histogram("padding_ratio", "Share of an encoder batch that is padding.", _SHARE)
         self.decode_step_seconds = self._histogram("decode_step_seconds", "One decode step over all rows.", _STEP_S)
         self.decode_batch_rows = self._histogram("decode_batch_rows", "Decoder rows in a step.", _ROWS)
+        self.draft_tokens_proposed_total = self._counter(
+            "draft_tokens_proposed_total", "Tokens that decode steps checked beside the newest of each row."
+        )
+        self.draft_tokens_accepted_total = self._counter(
+            "draft_tokens_accepted_total", "Of the proposed tokens, those that were right, each a step less."
+        )
         self.kv_slots_used = self._gauge("kv_slots_used", "Decoder rows in flight.")
         self.kv_slots_total = self._gauge("kv_slots_total", "Decoder rows that may be in flight.")
         # Under the names that the Gateway API inference extension reads of a model server by default.

@@ -139,6 +139,10 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds for which one encoder batch may delay the rows that decode.",
     )
+    drafts: bool = Field(
+        default=True,
+        description="Decode several tokens a step where a summary copies and it is worth it; answers stay the same.",
+    )
     watchdog_s: float = Field(
         default=120.0,
         gt=0,

@@ -53,6 +53,10 @@ class Info(BaseModel):
     model_terms: str = Field(
         description="Of the weights, in a line; the checkpoint's MODEL_CARD.md has the data that they learned from."
     )
+    drafts: bool = Field(
+        description="Whether steps of decoding may give several tokens where a summary copies, by the setting and by "
+        "what computes; answers are the same."
+    )
     max_input_length: int = Field(description="Tokens read at once; a longer text is read in chunks.", examples=[512])
     max_client_batch_size: int = Field(description="Most texts in a request.", examples=[32])
     max_concurrent_requests: int = Field(examples=[512])
@@ -125,6 +129,7 @@ async def info(request: Request) -> Info:
         loaded_at=deployment.loaded_at,
         license=LICENSE,
         model_terms=checkpoint.terms,
+        drafts=settings.drafts and checkpoint.backend.rows_are_independent,
         max_input_length=checkpoint.tasks.max_source_tokens,
         max_client_batch_size=settings.max_items,
         max_concurrent_requests=settings.max_concurrent_requests,

@@ -57,7 +57,7 @@ class Engine:
         self._checkpoint = checkpoint
         self._settings = settings
         self._metrics = metrics
-        self._runner = Runner(checkpoint.backend, checkpoint.tasks.heads)
+        self._runner = Runner(checkpoint.backend, checkpoint.tasks.heads, drafts=settings.drafts)
         scheduler = Scheduler(
             max_batch_tokens=settings.max_batch_tokens,
             max_decode_rows=settings.max_decode_rows,

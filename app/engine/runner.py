@@ -55,6 +55,7 @@ class EncodedBatch:
     rows: dict[int, int]
     results: dict[int, EngineResult]
     options: dict[int, DecodingOptions]
+    sources: dict[int, tuple[int, ...]]  # of those with options
     not_finite: frozenset[int]
     groundings: dict[int, Grounding | None]
     num_tokens: int
@@ -64,12 +65,16 @@ class EncodedBatch:
 class Runner:
     """Encodes batches of requests, and decodes together those that include a summary, whenever they joined."""
 
-    def __init__(self, backend: Backend, heads: Sequence[Head] = (), *, use_graphs: bool | None = None) -> None:
+    def __init__(
+        self, backend: Backend, heads: Sequence[Head] = (), *, use_graphs: bool | None = None, drafts: bool = True
+    ) -> None:
         """`heads`: those of the model that a request may name.
 
-        `use_graphs`: replay decode steps as CUDA graphs; None: where the backend computes on a GPU.
+        `use_graphs`: replay decode steps as CUDA graphs; None: where the backend computes on a GPU. `drafts` as for
+        `DecodingBatch`.
         """
         self._backend = backend
+        self._drafts = drafts
         self._heads = {head.name: head for head in heads}
         self._use_graphs = self.on_gpu if use_graphs is None else use_graphs
         self._batch = self._new_batch()
@@ -81,6 +86,16 @@ class Runner:
     def num_rows(self) -> int:
         """Decoder rows in flight."""
         return self._batch.num_rows
+
+    @property
+    def num_drafted(self) -> int:
+        """Tokens that the last step checked beside the newest of each row."""
+        return self._batch.num_drafted
+
+    @property
+    def num_accepted(self) -> int:
+        """Of those, the ones that were right."""
+        return self._batch.num_accepted
 
     def padded_length(self, length: int) -> int:
         """Tokens that an encoder batch computes for each of its sources when the longest has `length`."""
@@ -110,6 +125,9 @@ class Runner:
             for key, one in requests.items()
             if not (is_finite[rows[key]] and all((name, rows[key]) in scores for name in one.heads))
         )
+        options = {
+            key: one.options for key, one in requests.items() if one.options is not None and key not in not_finite
+        }
         return EncodedBatch(
             encoder_states=encoder_states,
             encoder_mask=encoder_mask,
@@ -122,9 +140,8 @@ class Runner:
                 for key, one in requests.items()
                 if key not in not_finite
             },
-            options={
-                key: one.options for key, one in requests.items() if one.options is not None and key not in not_finite
-            },
+            options=options,
+            sources={key: requests[key].input_ids for key in options},
             not_finite=not_finite,
             groundings={key: one.grounding for key, one in requests.items()},
             num_tokens=sum(map(len, row_of)),
@@ -142,8 +159,9 @@ class Runner:
         if keys := list(encoded.options):
             rows = send(torch.tensor([encoded.rows[key] for key in keys]), self._backend.device)
             encoder_states, encoder_mask = encoded.encoder_states[rows], encoded.encoder_mask[rows]  # (C, S, D), (C, S)
-            options, groundings = list(encoded.options.values()), [encoded.groundings[key] for key in keys]
-            self._batch.add(keys, encoder_states, encoder_mask, options, groundings=groundings)
+            options, sources = list(encoded.options.values()), list(encoded.sources.values())  # in the order of keys
+            groundings = [encoded.groundings[key] for key in keys]
+            self._batch.add(keys, encoder_states, encoder_mask, options, sources, groundings)
             self._partial |= {key: encoded.results[key] for key in keys}
             for key in keys:
                 self._num_decoded[key] = 0
@@ -212,17 +230,17 @@ class Runner:
         return self._backend.device.type == "cuda"
 
     def _new_batch(self) -> DecodingBatch:
-        return DecodingBatch(self._backend, StepGraphs(self._backend) if self._use_graphs else None)
+        return DecodingBatch(
+            self._backend, StepGraphs(self._backend) if self._use_graphs else None, drafts=self._drafts
+        )
 
     def _update_of(self, step: Step) -> Update:
         if step.result is None:
-            if step.token_id is None:
-                return Update(step.key)
-            self._num_decoded[step.key] += 1
-            if self._num_decoded[step.key] <= self._num_sent[step.key]:
-                return Update(step.key)
-            self._num_sent[step.key] += 1
-            return Update(step.key, (step.token_id,))
+            before = self._num_decoded[step.key]
+            self._num_decoded[step.key] += len(step.token_ids)
+            new = step.token_ids[max(self._num_sent[step.key] - before, 0) :]
+            self._num_sent[step.key] += len(new)
+            return Update(step.key, new)
         del self._num_decoded[step.key]
         num_sent = self._num_sent.pop(step.key)
         result = replace(self._partial.pop(step.key), summary=step.result)

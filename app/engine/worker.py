@@ -155,6 +155,8 @@ class Worker:
             return
         self._metrics.decode_step_seconds.observe(self._clock() - started_at)
         self._metrics.decode_batch_rows.observe(num_rows)
+        self._metrics.draft_tokens_proposed_total.inc(self._runner.num_drafted)
+        self._metrics.draft_tokens_accepted_total.inc(self._runner.num_accepted)
         self._report(updates)
 
     def _retry_encoding(self, keys: Collection[int], error: OutOfMemory) -> None:

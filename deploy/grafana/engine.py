@@ -129,6 +129,26 @@ def engine() -> dashboard.Dashboard:
                     Series(rate("encode_seconds_count"), "encode"),
                 ],
             ),
+            graph(
+                "Drafts",
+                "Share of drafted tokens that were right, and drafted tokens for each step; empty where nothing is "
+                "drafted.",
+                "short",
+                [
+                    Series(
+                        f"{rate('draft_tokens_accepted_total')} / ({rate('draft_tokens_proposed_total')} > 0)",
+                        "right, of drafted",
+                    ),
+                    Series(
+                        f"{rate('draft_tokens_proposed_total')} / ({rate('decode_step_seconds_count')} > 0)",
+                        "drafted a step",
+                    ),
+                    Series(
+                        f"{rate('draft_tokens_accepted_total')} / ({rate('decode_step_seconds_count')} > 0)",
+                        "right a step",
+                    ),
+                ],
+            ),
             "Tokens and device",
             graph(
                 "Tokens a second",

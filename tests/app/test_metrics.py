@@ -10,6 +10,7 @@ NAMES = set(
     """
     requests_total request_failures_total request_duration_seconds queue_wait_seconds encode_seconds
     decode_step_seconds time_to_first_token_seconds time_per_output_token_seconds input_tokens output_tokens
+    draft_tokens_proposed_total draft_tokens_accepted_total
     encode_batch_tokens decode_batch_rows padding_ratio queue_requests queue_tokens active_requests kv_slots_used
     queue_requests_limit queue_tokens_limit active_requests_limit tokenizer_waiting_bytes tokenizer_waiting_bytes_limit
     kv_slots_total gpu_memory_bytes model_info build_info reloads_total open_connections open_connections_limit

@@ -157,7 +157,7 @@ def test_streamed_tokens_are_the_result(
     results = {}
     while batch.num_rows:
         for step in batch.step():
-            streamed[step.key] += [] if step.token_id is None else [step.token_id]
+            streamed[step.key] += step.token_ids
             if step.result:
                 results[step.key] = list(step.result.token_ids)
     assert streamed == results

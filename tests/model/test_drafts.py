@@ -85,7 +85,7 @@ def check(backend: Backend, states: tuple[Tensor, Tensor], options: Sequence[Dec
     num_drafted = num_accepted = 0
     while batch.num_rows:
         for step in batch.step():
-            streamed[step.key] += [] if step.token_id is None else [step.token_id]
+            streamed[step.key] += step.token_ids
             assert step.key not in results, "it goes on after its end"
             if step.result is not None:
                 results[step.key] = step.result

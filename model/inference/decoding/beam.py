@@ -121,7 +121,7 @@ class BeamRows(Rows):
             stopped = row[length] == self.config.eos_id
             tokens = tuple(row[1 : length + 1 - stopped])
             reason: FinishReason = "stop" if stopped else "length"
-            steps.append(Step(key, None, DecodingResult(tokens, reason, score, score < math.inf)))
+            steps.append(Step(key, (), DecodingResult(tokens, reason, score, score < math.inf)))
         self.remove(done)
         return steps
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -137,21 +139,21 @@ class GreedyRows(Rows):
         return self.outcome(chosen[is_kept], kept)
 
     def report(self, outcome: Outcome) -> list[Step]:
-        """Each document's token; the whole of those that stopped or reached their limit."""
+        """Each document's tokens; the whole of those that stopped or reached their limit."""
         steps = []
-        for key, age, token_id in outcome.read():
+        for key, values in groupby(outcome.read(), key=itemgetter(0)):
             if key not in self.keys:
                 continue
-            number = self.keys.index(key)
-            stopped, is_finite = token_id == self.config.eos_id, token_id != _NO_TOKEN
-            is_token = is_finite and not stopped
-            tokens = self._reported.setdefault(key, [])
-            if is_token:
-                tokens.append(token_id)
-            result = None
-            if not is_token or age >= self.options[number].max_new_tokens:
-                result = DecodingResult(tuple(tokens), "stop" if stopped else "length", is_finite=is_finite)
-            steps.append(Step(key, token_id if is_token else None, result))
+            tokens, limit = self._reported.setdefault(key, []), self.options[self.keys.index(key)].max_new_tokens
+            num_before, result = len(tokens), None
+            for _, age, token_id in values:
+                stopped, is_finite = token_id == self.config.eos_id, token_id != _NO_TOKEN
+                is_token = is_finite and not stopped
+                if is_token:
+                    tokens.append(token_id)
+                if not is_token or age >= limit:
+                    result = DecodingResult(tuple(tokens), "stop" if stopped else "length", is_finite=is_finite)
+            steps.append(Step(key, tuple(tokens[num_before:]), result))
         self.remove([step.key for step in steps if step.result is not None])
         return steps
 

@@ -23,10 +23,10 @@ from model.transfer import send
 
 @dataclass(frozen=True)
 class Step:
-    """What a step gave one document: its new token (None with beams), and its result once it has finished."""
+    """What a step gave one document: its new tokens (none with beams), and its result once it has finished."""
 
     key: int
-    token_id: int | None
+    token_ids: tuple[int, ...]
     result: DecodingResult | None
 
 

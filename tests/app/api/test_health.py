@@ -103,6 +103,7 @@ async def test_info_says_what_is_served(client: httpx.AsyncClient, prefix: str) 
     assert info["model_id"] == "random"
     assert (info["license"], info["model_terms"]) == ("MIT", "not recorded: see its MODEL_CARD.md")
     assert (info["model_dtype"], info["model_device_type"]) == (AUTO, "cpu")
+    assert info["drafts"] == is_available(AUTO)  # by the kernels alone
     assert (info["max_input_length"], info["max_client_batch_size"]) == (64, 32)
     assert info["tasks"] == ["summarize", "emotions", "topic"]
     assert (tuple(info["emotions"]), tuple(info["topics"])) == (EMOTIONS, TOPICS)
