@@ -43,6 +43,7 @@ class DecodingBatch:
         can_draft = backend.rows_are_independent and graphs is None and not self._lags
         self._policy = DraftPolicy() if drafts and can_draft else None
         self._clock = clock
+        self._num_rows_before = 0  # of the last step, if no row has left with it
         self.num_drafted = 0  # tokens of drafts in the last step
         self._groups: dict[int, Rows] = {}  # by beam width
         self._pending: list[tuple[Rows, Outcome]] = []  # steps whose results have not been read
@@ -102,12 +103,14 @@ class DecodingBatch:
         Gives what is due of each document, its tokens in order.
         """
         groups = [group for group in self._groups.values() if group.keys]
-        started_at, num_tokens = self._clock(), self.num_rows + self._draft(groups)
+        started_at, num_rows = self._clock(), self.num_rows
+        num_tokens = num_rows + self._draft(groups)
         advanced = [(group, group.advance(logits)) for group, logits in zip(groups, self._logits(groups), strict=True)]
         due, self._pending = (self._pending, advanced) if self._lags else (advanced, [])
         steps = [one for group, outcome in due for one in group.report(outcome)]
-        if self._policy is not None and groups:
-            self._policy.cost.measure(num_tokens, self._clock() - started_at)
+        if self._policy is not None and num_rows == self._num_rows_before:  # else rules were made anew
+            self._policy.cost.measure(num_tokens, self._clock() - started_at, drafted=self.num_drafted > 0)
+        self._num_rows_before = num_rows if self.num_rows == num_rows else 0
         self._free_idle_caches()
         return steps
 

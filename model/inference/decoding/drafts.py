@@ -9,6 +9,7 @@ the network nor tensors: token ids and seconds.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from heapq import merge
+from itertools import chain
 
 _LONGEST_MATCH = 8  # tokens that are looked for
 _LONGEST_DRAFT = 24
@@ -20,7 +21,7 @@ _IN_SOURCE = (0.4, 0.5, 0.7, 0.8, 0.9)
 _IN_WRITTEN = (0.1,)
 _ACCEPTANCE_WEIGHT = 0.02  # of the newest measurement
 _SURE = 0.9
-_MARGIN = 1.15  # what a drafted token promises over what it costs, since both are estimates
+_MARGIN = 1.2  # what a drafted token promises over what it costs, since both are estimates
 
 
 class CopyTracker:
@@ -46,8 +47,8 @@ class CopyTracker:
 
     def extend(self, token_ids: Sequence[int]) -> None:
         """The next tokens that were written."""
-        for char in as_text(token_ids):
-            text = self._text
+        for token_id in token_ids:
+            char, text = chr(token_id), self._text
             self._written += char
             if self._length and text[self._place : self._place + 1] == char:
                 self._place += 1
@@ -68,11 +69,12 @@ class CopyTracker:
 
     def _look_up(self) -> None:
         # The first place of the longest match; a longer one in what is written is worth less than one in the source.
-        for self._is_in_source in (True, False):
-            text = self._text
-            for length in range(1, _LONGEST_MATCH + 1):
-                found = text.find(self._written[-length:], 0, len(text) - 1)
-                if found < 0 or length > len(self._written):
+        written = self._written
+        for is_in_source, text in ((True, self._source), (False, written)):
+            self._is_in_source = is_in_source
+            for length in range(1, min(_LONGEST_MATCH, len(written)) + 1):
+                found = text.find(written[-length:], 0, len(text) - 1)
+                if found < 0:
                     break
                 self._place, self._length = found + length, length
             if self._length:
@@ -85,29 +87,44 @@ def as_text(token_ids: Sequence[int]) -> str:
 
 
 class StepCost:
-    """Seconds of a step as a line over its tokens, fitted to what was measured, the newest of it most.
+    """Seconds of a step: a line over its tokens, and what any draft adds, by what was measured, the newest of it most.
 
     What is not seen keeps to a prior: while all steps have as many tokens, a further one costs `_PRIOR_RATIO` of all
-    that is not by token.
+    that is not by token; and while nothing is drafted, what a draft adds is slowly forgotten.
     """
 
     _PRIOR_RATIO = 0.1
     _PRIOR_WEIGHT = 10.0  # as of one step with three tokens more
     _KEPT = 0.97  # of the weight of what was measured before
     _MOST = 2.0  # times what was expected counts of a step: another process had the processor
+    _DRAFT_WEIGHT, _DRAFT_KEPT = (
+        0.1,
+        0.995,
+    )  # of the newest measurement of what a draft adds, and of it with each step without
 
     def __init__(self) -> None:
         self._steps = self._tokens = self._squares = self._seconds = self._products = 0.0
         self.fixed_s, self.token_s = 1.0, self._PRIOR_RATIO  # until a step was measured only their ratio matters
+        self.draft_s = 0.0
 
-    def seconds(self, num_tokens: int) -> float:
+    def seconds(self, num_tokens: int, *, drafted: bool = False) -> float:
         """What a step of so many tokens takes."""
-        return self.fixed_s + self.token_s * num_tokens
+        return self.fixed_s + self.token_s * num_tokens + (self.draft_s if drafted else 0.0)
 
-    def measure(self, num_tokens: int, seconds: float) -> None:
+    def measure(self, num_tokens: int, seconds: float, *, drafted: bool = False) -> None:
         """A step took so long."""
+        expected = self.seconds(num_tokens, drafted=drafted)
         if self._steps > 1:
-            seconds = min(seconds, self._MOST * self.seconds(num_tokens))
+            seconds = min(seconds, self._MOST * expected)
+            surprise = seconds - expected
+            if drafted:
+                self.draft_s += self._DRAFT_WEIGHT * surprise
+            else:
+                self.draft_s = self._DRAFT_KEPT * self.draft_s - self._DRAFT_WEIGHT * surprise
+            self.draft_s = max(self.draft_s, 0.0)
+        self._fit(num_tokens, seconds - (self.draft_s if drafted else 0.0))
+
+    def _fit(self, num_tokens: int, seconds: float) -> None:
         kept = self._KEPT
         self._steps = kept * self._steps + 1
         self._tokens = kept * self._tokens + num_tokens
@@ -151,19 +168,28 @@ class DraftPolicy:
         A step gives a token for each document, and of a draft as many more as prove right. A further token is drafted
         while that makes tokens come faster: if the probability of all up to it exceeds tokens a second times seconds.
         """
-        drafts = [one.tracker.draft(min(one.room, _LONGEST_DRAFT)) for one in candidates]
         lengths = [0] * len(candidates)
         expected, num_tokens = float(num_documents), num_rows
-        ahead = (self._probabilities(one.tracker, number, drafts[number]) for number, one in enumerate(candidates))
-        for probability, number in merge(*ahead, reverse=True):
+        least = self._least(expected, num_tokens)
+        ahead = [
+            self._probabilities(one, number)
+            for number, one in enumerate(candidates)
+            if self._next_acceptance(one.tracker) >= least  # else none: it only rises
+        ]
+        for probability, number in merge(*ahead, reverse=True) if len(ahead) > 1 else chain(*ahead):
             if probability < self._least(expected, num_tokens):
                 break
             expected += probability
             num_tokens += 1
             lengths[number] += 1
+        is_faster = expected * self.cost.seconds(num_rows) >= _MARGIN * num_documents * self.cost.seconds(
+            num_tokens, drafted=True
+        )
+        drafts = []
         for one, length in zip(candidates, lengths, strict=True):
-            one.tracker.num_drafted = length
-        return [draft[:length] for draft, length in zip(drafts, lengths, strict=True)]
+            one.tracker.num_drafted = length if is_faster else 0
+            drafts.append(one.tracker.draft(length) if length and is_faster else "")
+        return drafts
 
     def learn(self, tracker: CopyTracker, token_ids: Sequence[int]) -> None:
         """`token_ids` came, which `tracker` does not have yet: whether those of its draft are among them; if it had
@@ -172,20 +198,25 @@ class DraftPolicy:
         if not length:
             return
         acceptance = self._acceptance[in_source]
-        for expected, char in zip(tracker.draft(max(tracker.num_drafted, 1)), as_text(token_ids), strict=False):
-            place = min(length, _MEASURED) - 1
-            acceptance[place] += _ACCEPTANCE_WEIGHT * ((expected == char) - acceptance[place])
-            if expected != char:
+        for expected, token_id in zip(tracker.draft(max(tracker.num_drafted, 1)), token_ids, strict=False):
+            place, is_right = min(length, _MEASURED) - 1, ord(expected) == token_id
+            acceptance[place] += _ACCEPTANCE_WEIGHT * (is_right - acceptance[place])
+            if not is_right:
                 return
             length += 1
 
     def _least(self, expected: float, num_tokens: int) -> float:
-        return _MARGIN * expected * self.cost.token_s / self.cost.seconds(num_tokens)
+        return _MARGIN * expected * self.cost.token_s / self.cost.seconds(num_tokens, drafted=True)
 
-    def _probabilities(self, tracker: CopyTracker, number: int, draft: str) -> Iterator[tuple[float, int]]:
+    def _next_acceptance(self, tracker: CopyTracker) -> float:
+        in_source, length = tracker.match
+        return self._acceptance[in_source][min(length, _MEASURED) - 1] if length else 0.0
+
+    def _probabilities(self, candidate: Candidate, number: int) -> Iterator[tuple[float, int]]:
+        tracker = candidate.tracker
         in_source, length = tracker.match
         acceptance = self._acceptance[in_source]
         probability = 1.0
-        for place in range(length - 1, length - 1 + len(draft)):
+        for place in range(length - 1, length - 1 + len(tracker.draft(min(candidate.room, _LONGEST_DRAFT)))):
             probability *= acceptance[min(place, _MEASURED - 1)]
             yield probability, number

@@ -124,19 +124,20 @@ class GreedyRows(Rows):
             draws = self.state["draws"][documents, newest][check.drawn]
             chosen[check.drawn] = check.sampling.draw(scores[check.drawn], draws)
         chosen = torch.where(is_finite, chosen, _NO_TOKEN)
-        token_ids, kept = chosen.tolist(), []
-        begin = 0
+        token_ids, kept, values, held_ids, begin = chosen.tolist(), [], [], [], 0
         for draft in self._drafts:
             length = 0
             while length < len(draft) and token_ids[begin + length] == ord(draft[length]):
                 length += 1
+            right = token_ids[begin : begin + length + 1]
             kept.append(length)
+            values += right
+            held_ids += right + [self.config.pad_id] * (len(draft) - length)
             begin += 1 + len(draft)
-        is_kept = offsets <= torch.tensor(kept)[documents]
-        tokens[documents, newest + 1] = chosen.masked_fill(~is_kept, self.config.pad_id)
+        tokens[documents, newest + 1] = torch.tensor(held_ids)
         self.cache.keep(kept)
         self.num_accepted = sum(kept)
-        return self.outcome(chosen[is_kept], kept)
+        return self.outcome(torch.tensor(values), kept)
 
     def report(self, outcome: Outcome) -> list[Step]:
         """Each document's tokens; the whole of those that stopped or reached their limit."""
