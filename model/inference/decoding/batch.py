@@ -18,6 +18,9 @@ from model.transfer import send
 
 # An empty cache that is no larger is kept, so that requests that come one by one need no new one each.
 _KEPT_BYTES = 32 * 2**20
+# After so many steps without a draft one is looked for in every fourth: to look takes a twentieth of a small step.
+_PATIENCE = 8
+_LOOK_EVERY = 4
 
 
 class DecodingBatch:
@@ -43,6 +46,7 @@ class DecodingBatch:
         can_draft = backend.rows_are_independent and graphs is None and not self._lags
         self._policy = DraftPolicy() if drafts and can_draft else None
         self._clock = clock
+        self._num_idle, self._looks = 0, False  # steps since the last draft; whether this one looked for one
         self._num_rows_before = 0  # of the last step, if no row has left with it
         self.num_drafted = 0  # tokens of drafts in the last step
         self._groups: dict[int, Rows] = {}  # by beam width
@@ -108,7 +112,7 @@ class DecodingBatch:
         advanced = [(group, group.advance(logits)) for group, logits in zip(groups, self._logits(groups), strict=True)]
         due, self._pending = (self._pending, advanced) if self._lags else (advanced, [])
         steps = [one for group, outcome in due for one in group.report(outcome)]
-        if self._policy is not None and num_rows == self._num_rows_before:  # else rules were made anew
+        if self._policy is not None and self._looks and num_rows == self._num_rows_before:  # else rules were made anew
             self._policy.cost.measure(num_tokens, self._clock() - started_at, drafted=self.num_drafted > 0)
         self._num_rows_before = num_rows if self.num_rows == num_rows else 0
         self._free_idle_caches()
@@ -117,11 +121,18 @@ class DecodingBatch:
     def _draft(self, groups: Sequence[Rows]) -> int:
         """Let greedy documents choose their drafts; gives the tokens of all."""
         self.num_drafted = 0
-        if self._policy is not None:
-            num_documents = sum(len(group.keys) for group in groups)
-            for group in groups:
-                if isinstance(group, GreedyRows):
-                    self.num_drafted = group.draft(self._policy, num_documents, self.num_rows)
+        if self._policy is None:
+            return 0
+        self._num_idle += 1
+        self._looks = self._num_idle <= _PATIENCE or self._num_idle % _LOOK_EVERY == 0
+        if not self._looks:
+            return 0
+        num_documents = sum(len(group.keys) for group in groups)
+        for group in groups:
+            if isinstance(group, GreedyRows):
+                self.num_drafted = group.draft(self._policy, num_documents, self.num_rows)
+        if self.num_drafted:
+            self._num_idle = 0
         return self.num_drafted
 
     @torch.inference_mode()

@@ -19,7 +19,7 @@ _MEASURED = 16  # longer matches count as this long
 # n-grams that must not return end most. Of news and dialogues; where each batch begins.
 _IN_SOURCE = (0.4, 0.5, 0.7, 0.8, 0.9)
 _IN_WRITTEN = (0.1,)
-_ACCEPTANCE_WEIGHT = 0.02  # of the newest measurement
+_ACCEPTANCE_WEIGHT, _PRIOR_COUNT = 0.02, 4  # of the newest measurement at least; what the first are weighed against
 _SURE = 0.9
 _MARGIN = 1.2  # what a drafted token promises over what it costs, since both are estimates
 
@@ -157,6 +157,7 @@ class DraftPolicy:
             True: [_IN_SOURCE[min(length, len(_IN_SOURCE)) - 1] for length in range(1, _MEASURED + 1)],
             False: [_IN_WRITTEN[0]] * _MEASURED,
         }
+        self._counts = {True: [_PRIOR_COUNT] * _MEASURED, False: [_PRIOR_COUNT] * _MEASURED}
 
     def may_pay(self, num_documents: int, num_rows: int) -> bool:
         """Whether a draft that is nearly sure would be worth its time: not where a step's time is all by token."""
@@ -197,10 +198,11 @@ class DraftPolicy:
         in_source, length = tracker.match
         if not length:
             return
-        acceptance = self._acceptance[in_source]
+        acceptance, counts = self._acceptance[in_source], self._counts[in_source]
         for expected, token_id in zip(tracker.draft(max(tracker.num_drafted, 1)), token_ids, strict=False):
             place, is_right = min(length, _MEASURED) - 1, ord(expected) == token_id
-            acceptance[place] += _ACCEPTANCE_WEIGHT * (is_right - acceptance[place])
+            counts[place] += 1
+            acceptance[place] += max(_ACCEPTANCE_WEIGHT, 1 / counts[place]) * (is_right - acceptance[place])
             if not is_right:
                 return
             length += 1
