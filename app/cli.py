@@ -5,6 +5,7 @@ Knows nothing of HTTP: only `serve` loads what does, which takes a second.
 
 import asyncio
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -119,6 +120,30 @@ def serve(**flags: Any) -> None:
         fail(str(error))
     except server.ServingFailed as error:
         fail(str(error), MODEL_FAILED if error.has_served else LOAD_FAILED)
+
+
+@app.command(epilog=_examples("leximind demo", "leximind demo --url http://127.0.0.1:8000 --port 7000"))
+def demo(
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="LEXIMIND_URL", help="Service to ask. [default: one that is started beside the page]"),
+    ] = None,
+    shown_url: Annotated[
+        str | None,
+        typer.Option(help="Where people reach the service, for the calls that the page shows. [default: --url]"),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+) -> None:
+    """A page to try it in the browser. LEXIMIND_API_KEY is the key that the page uses."""
+    try:
+        from app.demo import run
+    except ModuleNotFoundError as error:
+        fail(f"{error.name} is not installed; the page needs it: pip install 'leximind[serve,demo]'")
+    try:
+        run.run(url, os.environ.get("LEXIMIND_API_KEY"), host, port, shown_url)
+    except run.DemoError as error:
+        fail(str(error), LOAD_FAILED)
 
 
 @app.command(
