@@ -16,6 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 PAGES: dict[str, tuple[str, str | None]] = {
     "index.md": ("README.md", None),
     "deployment.md": ("deploy/README.md", None),
+    "capacity.md": ("deploy/capacity.md", None),
     "security.md": ("SECURITY.md", None),
     "model-card.md": ("model/pretrained/tiny/MODEL_CARD.md", None),
     "own-heads.md": ("training/README.md", "Labels of your own"),

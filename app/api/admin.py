@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.api.context import app_context, service_of
+from app.api.guard import JsonRequest
 from app.api.openapi import KEY, errors
 from app.api.problems import Problem, invalid_field
 from app.api.schemas import Body
@@ -27,8 +28,11 @@ class AdminRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def with_admin_key(request: Request) -> Response:
-            app_context(request.app).access.authorize_admin(request.headers)
-            return await handle(request)
+            app = app_context(request.app)
+            app.access.authorize_admin(request.headers)
+            json_request = JsonRequest(request.scope, request.receive)
+            await json_request.load(app.service.settings.deadline_s)
+            return await handle(json_request)
 
         return with_admin_key
 
@@ -58,7 +62,7 @@ class ReloadAnswer(BaseModel):
     seconds: float = Field(description="From the call to the swap.", examples=[1.9])
 
 
-@router.post("/reload", summary="Serve another checkpoint", responses=errors(400, 401, 403, 409, 422, 500, 503))
+@router.post("/reload", summary="Serve another checkpoint", responses=errors(400, 401, 403, 408, 409, 422, 500, 503))
 async def reload(body: ReloadBody, request: Request) -> ReloadAnswer:
     """Load a checkpoint while the present one serves, and swap: requests that have begun end on the old one.
 

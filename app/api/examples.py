@@ -20,13 +20,13 @@ for _one in _EXAMPLES:
 def add_examples(schema: dict[str, Any]) -> None:
     """Give every request and every answer of `schema` its examples, in place.
 
-    One without paths is of every route, operators' excepted, that has none of its own with this status.
+    One without paths is of every route that has none of its own with this status.
     """
     own = {(path, one["status"]) for one in _EXAMPLES for path in one["paths"]}
     for path, item in schema["paths"].items():
         for operation in item.values():
             for one in _EXAMPLES:
-                is_shared = not one["paths"] and (path, one["status"]) not in own and operation["tags"] != ["admin"]
+                is_shared = not one["paths"] and (path, one["status"]) not in own
                 if path in one["paths"] or is_shared:
                     _add(operation, one)
 

@@ -43,14 +43,14 @@ class InferenceRoute(APIRoute):
             context.priority = _priority(request, context.key)
             _check_query(request, {field.alias for field in self.dependant.query_params})
             _check_content_type(request)
-            json_request = _JsonRequest(request.scope, request.receive)
+            json_request = JsonRequest(request.scope, request.receive)
             await json_request.load(timeout_s)
             return await _unless_client_leaves(request.receive, handle(json_request))
 
         return guarded
 
 
-class _JsonRequest(Request):
+class JsonRequest(Request):
     """A request whose JSON is read once, strictly."""
 
     async def load(self, timeout_s: float) -> None:

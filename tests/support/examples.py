@@ -190,10 +190,18 @@ async def _locked() -> Examples:
     reload, name = "/admin/reload", {"checkpoint": BUNDLED.name}
     async with open_service(BUNDLED, **keys, **SETTINGS) as client:
         both = ["/metrics", reload]
+        first = asyncio.create_task(client.post(reload, json={}, headers=operator))
+        await asyncio.sleep(0)
+        busy = await ask(client, reload, "busy", "Another is being loaded", {}, 409, headers=operator)
+        assert (await first).status_code == 200
+        await asyncio.sleep(0.1)  # the one before has ended
+        with _encode(_failing):
+            failed = await ask(client, reload, "model", "It cannot answer", {}, 500, headers=operator)
         return [
+            busy,
+            failed,
             await ask(client, "/topic", "none", "No key", TEXTS, 401, paths=[]),
             await ask(client, "/topic", "wrong", "Not a valid key", TEXTS, 401, paths=[], headers={"X-API-Key": "old"}),
-            await ask(client, "/metrics", "none", "No key", None, 401, paths=[reload]),
             await ask(client, "/metrics", "class", "A key for inference", None, 403, paths=both, headers=worker),
             await ask(client, reload, "reload", "A checkpoint below reload_root", name, headers=operator),
             await ask(client, reload, "place", "A path elsewhere", {"checkpoint": "../../etc"}, 422, headers=operator),

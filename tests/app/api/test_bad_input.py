@@ -2,6 +2,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -326,3 +327,10 @@ async def test_service_answers_after_all_that(client: httpx.AsyncClient) -> None
     for path, body, _, _ in INVALID:
         await client.post(path, json=body)
     assert (await client.post("/topic", json={"text": "a"})).status_code == 200
+
+
+async def test_body_for_operators_that_is_not_json_is_refused_as_any_other(serving: Serving, tmp_path: Path) -> None:
+    async with serving(admin_keys="operator", reload_root=tmp_path) as client:
+        response = await client.post("/admin/reload", content=b'{"checkpoint"', headers={"X-API-Key": "operator"})
+    assert response.status_code == 400
+    assert response.json()["detail"].startswith("not JSON: ")

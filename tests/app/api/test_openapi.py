@@ -78,7 +78,9 @@ def test_a_list_of_texts_is_shown_to_need_one(schema: dict[str, Any]) -> None:
 def test_options_are_those_of_decoding() -> None:
     options = SummaryOptions()
     assert options.decoding == DecodingOptions()
-    assert set(SummaryOptions.model_fields) - {"on_long", "support"} == set(DecodingOptions.__dataclass_fields__)
+    assert set(SummaryOptions.model_fields) - {"on_long", "target_tokens", "support"} == set(
+        DecodingOptions.__dataclass_fields__
+    )
 
 
 async def test_docs_need_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
