@@ -66,3 +66,10 @@ def test_every_block_has_a_language_that_is_run_or_shown(page: str) -> None:
         assert block.language in (*RUN, *ANSWERS), f"{page}: {block.text[:60]!r}"
     outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     assert not re.search(r"\n\n {4}\S", outside), f"{page}: indented code is not run; fence it"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_that_a_page_names_are_there(page: str) -> None:
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:app|benchmarks|deploy|docs|model|tests|training)/[\w./-]*)`", text):
+        assert (REPOSITORY / name).exists(), f"{page}: {name}"
