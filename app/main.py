@@ -32,6 +32,7 @@ from app.version import LICENSE, VERSION
 from model.tasks import Tasks
 
 _LIMITS = """
+
 Terms of the weights: {terms}. The examples are what the checkpoint that ships with LexiMind answers.
 
 This server waits {header_timeout_s:g} s for headers (128, 64 KiB), {body_timeout_s:g} s for a body ({max_body_bytes:,}

@@ -17,6 +17,24 @@ CHAT = (
 SHARES = "Shares rose on Monday after the bank raised its forecast."
 THANKS = "Thank you so much, I love it!"
 SORRY = "I am so sorry, I did not mean to hurt you."
+# More than the bundled model reads at once; the chapters are its chunks.
+LONG = "\n\n\n".join(
+    f"CHAPTER {number}. {title}\n\n{first} {' '.join(f'On day {day} {rest}' for day in range(2, 12))}"
+    for number, title, first, rest in (
+        (
+            "I",
+            "The Bridge",
+            BRIDGE,
+            "Anna Reed walked across the old bridge and asked the shop owners what they feared.",
+        ),
+        (
+            "II",
+            "The Quake",
+            QUAKE,
+            "the harbour was full of boats, and the engineers counted the broken windows again.",
+        ),
+    )
+)
 
 # By route: (name, what it shows, body). `{head}` is asked as topic.
 ANSWERED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
@@ -25,6 +43,12 @@ ANSWERED: dict[str, list[tuple[str, str, dict[str, Any]]]] = {
         ("dialogue", "A dialogue, with four beams", {"text": CHAT, "num_beams": 4}),
         ("several", "Several texts", {"text": [BRIDGE, QUAKE], "max_new_tokens": 48}),
         ("support", "What backs the summary", {"text": BRIDGE, "support": True}),
+        ("grounded", "Without names and numbers that the text lacks", {"text": CHAT, "grounded": True}),
+        (
+            "reduce",
+            "A long text, until the summary is short enough",
+            {"text": LONG, "on_long": "reduce", "target_tokens": 40, "max_new_tokens": 24, "detail": "chunks"},
+        ),
         ("stream", "As it is decoded", {"text": BRIDGE, "max_new_tokens": 8, "stream": True}),
     ],
     "/emotions": [

@@ -23,7 +23,7 @@ import pytest
 from pyarrow import parquet
 
 from model.storage.checkpoint import BUNDLED
-from support.example_requests import BRIDGE, QUAKE, SHARES, THANKS
+from support.example_requests import BRIDGE, LONG, QUAKE, SHARES, THANKS
 from support.servers import Server, started_servers, wait_until_ready
 
 REPOSITORY = Path(__file__).parents[2]
@@ -36,23 +36,6 @@ _FENCE = re.compile(
 )
 _SERVE = re.compile(r"^leximind serve\b(?P<flags>[^#\n]*)", re.M)
 _COLUMNS = 118
-NOVEL = "".join(
-    f"CHAPTER {number}. {title}\n\n{' '.join([first, *(f'On day {day} {rest}' for day in range(2, 12))])}\n\n\n"
-    for number, title, first, rest in (
-        (
-            "I",
-            "The Bridge",
-            BRIDGE,
-            "Anna Reed walked across the old bridge and asked the shop owners what they feared.",
-        ),
-        (
-            "II",
-            "The Quake",
-            QUAKE,
-            "the harbour was full of boats, and the engineers counted the broken windows again.",
-        ),
-    )
-)
 # As the answers are recorded, wherever they are asked again; a processor's own precision differs in the third digit.
 _SETTINGS = {"LEXIMIND_DEVICE": "cpu", "LEXIMIND_DTYPE": "float32", "LEXIMIND_THREADS": "1"}
 _TOLERANCE = 2e-4
@@ -92,7 +75,7 @@ def blocks_in(markdown: str) -> list[Block]:
 def write_files(folder: Path) -> None:
     """What the pages speak of as the reader's own."""
     (folder / "article.txt").write_text(BRIDGE)
-    (folder / "novel.txt").write_text(NOVEL)
+    (folder / "novel.txt").write_text(LONG)
     (folder / "articles").mkdir()
     (folder / "more").mkdir()
     (folder / "articles/quake.txt").write_text(QUAKE)
