@@ -14,7 +14,7 @@ from model.kernels.encoder import NativeEncoder
 from model.kernels.formats import FORMATS
 from model.kernels.library import MAX_HEAD_WIDTH, is_available
 from model.kernels.structs import Cache
-from model.network.heads import head_tensors, mean_over_tokens
+from model.network.heads import head_tensors
 from model.network.positions import add_positions, add_positions_at
 from model.network.relative_bias import bias_by_offset
 from model.precision import Precision, computing_dtype
@@ -86,9 +86,16 @@ class NativeBackend(Backend):
         return self._encoder.encode(x, encoder_mask, self._encoder_bias)
 
     def classify(self, encoder_states: Tensor, encoder_mask: Tensor, heads: Iterable[str]) -> dict[str, Tensor]:
-        """See `LexiMind.classify`."""
-        pooled = mean_over_tokens(encoder_states, encoder_mask)
-        return {name: F.linear(pooled, *self._heads[name]) for name in heads}
+        """See `LexiMind.classify`; a row at a time.
+
+        torch sums in another order over another length, and multiplies another number of rows by another kernel: of a
+        whole batch, the last digit of a score would depend on what is beside it.
+        """
+        weights = encoder_mask.float() / encoder_mask.sum(1, keepdim=True)
+        ends = (encoder_mask * torch.arange(1, encoder_mask.shape[1] + 1)).amax(1).tolist()
+        rows = zip(weights, encoder_states, ends, strict=True)
+        means = [shares[None, :end] @ states[:end] for shares, states, end in rows]  # (1, D) each
+        return {name: torch.cat([F.linear(mean, *self._heads[name]) for mean in means]) for name in heads}
 
     def new_cache(self, num_beams: int) -> KVCache:
         """As the precision's `Format` has it."""

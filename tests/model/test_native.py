@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.config import ModelConfig
 from model.inference.backend import Backend
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
@@ -23,6 +24,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 LENGTHS = (30, 4, 17, 11)
+HEADS = {"emotions": 28, "topic": 4}
+WITH_HEADS = replace(CONFIG, heads=HEADS)
 
 
 @pytest.fixture
@@ -30,8 +33,8 @@ def native(pair: Pair) -> NativeBackend:
     return NativeBackend(pair.model.state_dict(), pair.model.config, "float32")
 
 
-def packed(precision: Precision, *, tied: bool = False) -> NativeBackend:
-    model = random_model(replace(CONFIG, tie_lm_head=tied)).to(computing_dtype(precision))
+def packed(precision: Precision, *, tied: bool = False, config: ModelConfig = CONFIG) -> NativeBackend:
+    model = random_model(replace(config, tie_lm_head=tied)).to(computing_dtype(precision))
     return NativeBackend(model.state_dict(), model.config, precision)
 
 
@@ -124,16 +127,19 @@ def test_a_row_alone_is_the_row_of_a_batch_to_the_bit(precision: Precision) -> N
 @torch.inference_mode()
 def test_states_alone_are_the_states_of_a_batch_to_the_bit(precision: Precision) -> None:
     """Also of documents longer than one group of rows, of one token, and past the table of positions."""
-    model = packed(precision)
+    model = packed(precision, config=WITH_HEADS)
     lengths = (500, 1, 33, 260, 32, 200, 7)
     ids = torch.randint(3, 90, (len(lengths), max(lengths)), generator=torch.Generator().manual_seed(5))
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     together = model.encode(ids, mask)
     sources = model.project_source(together, mask)
+    scores = model.classify(together, mask, HEADS)
     assert bool(together.isfinite().all())
     for row, length in enumerate(lengths):
         alone = model.encode(ids[row : row + 1, :length], mask[row : row + 1, :length])
         assert torch.equal(alone[0], together[row, :length])
+        for head, logits in model.classify(alone, mask[row : row + 1, :length], HEADS).items():
+            assert torch.equal(logits[0], scores[head][row])
         for own, theirs in zip(model.project_source(alone, mask[row : row + 1, :length]), sources, strict=True):
             assert torch.equal(own[0][0], theirs[0][row, :, :length])
             assert torch.equal(own[1][0], theirs[1][row, :, :length])
@@ -191,7 +197,7 @@ def test_threads_change_nothing(precision: Precision) -> None:
 
 @torch.inference_mode()
 def test_masked_tokens_inside_a_source_count_nothing() -> None:
-    model, plain = packed("float32"), TorchBackend(random_model(CONFIG))
+    model, plain = packed("float32", config=WITH_HEADS), TorchBackend(random_model(WITH_HEADS))
     ids, mask = padded_sources()
     mask[0, 5:9] = False
     encoder_states = plain.encode(ids, mask)
@@ -199,6 +205,8 @@ def test_masked_tokens_inside_a_source_count_nothing() -> None:
     torch.testing.assert_close(
         step_logits(model, encoder_states, mask, tokens), step_logits(plain, encoder_states, mask, tokens), **TOLERANCE
     )
+    scores = (one.classify(encoder_states, mask, HEADS) for one in (model, plain))
+    torch.testing.assert_close(*scores, **TOLERANCE)
 
 
 def test_structs_are_those_of_the_kernels() -> None:
