@@ -117,6 +117,35 @@ def test_mixed_options_give_the_same_and_drafts_fail_too(backend: NativeBackend)
     assert num_drafted > num_accepted > 50
 
 
+@pytest.mark.parametrize("offset", range(4))
+def test_drafts_end_with_their_step(backend: NativeBackend, offset: int) -> None:
+    """Also where their document ends with it, beams go on alone, and one joins in a step that looks for no drafts."""
+    ids, mask = padded([1, 2, 3])
+    states, options = backend.encode(ids, mask), [BASE, replace(BEAM[0], max_new_tokens=60, min_new_tokens=50), BASE]
+    expected = decode(backend, states, mask, options, DecodingBatch(backend, drafts=False))
+    batch, results, num_accepted = eager(backend), {}, 0
+
+    def step() -> None:
+        nonlocal num_accepted, results
+        results |= {one.key: one.result for one in batch.step() if one.result is not None}
+        num_accepted += batch.num_accepted
+
+    for number in (0, 1):
+        rows = slice(number, number + 1)
+        batch.add([number], states[rows], mask[rows], options[rows], [expected[number].token_ids])
+    while 0 not in results:
+        step()
+    right = num_accepted
+    assert right > 0
+    for _ in range(9 + offset):
+        step()
+    assert num_accepted == right
+    batch.add([2], states[2:], mask[2:], options[2:], [expected[2].token_ids])
+    while batch.num_rows:
+        step()
+    assert [results[key] for key in range(3)] == expected
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_documents_that_join_and_leave_change_nothing(backend: NativeBackend, seed: int) -> None:
     choose = random.Random(seed)

@@ -108,7 +108,8 @@ class DecodingBatch:
         """
         groups = [group for group in self._groups.values() if group.keys]
         started_at, num_rows = self._clock(), self.num_rows
-        num_tokens = num_rows + self._draft(groups)
+        self._draft()
+        num_tokens = num_rows + self.num_drafted
         advanced = [(group, group.advance(logits)) for group, logits in zip(groups, self._logits(groups), strict=True)]
         due, self._pending = (self._pending, advanced) if self._lags else (advanced, [])
         steps = [one for group, outcome in due for one in group.report(outcome)]
@@ -118,22 +119,23 @@ class DecodingBatch:
         self._free_idle_caches()
         return steps
 
-    def _draft(self, groups: Sequence[Rows]) -> int:
-        """Let greedy documents choose their drafts; gives the tokens of all."""
+    def _draft(self) -> None:
+        """Let greedy documents choose the drafts of this step.
+
+        Those of the last one are over, also where none is looked for and where their documents have left.
+        """
         self.num_drafted = 0
-        if self._policy is None:
-            return 0
+        greedy = self._groups.get(1)
+        if self._policy is None or not isinstance(greedy, GreedyRows):
+            return
+        greedy.drop_drafts()
         self._num_idle += 1
         self._looks = self._num_idle <= _PATIENCE or self._num_idle % _LOOK_EVERY == 0
-        if not self._looks:
-            return 0
-        num_documents = sum(len(group.keys) for group in groups)
-        for group in groups:
-            if isinstance(group, GreedyRows):
-                self.num_drafted = group.draft(self._policy, num_documents, self.num_rows)
+        if self._looks:
+            num_documents = sum(len(group.keys) for group in self._groups.values())
+            self.num_drafted = greedy.draft(self._policy, num_documents, self.num_rows)
         if self.num_drafted:
             self._num_idle = 0
-        return self.num_drafted
 
     @torch.inference_mode()
     def prepare(self, num_documents: int, source_length: int, target_length: int) -> None:

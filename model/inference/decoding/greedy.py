@@ -48,12 +48,15 @@ class GreedyRows(Rows):
         for key, source in zip(keys, sources, strict=True):
             self._trackers[key] = CopyTracker(source, self.config.eos_id)
 
+    def drop_drafts(self) -> None:
+        """A step without drafts, unless `draft` chooses some."""
+        self._drafts, self.num_accepted = [], 0
+
     def draft(self, policy: DraftPolicy, num_documents: int, num_rows: int) -> int:
         """Choose the drafts of the coming step, which has so many documents and rows in all; gives their tokens.
 
-        The results of the step before are to be reported first.
+        The results of the step before are to be reported and its drafts dropped first.
         """
-        self._drafts, self.num_accepted = [], 0
         if not (self._trackers and policy.may_pay(num_documents, num_rows)):
             return 0
         if any(option.grounded for option in self.options):  # where these are is known a token at a time
