@@ -2,6 +2,7 @@
 
 import os
 import platform
+import runpy
 import shutil
 import subprocess
 import sysconfig
@@ -24,12 +25,14 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
         """Compile, and have the result packed with the wheel."""
         target = Path(self.root, _TARGET)
         sources = sorted(map(str, target.parent.glob("*.cpp")))
+        digest = runpy.run_path(str(target.with_name("sources.py")))["digest"]()
         compiler = shutil.which(os.environ.get("CXX", "g++"))
         if platform.system() != "Linux" or platform.machine() != "x86_64" or compiler is None:
             target.unlink(missing_ok=True)
             self.app.display_warning("no C++ compiler for Linux on x86-64: a CPU will be slower")
             return
-        done = subprocess.run([compiler, *_FLAGS, *sources, "-o", str(target)], capture_output=True, text=True)
+        command = [compiler, *_FLAGS, f"-DLEXIMIND_SOURCES={digest}u", *sources, "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             target.unlink(missing_ok=True)
             self.app.display_warning(f"the native kernels do not compile; a CPU will be slower:\n{done.stderr}")

@@ -230,6 +230,9 @@ void leximind_decoder_step(const Decoder* decoder, const Cache* caches, int64_t 
 // Nanoseconds of all steps so far by stage; `ns` has room for them.
 void leximind_stages(int64_t* ns) { std::copy_n(stage_ns, kStages, ns); }
 
+// What `sources.py` says of the sources that this was compiled from.
+uint32_t leximind_sources() { return LEXIMIND_SOURCES; }
+
 // For the test that `structs.py` has the same structs.
 extern const int64_t leximind_sizeof_DecoderLayer = sizeof(DecoderLayer);
 extern const int64_t leximind_sizeof_Decoder = sizeof(Decoder);

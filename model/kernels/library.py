@@ -2,13 +2,14 @@
 
 import ctypes
 import logging
-from ctypes import POINTER, c_float, c_int64, c_void_p
+from ctypes import POINTER, c_float, c_int64, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from model.kernels.formats import FORMATS
+from model.kernels.sources import digest
 from model.kernels.structs import Cache, Decoder, Encoder, Linear, Shape
 from model.precision import Precision
 
@@ -39,7 +40,9 @@ def library() -> ctypes.CDLL | None:
         logger.info("no native kernels: they are compiled where a C++ compiler was at hand at installation")
         return None
     try:
-        return _declare(ctypes.CDLL(str(LIBRARY)))
+        loaded = ctypes.CDLL(str(LIBRARY))
+        _check_sources(loaded)
+        return _declare(loaded)
     except (OSError, AttributeError) as error:  # of another machine, or of another version
         logger.warning("the native kernels cannot be used, all will be slower; install again: %s", error)
         return None
@@ -50,6 +53,13 @@ def loaded_library() -> ctypes.CDLL:
     loaded = library()
     assert loaded is not None, "the caller asks is_available first"
     return loaded
+
+
+def _check_sources(loaded: ctypes.CDLL) -> None:
+    # Kernels that take other arguments than they are given answer with whatever they find there.
+    loaded.leximind_sources.restype = c_uint32
+    if digest() not in (None, loaded.leximind_sources()):
+        raise OSError(f"{LIBRARY.name} was compiled from other sources than those beside it")
 
 
 def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:

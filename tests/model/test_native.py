@@ -1,7 +1,12 @@
 """The native kernels: what `transformers` gives in float32, near it in less; to the bit the same alone and batched."""
 
 import ctypes
+import os
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -227,3 +232,28 @@ def test_stages_of_a_step_take_time() -> None:
     after = library.stage_seconds()
     assert set(after) == set(library.STAGES)
     assert all(after[stage] > before[stage] for stage in after)
+
+
+def test_kernels_of_other_sources_are_refused(tmp_path: Path) -> None:
+    """As after a change that was not compiled: with other arguments they would compute whatever lies in memory."""
+    copied = tmp_path / "kernels"
+    shutil.copytree(library.LIBRARY.parent, copied)
+    code = (
+        "from pathlib import Path; from model.kernels import library, sources;"
+        f"sources.__file__ = {str(copied / 'sources.py')!r}; library.LIBRARY = Path({str(copied / 'kernels.so')!r});"
+        "print(library.library() is None)"
+    )
+
+    def run() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", f"import logging; logging.basicConfig(); {code}"]
+        paths = os.pathsep.join(filter(None, sys.path))
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": paths}
+        )
+
+    assert run().stdout == "False\n"
+    with (copied / "numbers.h").open("a") as header:
+        header.write("// changed\n")
+    refused = run()
+    assert refused.stdout == "True\n"
+    assert "compiled from other sources" in refused.stderr

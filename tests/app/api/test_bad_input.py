@@ -57,7 +57,7 @@ INVALID = [
     ("/summarize", {"text": "a", "repetition_penalty": 0}, "repetition_penalty", "0 is not allowed"),
     ("/summarize", {"text": "a", "early_stopping": "x"}, "early_stopping", "'x' is not allowed; it must be 'never'"),
     ("/summarize", {"text": "a", "early_stopping": 1}, "early_stopping", "1 is not allowed"),
-    ("/summarize", {"text": "a", "on_long": "cut"}, "on_long", "'chunk', 'truncate' or 'error'"),
+    ("/summarize", {"text": "a", "on_long": "cut"}, "on_long", "'chunk', 'reduce', 'truncate' or 'error'"),
     ("/summarize", {"text": "a", "on_long": "reduce", "target_tokens": 0}, "target_tokens", "0 is not allowed"),
     ("/summarize", {"text": ["a"], "stream": True}, "stream", "one text at a time"),
     ("/summarize", {"text": "a", "stream": True, "num_beams": 2}, "stream", "num_beams 2"),
