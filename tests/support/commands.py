@@ -1,6 +1,7 @@
 """`leximind` in a process of its own."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,7 @@ def completions(*words: str) -> list[str]:
 def environment() -> dict[str, str]:
     """In which the command finds this source tree."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
