@@ -5,7 +5,6 @@ Knows nothing of HTTP: only `serve` loads what does, which takes a second.
 
 import asyncio
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -132,16 +131,20 @@ def demo(
         str | None,
         typer.Option(help="Where people reach the service, for the calls that the page shows. [default: --url]"),
     ] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="LEXIMIND_API_KEY", help="Key for it; as a flag, others on this machine can see it."),
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
-    """A page to try it in the browser. LEXIMIND_API_KEY is the key that the page uses."""
+    """A page to try it in the browser."""
     try:
         from app.demo import run
     except ModuleNotFoundError as error:
         fail(f"{error.name} is not installed; the page needs it: pip install 'leximind[serve,demo]'")
     try:
-        run.run(url, os.environ.get("LEXIMIND_API_KEY"), host, port, shown_url)
+        run.run(url, api_key, host, port, shown_url)
     except run.DemoError as error:
         fail(str(error), LOAD_FAILED)
 

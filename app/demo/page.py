@@ -244,7 +244,7 @@ def _curl(url: str, body: Answer, has_key: bool) -> str:
 
 
 def _python(url: str, body: Answer, has_key: bool) -> str:
-    key = ', headers={"Authorization": f"Bearer {os.environ[\'LEXIMIND_API_KEY\']}"}' if has_key else ""
+    key = ', headers={"Authorization": f"Bearer {os.getenv(\'LEXIMIND_API_KEY\')}"}' if has_key else ""
     imports = "import os\n\nimport httpx" if has_key else "import httpx"
     return (
         f"{imports}\n\nbody = {body!r}\n"
