@@ -64,7 +64,7 @@ def test_own_image_carries_the_package_version() -> None:
     version = re.search(r'^version = "(.+)"$', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
     assert version
     images = {service["image"] for service in SERVICES.values() if "build" in service}
-    assert images == {f"leximind:{version[1]}", f"leximind-cpu:{version[1]}"}
+    assert images == {f"{name}:{version[1]}" for name in ("leximind", "leximind-cpu", "leximind-demo")}
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -81,8 +81,9 @@ def test_mounted_files_exist_and_are_read_only(name: str) -> None:
 
 @pytest.mark.parametrize("name", SERVICES)
 def test_no_secret_is_written_down(name: str) -> None:
-    for variable in SERVICES[name].get("environment", {}):
-        assert not re.search(r"PASSWORD|SECRET|TOKEN|KEY", variable), variable
+    for variable, value in SERVICES[name].get("environment", {}).items():
+        is_of_the_shell = value == f"${{{variable}:-}}"
+        assert is_of_the_shell or not re.search(r"PASSWORD|SECRET|TOKEN|KEY", variable), variable
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -103,14 +104,26 @@ def test_the_cpu_profile_takes_the_cpu_build_of_torch_unless_told_otherwise() ->
     assert indexes == {
         "leximind": "${TORCH_INDEX_URL:-}",
         "leximind-cpu": "${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}",
+        "demo": "${TORCH_INDEX_URL:-https://download.pytorch.org/whl/cpu}",
     }
 
 
-def test_load_waits_for_the_service_that_runs_whichever_it_is() -> None:
-    waits = SERVICES["load"]["depends_on"]
-    assert waits == {
-        name: {"condition": "service_healthy", "required": False} for name, one in SERVICES.items() if "build" in one
-    }
+@pytest.mark.parametrize("client", ["load", "demo"])
+def test_clients_wait_for_the_service_that_runs_whichever_it_is(client: str) -> None:
+    waits = SERVICES[client]["depends_on"]
+    served = [name for name, one in SERVICES.items() if one.get("command", [""])[0] == "serve"]
+    assert waits == {name: {"condition": "service_healthy", "required": False} for name in served}
+
+
+def test_the_page_asks_the_service_by_the_command_that_the_image_has() -> None:
+    page = SERVICES["demo"]
+    assert page["build"]["args"]["EXTRAS"] == "serve,demo"
+    command = [sys.executable, "-m", "app.cli", "demo", "--help"]
+    flags = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert {flag for flag in page["command"] if flag.startswith("--")} <= set(flags.replace(",", " ").split())
+
+
+def test_load_asks_with_the_pinned_locust() -> None:
     assert SERVICES["load"]["image"].rpartition(":")[2] in (REPOSITORY / "constraints.txt").read_text()
     command = " ".join(SERVICES["load"]["command"])
     assert "--host=http://leximind:8000" in command
@@ -164,7 +177,8 @@ def test_prometheus_scrapes_the_name_and_port_that_answer() -> None:
     (job,) = PROMETHEUS["scrape_configs"]
     (static,) = job["static_configs"]
     assert static["targets"] == ["leximind:8000"]
-    assert all(service["ports"][0].endswith(":8000") for service in SERVICES.values() if "build" in service)
+    served = [one for one in SERVICES.values() if one.get("command", [""])[0] == "serve"]
+    assert [one["ports"][0].rpartition(":")[2] for one in served] == ["8000", "8000"]
 
 
 def test_provisioned_dashboards_are_where_grafana_looks() -> None:
