@@ -12,14 +12,16 @@ _STYLES = Path(__file__).with_name("styles.css")
 _NOTHING = '<p class="lm-quiet">{}</p>'
 
 
+Scores = Mapping[str, float]  # by label, best first
+
+
 @dataclass(frozen=True)
 class Segment:
-    """A part of a long text: its code points `start` to `end`, and the score of each label."""
+    """A part of a long text: its code points `start` to `end`, and by the name of a head the scores of its labels."""
 
     start: int
     end: int
-    topic: Mapping[str, float]
-    emotions: Mapping[str, float]
+    scores: Mapping[str, Scores]
 
 
 def note(text: str) -> str:
@@ -63,51 +65,54 @@ def source(text: str, answer: Mapping[str, Any]) -> str:
     return f'<div class="lm-source" tabindex="0" role="region" aria-label="The text">{"".join(parts)}</div>'
 
 
-def labels(scores: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float], what: str) -> str:
-    """The best labels as bars, best first; with the threshold of each, where it has one, as a mark."""
+def labels(head: Mapping[str, Any], scores: Scores) -> str:
+    """The best labels of a head as bars, best first; with the threshold of each, where it has one, as a mark.
+
+    `head` as in `/info`.
+    """
+    thresholds = dict(zip(head["labels"], head["thresholds"], strict=False))
     rows = []
-    for one in scores[:_STRONGEST]:
-        label, score, threshold = one["label"], one["score"], thresholds.get(one["label"])
-        is_found = score >= threshold if threshold is not None else one is scores[0]
-        tick = ""
-        told = f"{score:.0%}"
+    for number, (label, score) in enumerate(list(scores.items())[:_STRONGEST]):
+        threshold = thresholds.get(label)
+        is_found = number == 0 if threshold is None else score >= threshold
+        tick, said = "", f"{score:.0%}"
         if threshold is not None:
             tick = f'<span class="lm-threshold" style="left:{threshold:.1%}"></span>'
-            told += f", threshold {threshold:.0%}, {'found' if is_found else 'not found'}"
+            said += f", threshold {threshold:.0%}, {'found' if is_found else 'not found'}"
         rows.append(
-            f'<li class="lm-label{" lm-found" if is_found else ""}" aria-label="{escape(label)} {told}" title="{told}">'
+            f'<li class="lm-label{" lm-found" if is_found else ""}" aria-label="{escape(label)} {said}" title="{said}">'
             f'<span class="lm-name">{escape(label)}</span>'
             f'<span class="lm-bar"><span class="lm-fill" style="width:{score:.1%}"></span>{tick}</span>'
             f'<span class="lm-score">{score:.0%}</span></li>'
         )
-    return f'<ul class="lm-labels" aria-label="{escape(what)}">{"".join(rows)}</ul>'
-
-
-def timeline(segments: Sequence[Segment], num_chars: int) -> str:
-    """Topics and the strongest emotions over a long text, a column a part."""
-    peaks = {label: max(one.emotions.get(label, 0) for one in segments) for label in segments[0].emotions}
-    strongest = sorted((label for label in peaks if label != "neutral"), key=lambda label: -peaks[label])[:_STRONGEST]
-    head = "".join(f'<th scope="col">{one.start / num_chars:.0%}</th>' for one in segments)
-    rows = [
-        *_timeline_rows("Topic", list(segments[0].topic), [one.topic for one in segments]),
-        *_timeline_rows("Emotion", strongest, [one.emotions for one in segments]),
-    ]
+    name = escape(head["name"])
     return (
-        '<div class="lm-scroll" tabindex="0" role="region" aria-label="Topics and emotions over the text">'
-        f'<table class="lm-timeline"><thead><tr><th scope="col">from</th>{head}</tr></thead>{"".join(rows)}</table>'
+        f'<section id="lm-{name}"><h3>{name.capitalize()}</h3>'
+        f'<ul class="lm-labels" aria-label="{name}">{"".join(rows)}</ul></section>'
+    )
+
+
+def timeline(heads: Sequence[Mapping[str, Any]], segments: Sequence[Segment], num_chars: int) -> str:
+    """The strongest labels of each head over a long text, a column a part."""
+    columns = "".join(f'<th scope="col">{one.start / num_chars:.0%}</th>' for one in segments)
+    rows = [row for head in heads for row in _timeline_rows(head, [one.scores[head["name"]] for one in segments])]
+    return (
+        '<div class="lm-scroll" tabindex="0" role="region" aria-label="Labels over the text">'
+        f'<table class="lm-timeline"><thead><tr><th scope="col">from</th>{columns}</tr></thead>{"".join(rows)}</table>'
         "</div>"
     )
 
 
-def _timeline_rows(kind: str, names: Sequence[str], scores: Sequence[Mapping[str, float]]) -> Iterator[str]:
-    yield f'<tbody aria-label="{kind}">'
-    for name in names:
+def _timeline_rows(head: Mapping[str, Any], segments: Sequence[Scores]) -> Iterator[str]:
+    strongest = sorted(head["labels"], key=lambda label: -max(one[label] for one in segments))[:_STRONGEST]
+    yield f'<tbody class="lm-{escape(head["kind"])}" aria-label="{escape(head["name"])}">'
+    for label in strongest:
         cells = "".join(
-            f'<td style="--lm-share:{one.get(name, 0):.3f}" title="{escape(name)} {one.get(name, 0):.0%}">'
-            f'<span class="lm-unseen">{one.get(name, 0):.0%}</span></td>'
-            for one in scores
+            f'<td style="--lm-share:{one[label]:.3f}" title="{escape(label)} {one[label]:.0%}">'
+            f'<span class="lm-unseen">{one[label]:.0%}</span></td>'
+            for one in segments
         )
-        yield f'<tr class="lm-{kind.lower()}"><th scope="row">{escape(name)}</th>{cells}</tr>'
+        yield f'<tr><th scope="row">{escape(label)}</th>{cells}</tr>'
     yield "</tbody>"
 
 

@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ _LONG_CHARS = 3_000  # from here on a text has a timeline
 _SEGMENT_CHARS, _MAX_SEGMENTS = 1_200, 24
 _BOUNDARY = re.compile(r"\n\s*\n|(?<=[.!?])\s+")
 _EMPTY = "Nothing yet: type, paste or drop a text, or choose one of those below it."
-# What one answer shows: summary, emotions, topic, source, timeline and its section, facts, curl, Python.
+# What one answer shows: summary, labels, source, timeline and its section, facts, curl, Python.
 Shown = tuple[Any, ...]
 
 
@@ -59,10 +59,7 @@ def page(client: Client, shown_url: str) -> gr.Blocks:
                 gr.Markdown("### Summary")
                 summary = gr.HTML(markup.note(_EMPTY), elem_id="lm-summary")
                 facts = gr.HTML("", elem_id="lm-facts")
-                gr.Markdown("### Emotions")
-                emotions = gr.HTML("", elem_id="lm-emotions")
-                gr.Markdown("### Topic")
-                topic = gr.HTML("", elem_id="lm-topic")
+                labels = gr.HTML("", elem_id="lm-labels")
         with gr.Column(visible=False) as over_time:
             gr.Markdown("### Over the text")
             timeline = gr.HTML("", elem_id="lm-timeline")
@@ -71,7 +68,7 @@ def page(client: Client, shown_url: str) -> gr.Blocks:
         with gr.Accordion("The same by REST", open=False), gr.Row():
             curl = gr.Code(label="curl", language="shell", wrap_lines=True, elem_id="lm-curl")
             python = gr.Code(label="Python", language="python", wrap_lines=True, elem_id="lm-python")
-        outputs = [summary, emotions, topic, source, timeline, over_time, facts, curl, python]
+        outputs = [summary, labels, source, timeline, over_time, facts, curl, python]
 
         async def analyze(text: str, beams: int, length: int, is_grounded: bool) -> AsyncGenerator[Shown, None]:
             async with aclosing(_answers(client, shown_url, text, int(beams), int(length), is_grounded)) as answers:
@@ -124,39 +121,32 @@ async def _answers(
 ) -> AsyncGenerator[Shown, None]:
     keep = gr.skip()
     if not text or not text.strip():
-        yield (markup.failure("There is no text. Type or paste one, drop a file, or choose an example."), *[keep] * 8)
+        yield (markup.failure("There is no text. Type or paste one, drop a file, or choose an example."), *[keep] * 7)
         return
     body: Answer = {
         **{"text": text, "num_beams": beams, "max_new_tokens": length},
         **{"on_long": "reduce", "grounded": is_grounded, "support": True},
     }
     code = _curl(url, body, client.api_key is not None), _python(url, body, client.api_key is not None)
-    yield (markup.partial_summary(""), "", "", markup.note("…"), "", gr.update(visible=False), "", *code)
-    problem = ""
+    yield (markup.partial_summary(""), "", markup.note("…"), "", gr.update(visible=False), "", *code)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            info = tasks.create_task(client.info())
-            topics = tasks.create_task(client.ask("/topic", {"text": text}))
-            every = tasks.create_task(client.ask("/emotions", {"text": text, "threshold": 0.0}))
-            parts = tasks.create_task(_segments(client, text))
-    except* ServiceError as errors:
-        problem = str(errors.exceptions[0])
-    if problem:
-        yield (markup.failure(problem), "", "", markup.note(""), *[keep] * 5)
-        return
-    thresholds = _thresholds(info.result())
-    emotions = markup.labels(every.result()["emotions"], thresholds, "Emotions")
-    topic = markup.labels(topics.result()["scores"], {}, "Topic")
-    segments = parts.result()
-    over_time = markup.timeline(segments, len(text)) if segments else ""
-    heads = emotions, topic, keep, over_time, gr.update(visible=bool(segments))
-    yield (keep, *heads, *[keep] * 3)
-    try:
+        info = await client.info()
+        heads = info["heads"]
+        [whole] = await _scores(client, heads, [text])
+        spans = _cut(text) if heads else []
+        parts = await _scores(client, heads, [text[start:end] for start, end in spans]) if spans else []
+        segments = [markup.Segment(*span, scores) for span, scores in zip(spans, parts, strict=True)]
+        labels = "".join(markup.labels(head, whole[head["name"]]) for head in heads)
+        over_time = markup.timeline(heads, segments, len(text)) if segments else ""
+        yield (keep, labels, keep, over_time, gr.update(visible=bool(segments)), *[keep] * 3)
+        if "summarize" not in info["tasks"]:
+            yield (markup.note("This checkpoint writes no summaries."), keep, markup.note(""), *[keep] * 5)
+            return
         async with aclosing(_summarize(client, text, body)) as shown:
             async for summary, source, facts in shown:
-                yield (summary, keep, keep, source, keep, keep, facts, keep, keep)
+                yield (summary, keep, source, keep, keep, facts, keep, keep)
     except ServiceError as error:
-        yield (markup.failure(str(error)), keep, keep, markup.note(""), *[keep] * 5)
+        yield (markup.failure(str(error)), keep, markup.note(""), *[keep] * 5)
 
 
 async def _summarize(client: Client, text: str, body: Answer) -> AsyncGenerator[tuple[Any, Any, Any], None]:
@@ -184,23 +174,25 @@ async def _summarize(client: Client, text: str, body: Answer) -> AsyncGenerator[
     yield markup.summary(answer), markup.source(text, answer), markup.note(_facts(answer, first, taken))
 
 
-async def _segments(client: Client, text: str) -> list[markup.Segment]:
-    """Topics and emotions of the parts of a long text; of a short one nothing."""
+async def _scores(client: Client, heads: Sequence[Answer], texts: Sequence[str]) -> list[dict[str, markup.Scores]]:
+    """Of each text by the name of each head the scores of all labels, best first."""
+
+    async def ask(head: Answer) -> list[markup.Scores]:
+        everything = {"threshold": 0.0} if head["kind"] == "multi_label" else {}
+        answers = await client.ask(f"/classify/{head['name']}", {"text": texts, **everything})
+        return [
+            {one["label"]: one["score"] for one in answer.get("scores", answer.get("labels"))} for answer in answers
+        ]
+
+    by_head = await asyncio.gather(*map(ask, heads))
+    return [{head["name"]: scores[n] for head, scores in zip(heads, by_head, strict=True)} for n in range(len(texts))]
+
+
+def _cut(text: str) -> list[tuple[int, int]]:
+    """Where the parts of a long text are, cut at the ends of paragraphs and sentences; a short one has none."""
     if len(text) < _LONG_CHARS:
         return []
-    spans = _cut(text, max(_SEGMENT_CHARS, math.ceil(len(text) / _MAX_SEGMENTS)))
-    parts = [text[start:end] for start, end in spans]
-    topics, emotions = await asyncio.gather(
-        client.ask("/topic", {"text": parts}), client.ask("/emotions", {"text": parts, "threshold": 0.0})
-    )
-    return [
-        markup.Segment(start, end, _by_label(topic["scores"]), _by_label(emotion["emotions"]))
-        for (start, end), topic, emotion in zip(spans, topics, emotions, strict=True)
-    ]
-
-
-def _cut(text: str, size: int) -> list[tuple[int, int]]:
-    """Where the parts of `text` are, of about `size` characters each, cut at the ends of paragraphs and sentences."""
+    size = max(_SEGMENT_CHARS, math.ceil(len(text) / _MAX_SEGMENTS))
     ends = [match.end() for match in _BOUNDARY.finditer(text)]
     spans, start = [], 0
     for end in [*ends, len(text)]:
@@ -208,15 +200,6 @@ def _cut(text: str, size: int) -> list[tuple[int, int]]:
             spans.append((start, end))
             start = end
     return spans[:_MAX_SEGMENTS]
-
-
-def _by_label(scores: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {one["label"]: one["score"] for one in scores}
-
-
-def _thresholds(info: Answer) -> dict[str, float]:
-    head: Answer = next((one for one in info["heads"] if one["name"] == "emotions"), {})
-    return dict(zip(head.get("labels", ()), head.get("thresholds", ()), strict=True))
 
 
 def _facts(answer: Answer, first_s: float, taken_s: float) -> str:

@@ -180,7 +180,8 @@ def test_a_long_text_has_a_timeline(open_page: Callable[..., Any]) -> None:
     analyze(page, "\n\n".join([f"Part {number}. {NEWS}" for number in range(40)]))
     page.wait_for_selector(".lm-timeline")
     assert page.locator(".lm-timeline thead th").count() > 3
-    assert page.locator(".lm-timeline tr.lm-topic").count() == 4
+    assert page.locator(".lm-timeline .lm-single_label tr").count() == 4
+    assert page.locator(".lm-timeline .lm-multi_label tr").count() == 6
 
 
 def test_a_phone_shows_all_of_it(open_page: Callable[..., Any]) -> None:
