@@ -1,7 +1,6 @@
 """The page's own server, and the service beside it where none is named."""
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -10,13 +9,10 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+import gradio as gr
 import httpx
 import uvicorn
 from fastapi import FastAPI
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at gradio's import
-
-import gradio as gr
 
 from app.demo import markup
 from app.demo.client import Client

@@ -62,8 +62,18 @@ def service(serve_shared: Callable[..., Server]) -> Server:
 
 
 @pytest.fixture(scope="module")
-def address(service: Server) -> Iterator[str]:
-    with demo("--url", service.url, LEXIMIND_API_KEY="secret") as (url, _):
+def proxy() -> Iterator[socket.socket]:
+    """Where everything goes that the page's process would fetch from elsewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+@pytest.fixture(scope="module")
+def address(service: Server, proxy: socket.socket) -> Iterator[str]:
+    elsewhere = f"http://127.0.0.1:{proxy.getsockname()[1]}"
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), elsewhere)
+    with demo("--url", service.url, LEXIMIND_API_KEY="secret", **proxies) as (url, _):
         yield url
 
 
@@ -104,7 +114,9 @@ def colour(page: Any, selector: str) -> str:
     return found
 
 
-def test_a_text_is_answered_and_nothing_is_fetched_from_elsewhere(open_page: Callable[..., Any], address: str) -> None:
+def test_a_text_is_answered_and_nothing_is_fetched_from_elsewhere(
+    open_page: Callable[..., Any], address: str, proxy: socket.socket
+) -> None:
     page = open_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -125,6 +137,8 @@ def test_a_text_is_answered_and_nothing_is_fetched_from_elsewhere(open_page: Cal
     assert "Bearer $LEXIMIND_API_KEY" in page.inner_text("#lm-curl").replace("\n", "")
     assert "secret" not in page.content()
     assert {"/".join(url.split("/")[:3]) for url in asked if not url.startswith(("data:", "blob:"))} == {address}
+    with pytest.raises(BlockingIOError):
+        proxy.accept()
 
 
 def test_the_keyboard_leads_from_a_sentence_to_its_passage(open_page: Callable[..., Any]) -> None:

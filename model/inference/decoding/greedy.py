@@ -194,7 +194,7 @@ class _Check:
 def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
     """The first of the highest of each row, that of a NaN if there is one, and whether it is none: (R, V) to (R,)."""
     # On a CPU torch's own takes twelve times as long.
-    best = scores.argmax(-1) if scores.is_cuda else torch.from_numpy(scores.numpy().argmax(-1))
+    best = torch.from_numpy(scores.numpy().argmax(-1)) if scores.is_cpu else scores.argmax(-1)
     return best, scores.gather(1, best[:, None])[:, 0] < float("inf")  # -inf: rules may ban every token
 
 
