@@ -87,7 +87,7 @@ async def checkpoint_findings(service: Service) -> list[Finding]:
         return [*findings, Finding("answer", "failure", f"{type(error).__name__}: {error}", "report it with this list")]
     backend = checkpoint.backend
     value = f"all tasks of a short text in {1000 * (time.perf_counter() - started_at):.0f} ms ({backend.precision}"
-    return [*findings, Finding("answer", "ok", f"{value} on {backend.device}, {torch.get_num_threads()} threads)")]
+    return [*findings, Finding("answer", "ok", f"{value} on {backend.device})")]
 
 
 def _versions(_: Settings) -> Iterator[Finding]:

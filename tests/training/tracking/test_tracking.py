@@ -80,8 +80,8 @@ def test_a_run_tells_from_which_weights_it_started(data: Path, tmp_path: Path) -
     first = tmp_path / "first" / "checkpoint"
     trainer(data, tmp_path / "second", *short, f"init_from={first}").run()
     second = load_checkpoint(tmp_path / "second" / "checkpoint", torch.device("cpu"))
-    before = json.loads((first / "manifest.json").read_text())["training"]
-    assert second.manifest["training"]["started_from"] == {"checkpoint": "first", "training": before}
+    before = {name: json.loads((first / "manifest.json").read_text())[name] for name in ("training", "terms")}
+    assert second.manifest["training"]["started_from"] == {"checkpoint": "first", **before}
     assert "It started from the weights of first. Trained with" in (second.folder / "MODEL_CARD.md").read_text()
 
 
