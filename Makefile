@@ -57,7 +57,8 @@ define install
 		$$($(NEEDS_CPU_TORCH) && echo --extra-index-url $(TORCH_INDEX)) -e '.[$(1)]'
 endef
 
-PREREQUISITES := pyproject.toml constraints.txt hatch_build.py $(wildcard model/kernels/*.cpp model/kernels/*.h) model/kernels/sources.py
+PREREQUISITES := pyproject.toml constraints.txt hatch_build.py \
+	$(wildcard model/kernels/*.cpp model/kernels/*.h model/kernels/sources.py)
 
 # A stamp is written last, so an interrupted installation is taken up again.
 $(STAMP): $(PREREQUISITES)
