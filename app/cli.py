@@ -33,7 +33,7 @@ from app.bulk.rows import InputError
 from app.doctor import Finding, checkpoint_findings, machine_findings
 from app.flags import SettingsError, options_from, settings_from, with_decoding_flags, with_flags, with_input_flags
 from app.keys import KeysError
-from app.local import LOAD_FAILED, MODEL_FAILED, Output, Question, ask, ask_tables, fail, refused_options, run_service
+from app.local import LOAD_FAILED, MODEL_FAILED, Output, Query, ask, ask_tables, fail, refused_options, run_service
 from app.planning import ON_LONG, OnLong, TextRequest
 from app.progress import progress
 from app.service import Service
@@ -170,7 +170,7 @@ def summarize(
 ) -> None:
     """Summarize texts."""
     request = _request(("summarize",), on_long, target_tokens, detail, support)
-    _run(texts, Question(summary_answer, request), SummaryAnswer.model_fields, flags)
+    _run(texts, Query(summary_answer, request), SummaryAnswer.model_fields, flags)
 
 
 @app.command(
@@ -188,7 +188,7 @@ def emotions(texts: Texts = None, top_k: TopK = None, threshold: Threshold = Non
         return emotions_answer(checkpoint, result, top_k, threshold)
 
     facts = {"top_k": top_k, "threshold": threshold}
-    _run(texts, Question(shape, TextRequest(("emotions",)), facts=facts), EmotionsAnswer.model_fields, flags)
+    _run(texts, Query(shape, TextRequest(("emotions",)), facts=facts), EmotionsAnswer.model_fields, flags)
 
 
 @app.command(
@@ -205,7 +205,7 @@ def topic(texts: Texts = None, top_k: TopK = None, **flags: Any) -> None:
     def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
         return topic_answer(checkpoint, result, top_k)
 
-    _run(texts, Question(shape, TextRequest(("topic",)), facts={"top_k": top_k}), TopicAnswer.model_fields, flags)
+    _run(texts, Query(shape, TextRequest(("topic",)), facts={"top_k": top_k}), TopicAnswer.model_fields, flags)
 
 
 @app.command(
@@ -232,7 +232,7 @@ def classify(
 
     added = {**LabelAnswer.model_fields, **LabelsAnswer.model_fields}
     facts = {"top_k": top_k, "threshold": threshold}
-    _run(texts, Question(shape, TextRequest((head,)), facts=facts), added, flags)
+    _run(texts, Query(shape, TextRequest((head,)), facts=facts), added, flags)
 
 
 @app.command(
@@ -254,7 +254,7 @@ def analyze(
 ) -> None:
     """Run every task of the checkpoint."""
     request = _request((), on_long, target_tokens, detail, support)
-    _run(texts, Question(analyze_answer, request), AnalyzeAnswer.model_fields, flags)
+    _run(texts, Query(analyze_answer, request), AnalyzeAnswer.model_fields, flags)
 
 
 @app.command(
@@ -292,8 +292,8 @@ def bulk(
     named = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     request = replace(_request(named, on_long, target_tokens, detail=False, support=support), options=options)
     output = Output(target, overwrite, shard_rows, prefix)
-    question = Question(analyze_answer, request, has_length, {"text_column": text_column})
-    ask_tables(question, [source], text_column, output, flags)
+    query = Query(analyze_answer, request, has_length, {"text_column": text_column})
+    ask_tables(query, [source], text_column, output, flags)
 
 
 def _request(
@@ -445,8 +445,8 @@ def bench(
         print_figures(figures)
 
 
-def _run(texts: list[str] | None, question: Question, added: Iterable[str], flags: dict[str, Any]) -> None:
-    """Ask `question` of `texts` and of those that the flags name; an answer adds the fields `added`."""
+def _run(texts: list[str] | None, query: Query, added: Iterable[str], flags: dict[str, Any]) -> None:
+    """Ask `query` of `texts` and of those that the flags name; an answer adds the fields `added`."""
     prefix = flags.pop("prefix")
     output = Output(flags.pop("output"), flags.pop("overwrite"), prefix=prefix, as_json=flags.pop("json"))
     named = {name: flags.pop(name) or () for name in ("file", "lines", "jsonl")}
@@ -457,9 +457,9 @@ def _run(texts: list[str] | None, question: Question, added: Iterable[str], flag
         inputs = inputs_of(given, [prefix + name for name in added])
     except InputError as error:
         fail(str(error))
-    request = replace(question.request, options=options)
-    facts = {**question.facts, "text_column": given.text_column}
-    ask(replace(question, request=request, has_length=has_length, facts=facts), inputs, output, flags)
+    request = replace(query.request, options=options)
+    facts = {**query.facts, "text_column": given.text_column}
+    ask(replace(query, request=request, has_length=has_length, facts=facts), inputs, output, flags)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import typer
 from app.answers import TextResult
 from app.bulk.columns import answer_columns, answer_names
 from app.bulk.inputs import Inputs, table_files, table_sources
-from app.bulk.job import Job
+from app.bulk.job import BulkJob
 from app.bulk.pipeline import answered
 from app.bulk.records import json_line
 from app.bulk.rows import ERROR, Answer, InputError, Row, Shard, Source, cut_into_shards
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Question:
+class Query:
     """What to ask of every text, and the answer that `shape` makes of the result.
 
     A request without tasks is for all of the checkpoint. `has_length`: its `max_new_tokens` was given. `facts` are what
@@ -80,23 +80,23 @@ class Output:
 
 
 class Asker:
-    """Asks a loaded service one question of any number of texts at once.
+    """Asks a loaded service one query about any number of texts at once.
 
     Exits if the checkpoint does not have a task, or an option is outside its range.
     """
 
-    def __init__(self, service: Service, question: Question) -> None:
+    def __init__(self, service: Service, query: Query) -> None:
         self.deployment = service.deployment
         self.checkpoint = self.deployment.checkpoint
         known = self.checkpoint.tasks
-        tasks = question.request.tasks or known.names
+        tasks = query.request.tasks or known.names
         if unknown := [task for task in tasks if not known.has(task) and task not in BUILT_IN]:
             names = ", ".join(head.name for head in known.heads) or "none"
             fail(f"{unknown[0]}: the checkpoint {self.checkpoint.name} has no head of that name; it has {names}")
         with refused_options():
-            options = limit_options(service.settings, question.request.options, is_given=question.has_length)
-        self.question = question
-        self.request = replace(question.request, tasks=tasks, options=options)
+            options = limit_options(service.settings, query.request.options, is_given=query.has_length)
+        self.query = query
+        self.request = replace(query.request, tasks=tasks, options=options)
 
     async def __call__(self, row: Row) -> AnyAnswer | Refused:
         """The answer to a row.
@@ -107,7 +107,7 @@ class Asker:
         if row.error is not None:
             return Refused(row.error)
         try:
-            return self.question.shape(self.checkpoint, await self._result(row.text))
+            return self.query.shape(self.checkpoint, await self._result(row.text))
         except TextError as error:
             return Refused(f"{row.place} {error.message}")
         except EngineStopped:
@@ -127,13 +127,13 @@ class Asker:
         return result
 
 
-def ask(question: Question, inputs: Inputs, output: Output, flags: Mapping[str, Any]) -> None:
+def ask(query: Query, inputs: Inputs, output: Output, flags: Mapping[str, Any]) -> None:
     """Answer `inputs`, on standard output or into a folder."""
     if output.folder is not None and (inputs.here or inputs.stream):
         fail("--output: what is read once cannot be gone on with; give --file, --lines FILE or --jsonl FILE")
 
     async def run(service: Service) -> int:
-        asker = Asker(service, question)
+        asker = Asker(service, query)
         if output.folder is None:
             return await _print(asker, inputs, output)
         return await _fill(asker, inputs.sources, output)
@@ -141,13 +141,11 @@ def ask(question: Question, inputs: Inputs, output: Output, flags: Mapping[str, 
     _end(run_service(flags, run, f"with --output FOLDER {_GOES_ON}" if output.folder is None else _GOES_ON))
 
 
-def ask_tables(
-    question: Question, names: Sequence[str], text_column: str, output: Output, flags: Mapping[str, Any]
-) -> None:
+def ask_tables(query: Query, names: Sequence[str], text_column: str, output: Output, flags: Mapping[str, Any]) -> None:
     """Answer the rows of the tables of these names into a folder."""
 
     async def run(service: Service) -> int:
-        asker = Asker(service, question)
+        asker = Asker(service, query)
         request = asker.request
         extras = ["support"] if request.support else []
         columns = answer_columns(asker.checkpoint.tasks, request.tasks, output.prefix, extras)
@@ -223,7 +221,7 @@ async def _fill(asker: Asker, sources: Sequence[Source], output: Output) -> int:
         job.close()
 
 
-def open_job(asker: Asker, sources: Sequence[Source], output: Output, folder: Path) -> Job:
+def open_job(asker: Asker, sources: Sequence[Source], output: Output, folder: Path) -> BulkJob:
     """The job of these sources in `folder`.
 
     Raises:
@@ -239,16 +237,16 @@ def open_job(asker: Asker, sources: Sequence[Source], output: Output, folder: Pa
         "checkpoint": asker.deployment.id,
         "dtype": asker.checkpoint.backend.precision,
         **asdict(asker.request),
-        **asker.question.facts,
+        **asker.query.facts,
         "prefix": output.prefix,
         "shard_rows": output.shard_rows,
         "inputs": [f"{type(source).__name__} {source.digest}" for source in sources],
     }
-    return Job(folder, facts, shards, overwrite=output.overwrite)
+    return BulkJob(folder, facts, shards, overwrite=output.overwrite)
 
 
 async def fill(
-    job: Job, shards: Sequence[Shard], asker: Asker, prefix: str, advance: Callable[[int], None] = lambda _: None
+    job: BulkJob, shards: Sequence[Shard], asker: Asker, prefix: str, advance: Callable[[int], None] = lambda _: None
 ) -> int:
     """Answer `shards` and put their files into the folder; how many rows were refused.
 

@@ -21,7 +21,7 @@ _JOB, _LOCK, _SUCCESS = "_job.json", ".lock", "_SUCCESS"
 _OVERWRITE = "name another folder, or start anew with --overwrite"
 
 
-class Job:
+class BulkJob:
     """A folder that is being filled, by this process alone until `close`.
 
     `facts` are what the answers depend on. With `overwrite` what another job left there is removed first.
