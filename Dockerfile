@@ -4,6 +4,11 @@
 #   docker build -t leximind .
 #   docker run --rm -p 127.0.0.1:8000:8000 leximind
 #
+# The page to try it, and the service beside it:
+#
+#   docker build --target demo --build-arg EXTRAS=serve,demo -t leximind-demo .
+#   docker run --rm -p 127.0.0.1:7860:7860 leximind-demo
+#
 # Any Debian or Ubuntu with Python 3.11 to 3.14 will do: --build-arg BASE_IMAGE=debian:bookworm-slim.
 # pip's own configuration, such as a package index of yours, reaches the build without staying in it:
 #   docker build --secret id=pip,src=pip.conf -t leximind .
@@ -80,7 +85,7 @@ COPY --from=dependencies /metadata packages
 COPY --from=application /opt/leximind/application/ application
 RUN PYTHONPATH=tools python3 sbom.py base packages application > sbom.cdx.json
 
-FROM base
+FROM base AS runtime
 ENV PATH=/opt/leximind/application/bin:$PATH \
     PYTHONPATH=/opt/leximind/application:/opt/leximind/dependencies \
     PYTHONUNBUFFERED=1
@@ -93,12 +98,10 @@ COPY --from=bytecode /bytecode/opt/leximind/application /opt/leximind/applicatio
 COPY --from=sbom /build/sbom.cdx.json /opt/leximind/
 COPY deploy/image/healthcheck.py /opt/leximind/
 USER 10001:10001
-EXPOSE 8000
 # Live, not ready: a container that is still loading or is draining must not be restarted for it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s --retries=3 \
     CMD ["python3", "-I", "/opt/leximind/healthcheck.py"]
 ENTRYPOINT ["leximind"]
-CMD ["serve", "--host", "0.0.0.0"]
 ARG VERSION=""
 ARG REVISION=""
 LABEL org.opencontainers.image.title="LexiMind" \
@@ -106,3 +109,13 @@ LABEL org.opencontainers.image.title="LexiMind" \
       org.opencontainers.image.licenses="MIT AND LicenseRef-LexiMind-Weights" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
+
+# The page to try it, with a service beside it: --target demo --build-arg EXTRAS=serve,demo
+FROM runtime AS demo
+EXPOSE 7860
+RUN ["python3", "-c", "import importlib.util as u, sys; u.find_spec('gradio') or sys.exit('the page needs --build-arg EXTRAS=serve,demo')"]
+CMD ["demo", "--host", "0.0.0.0"]
+
+FROM runtime AS serve
+EXPOSE 8000
+CMD ["serve", "--host", "0.0.0.0"]

@@ -12,7 +12,7 @@ SERVE_STAMP := $(VENV)/.serve
 PEERS := .bench/peers
 OPENVINO := .bench/openvino
 
-.PHONY: help setup serve test check constraints proof soak image-test load bench answers docs
+.PHONY: help setup serve test check constraints proof soak image-test load bench answers docs space
 
 help:
 	@echo "make setup   prepare $(VENV) for everything, and nothing else"
@@ -26,6 +26,7 @@ help:
 	@echo "make image-test  build the image and run it: as root, with buildah, and debootstrap where there is no registry"
 	@echo "make load    ask URL at RATE arrivals a second for TIME seconds, ARRIVALS=constant, ramp or spike; writes REPORT"
 	@echo "make docs    build the pages of docs/ into build/site"
+	@echo "make space   write what a Hugging Face Space of the demo's page is built from into SPACE (build/space)"
 	@echo "make bench   measure decoding against the peers (ARGS go to the benchmark)"
 
 setup: $(STAMP)
@@ -109,6 +110,18 @@ image-test: $(STAMP)
 		echo "run it as root, after: apt-get install buildah debootstrap runc" >&2; exit 1; }
 	TORCH_INDEX_URL=$$($(HAS_INDEX) || echo $(TORCH_INDEX)) $(BIN)/python -m pytest -m image --log-cli-level=INFO \
 		tests/image $(ARGS)
+
+SPACE ?= build/space
+SPACE_FILES := app model training deploy/image pyproject.toml constraints.txt hatch_build.py LICENSE .dockerignore
+
+# A Space builds the last stage of the Dockerfile, by its defaults: there that is the page, on a processor.
+space:
+	@rm -rf "$(SPACE)" && mkdir -p "$(SPACE)"
+	git archive HEAD $(SPACE_FILES) | tar -x -C "$(SPACE)"
+	cp deploy/space/README.md "$(SPACE)"
+	{ sed -e 's|^ARG EXTRAS=serve$$|ARG EXTRAS=serve,demo|' -e 's|^ARG TORCH_INDEX_URL=.*|ARG TORCH_INDEX_URL=$(TORCH_INDEX)|' \
+		Dockerfile; echo; echo 'FROM demo'; } > "$(SPACE)/Dockerfile"
+	echo '*.safetensors filter=lfs diff=lfs merge=lfs -text' > "$(SPACE)/.gitattributes"
 
 URL ?= http://127.0.0.1:8000
 ARRIVALS ?= ramp

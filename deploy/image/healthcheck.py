@@ -1,6 +1,7 @@
-"""The container's health check: whether the service is alive, where it was told to listen, with no proxy in between.
+"""The container's health check: whether the service or the page is alive, where it was told to listen, with no proxy.
 
-It goes by the command line of the container's first process, then by `LEXIMIND_HOST` and `LEXIMIND_PORT`. Exit status
+It goes by the command line of the container's first process, then, for the service, by `LEXIMIND_HOST` and
+`LEXIMIND_PORT`. Exit status
 1, with the reason on standard error, if it is not alive.
 """
 
@@ -14,10 +15,13 @@ _TIMEOUT_S = 2
 _OF_ALL = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
-def address(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, int]:
-    """Host and port to ask at, of a service that was started so."""
+def address(command: Sequence[str], environment: Mapping[str, str]) -> tuple[str, int, str]:
+    """Host, port and path to ask at, of a service or a page that was started so."""
+    port, path = 8000, "/health/live"
+    if "demo" in command:
+        environment, port, path = {}, 7860, "/"
     host = _given("host", command, environment) or "127.0.0.1"
-    return _OF_ALL.get(host, host), int(_given("port", command, environment) or 8000)
+    return _OF_ALL.get(host, host), int(_given("port", command, environment) or port), path
 
 
 def _given(name: str, command: Sequence[str], environment: Mapping[str, str]) -> str | None:
@@ -34,18 +38,18 @@ def main() -> None:
     """Ask once.
 
     Raises:
-        SystemExit: the service is not alive.
+        SystemExit: it is not alive.
     """
     command = Path("/proc/1/cmdline").read_bytes().decode(errors="replace").split("\0")
-    host, port = address(command, os.environ)
+    host, port, path = address(command, os.environ)
     try:
         connection = http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
-        connection.request("GET", "/health/live")
+        connection.request("GET", path)
         status = connection.getresponse().status
     except OSError as error:
         sys.exit(f"{host}:{port}: {error}")
     if status != 200:
-        sys.exit(f"{host}:{port}: /health/live says {status}")
+        sys.exit(f"{host}:{port}: {path} says {status}")
 
 
 if __name__ == "__main__":

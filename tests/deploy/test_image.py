@@ -31,7 +31,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
 
 
 def test_image_serves_as_an_ordinary_user_on_every_interface() -> None:
-    served = DOCKERFILE[DOCKERFILE.rindex("FROM ") :]
+    served = DOCKERFILE[DOCKERFILE.index("FROM base AS runtime") :]
     user = re.search(r"^USER (\d+):\d+$", served, re.MULTILINE)
     assert user
     assert int(user[1]) > 0
@@ -56,7 +56,7 @@ def test_no_layer_below_the_source_sees_the_source() -> None:
     stage = DOCKERFILE[DOCKERFILE.index(" AS dependencies") : DOCKERFILE.index(" AS application")]
     copied = set(re.findall(r"^COPY (.+) \S+$", stage, re.MULTILINE))
     assert copied == {"--from=requirements /build/requirements.txt", "constraints.txt deploy/image/strip.sh"}
-    served = DOCKERFILE[DOCKERFILE.rindex("FROM ") :]
+    served = DOCKERFILE[DOCKERFILE.index("FROM base AS runtime") :]
     sources = re.findall(r"^COPY (?:--from=)?(\S+)", served, re.MULTILINE)
     assert sources[0] == "dependencies"
 
@@ -113,17 +113,19 @@ def test_bill_of_materials_names_what_dpkg_and_pip_installed(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("command", "environment", "expected"),
     [
-        ("leximind serve", {}, ("127.0.0.1", 8000)),
-        ("leximind serve --host 0.0.0.0", {"LEXIMIND_PORT": "9000"}, ("127.0.0.1", 9000)),
-        ("leximind serve --port 9001", {"LEXIMIND_PORT": "9000"}, ("127.0.0.1", 9001)),
-        ("leximind serve --port 9001 --port=9002", {}, ("127.0.0.1", 9002)),
-        ("/sbin/init -- leximind serve --host :: --port 9001", {}, ("::1", 9001)),
-        ("leximind serve", {"LEXIMIND_HOST": "192.0.2.7"}, ("192.0.2.7", 8000)),
-        ("leximind serve --host", {}, ("127.0.0.1", 8000)),
+        ("leximind serve", {}, ("127.0.0.1", 8000, "/health/live")),
+        ("leximind serve --host 0.0.0.0", {"LEXIMIND_PORT": "9000"}, ("127.0.0.1", 9000, "/health/live")),
+        ("leximind serve --port 9001", {"LEXIMIND_PORT": "9000"}, ("127.0.0.1", 9001, "/health/live")),
+        ("leximind serve --port 9001 --port=9002", {}, ("127.0.0.1", 9002, "/health/live")),
+        ("/sbin/init -- leximind serve --host :: --port 9001", {}, ("::1", 9001, "/health/live")),
+        ("leximind serve", {"LEXIMIND_HOST": "192.0.2.7"}, ("192.0.2.7", 8000, "/health/live")),
+        ("leximind serve --host", {}, ("127.0.0.1", 8000, "/health/live")),
+        ("leximind demo --host 0.0.0.0", {"LEXIMIND_PORT": "9000"}, ("127.0.0.1", 7860, "/")),
+        ("leximind demo --port 9001", {}, ("127.0.0.1", 9001, "/")),
     ],
 )
 def test_health_check_asks_where_the_service_listens(
-    command: str, environment: dict[str, str], expected: tuple[str, int]
+    command: str, environment: dict[str, str], expected: tuple[str, int, str]
 ) -> None:
     assert address(command.split(), environment) == expected
 
