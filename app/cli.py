@@ -432,10 +432,10 @@ def bench(
             )
         chosen = loads(checkpoint.tasks.names)
         figures: list[Figure] = []
-        with progress("measuring", len(chosen)) as advance:
+        with progress("measuring", len(chosen)) as bar:
             for load in chosen:
                 figures.append(await measure(deployment, load, seconds / len(chosen)))
-                advance(1)
+                bar.advance(1)
         return figures
 
     figures = run_service(flags, run)

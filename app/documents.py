@@ -134,32 +134,48 @@ class Documents:
         self._is_closed.set()
         await asyncio.to_thread(self._executor.shutdown)
 
-    async def run(self, plans: Sequence[Plan]) -> list[TextResult]:
+    async def run(
+        self, plans: Sequence[Plan], on_progress: Callable[[Progress], None] = lambda _: None
+    ) -> list[TextResult]:
         """The results, in order; all plans are admitted together or none.
+
+        `on_progress` is called with what is done of the plans' chunks, then of each further round of a plan.
 
         Raises:
             EngineError: refused, late or failed.
         """
         with self._engine.hold():
-            results = iter(await self._engine.run_all([request for plan in plans for request in plan.requests]))
+            requests = [request for plan in plans for request in plan.requests]
+            results = iter(
+                await self._engine.run_all(
+                    requests, on_result=lambda done: on_progress(Progress(1, done, len(requests)))
+                )
+            )
             joined = [self._join(plan, [next(results) for _ in plan.requests]) for plan in plans]
             if any(plan.reduction for plan in plans):
-                joined = await self._last_rounds(plans, joined)
+                joined = await self._last_rounds(plans, joined, on_progress)
             return await self._with_support(plans, joined)
 
-    async def _last_rounds(self, plans: Sequence[Plan], first: Sequence[TextResult]) -> list[TextResult]:
+    async def _last_rounds(
+        self, plans: Sequence[Plan], first: Sequence[TextResult], on_progress: Callable[[Progress], None]
+    ) -> list[TextResult]:
         try:
             async with asyncio.TaskGroup() as group:
-                rounds = [group.create_task(self._last_round(*pair)) for pair in zip(plans, first, strict=True)]
+                rounds = [
+                    group.create_task(self._last_round(plan, result, on_progress))
+                    for plan, result in zip(plans, first, strict=True)
+                ]
         except BaseExceptionGroup as failures:  # the first has cancelled the others
             raise failures.exceptions[0] from None
         return [one.result() for one in rounds]
 
-    async def _last_round(self, plan: Plan, first: TextResult) -> TextResult:
+    async def _last_round(self, plan: Plan, first: TextResult, on_progress: Callable[[Progress], None]) -> TextResult:
         result = first
         async for item in self._further_rounds(plan, first):
             if isinstance(item, TextResult):
                 result = item
+            else:
+                on_progress(item)
         return result
 
     async def _further_rounds(self, plan: Plan, first: TextResult) -> AsyncGenerator["Progress | TextResult", None]:

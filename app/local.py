@@ -21,11 +21,12 @@ from app.bulk.job import BulkJob
 from app.bulk.pipeline import answered
 from app.bulk.records import json_line
 from app.bulk.rows import ERROR, Answer, InputError, Row, Shard, Source, cut_into_shards
+from app.documents import Progress
 from app.engine.request import EngineError, EngineStopped
 from app.flags import SettingsError, settings_from
 from app.limits import limit_options
 from app.planning import TextError, TextRequest, UnsupportedTask
-from app.progress import progress
+from app.progress import Bar, progress
 from app.service import Service
 from app.tables import AnyAnswer, print_answers
 from app.telemetry import configure_logging
@@ -97,6 +98,8 @@ class Asker:
             options = limit_options(service.settings, query.request.options, is_given=query.has_length)
         self.query = query
         self.request = replace(query.request, tasks=tasks, options=options)
+        self.describe: Callable[[str], None] = lambda _: None  # is told what is done of a long text that is alone
+        self._num_running = 0
 
     async def __call__(self, row: Row) -> AnyAnswer | Refused:
         """The answer to a row.
@@ -118,13 +121,24 @@ class Asker:
     async def _result(self, text: str) -> TextResult:
         documents = self.deployment.documents
         plans = await documents.plan([text], self.request, math.inf)
+        self._num_running += 1
         try:
-            [result] = await documents.run(plans)
-        except EngineStopped:
-            raise
-        except EngineError:  # the batch failed, perhaps for a text beside it
-            [result] = await documents.run(plans)
+            try:
+                [result] = await documents.run(plans, self._show)
+            except EngineStopped:
+                raise
+            except EngineError:  # the batch failed, perhaps for a text beside it
+                [result] = await documents.run(plans, self._show)
+        finally:
+            self._num_running -= 1
         return result
+
+    def _show(self, progress: Progress) -> None:
+        if self._num_running > 1 or progress.chunks == 1:
+            self.describe("answering")
+            return
+        further = f", round {progress.round}" if progress.round > 1 else ""
+        self.describe(f"answering{further}: {progress.done} of {progress.chunks} chunks")
 
 
 def ask(query: Query, inputs: Inputs, output: Output, flags: Mapping[str, Any]) -> None:
@@ -175,10 +189,11 @@ async def _print(asker: Asker, inputs: Inputs, output: Output) -> int:
     lines: list[bytes] = []
     num_refused = 0
     shows_progress = is_table or not _is_terminal()  # answers at a terminal are progress enough
-    with progress("answering") if shows_progress else contextlib.nullcontext(lambda _: None) as advance:
+    with progress("answering") if shows_progress else contextlib.nullcontext(Bar()) as bar:
+        asker.describe = bar.describe
         async with contextlib.aclosing(answered(inputs.rows(), asker)) as pairs:
             async for row, answer in pairs:
-                advance(1)
+                bar.advance(1)
                 if isinstance(answer, Refused):
                     if not inputs.keeps_bad_rows:
                         fail(answer.reason)
@@ -212,8 +227,9 @@ async def _fill(asker: Asker, sources: Sequence[Source], output: Output) -> int:
         if len(unfinished) < len(job.shards):
             _say(f"{len(job.shards) - len(unfinished)} of {len(job.shards)} files are there; going on")
         num_rows = sum(shard.num_rows for shard in unfinished)
-        with progress("answering", num_rows) as advance:
-            num_refused = await fill(job, unfinished, asker, output.prefix, advance)
+        with progress("answering", num_rows) as bar:
+            asker.describe = bar.describe
+            num_refused = await fill(job, unfinished, asker, output.prefix, bar.advance)
         job.succeed()
         _say(f"{output.folder} has {len(job.shards)} files with {sum(shard.num_rows for shard in job.shards)} rows")
         return num_refused
@@ -228,8 +244,8 @@ def open_job(asker: Asker, sources: Sequence[Source], output: Output, folder: Pa
         InputError: a source cannot be read or has no rows, or the folder holds something else.
     """
     num_bytes = sum(source.num_bytes for source in sources)
-    with progress("reading", num_bytes, is_counted=False) as advance:
-        shards = list(cut_into_shards(sources, output.shard_rows, advance))
+    with progress("reading", num_bytes, is_counted=False) as bar:
+        shards = list(cut_into_shards(sources, output.shard_rows, bar.advance))
     if not shards:
         raise InputError("there are no rows; give an input that has some")
     facts = {

@@ -3,24 +3,42 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 _AFTER_S = 1.0  # what is over sooner needs no bar
 _LINE_EVERY_S = 60.0
 
 
-@contextmanager
-def progress(doing: str, total: float | None = None, *, is_counted: bool = True) -> Iterator[Callable[[int], None]]:
-    """A function to call with each further part of `total`; without a total, something only moves.
+class Bar:
+    """What is shown."""
 
-    The bar shows numbers if `is_counted`, else the share alone. It comes after a second.
+    def advance(self, num: int) -> None:
+        """Count `num` more of the total."""
+
+    def describe(self, doing: str) -> None:
+        """Say what is being done now."""
+
+
+@contextmanager
+def progress(doing: str, total: float | None = None, *, is_counted: bool = True) -> Iterator[Bar]:
+    """A bar of `total`; without a total, something only moves.
+
+    It shows numbers if `is_counted`, else the share alone. It comes after a second.
     """
     if not sys.stderr.isatty():
-        yield _Lines(doing, total).advance if total and is_counted else lambda _: None
+        yield _Lines(doing, total) if total and is_counted else Bar()
         return
     counts = [MofNCompleteColumn()] if total and is_counted else []
     times = [TimeElapsedColumn(), *([TextColumn("left"), TimeRemainingColumn()] if total else [])]
@@ -37,14 +55,25 @@ def progress(doing: str, total: float | None = None, *, is_counted: bool = True)
     timer.daemon = True
     timer.start()
     try:
-        yield lambda num: bar.advance(task, num)
+        yield _RichBar(bar, task)
     finally:
         timer.cancel()
         timer.join()
         bar.stop()
 
 
-class _Lines:
+class _RichBar(Bar):
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar, self._task = bar, task
+
+    def advance(self, num: int) -> None:
+        self._bar.advance(self._task, num)
+
+    def describe(self, doing: str) -> None:
+        self._bar.update(self._task, description=doing)
+
+
+class _Lines(Bar):
     def __init__(self, doing: str, total: float) -> None:
         self._doing, self._total = doing, total
         self._num = 0

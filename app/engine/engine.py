@@ -126,10 +126,16 @@ class Engine:
         """
         return (await self.run_all([request]))[0]
 
-    async def run_all(self, requests: Sequence[EngineRequest], *, goes_on: bool = False) -> list[EngineResult]:
+    async def run_all(
+        self,
+        requests: Sequence[EngineRequest],
+        *,
+        goes_on: bool = False,
+        on_result: Callable[[int], None] = lambda _: None,
+    ) -> list[EngineResult]:
         """The results of `requests`, in order: all are accepted or none, and the first failure cancels the others.
 
-        `goes_on` as in `stream`.
+        `goes_on` as in `stream`. `on_result` is called after each with how many there are.
 
         Raises:
             EngineError: as `run`.
@@ -143,6 +149,7 @@ class Engine:
                     raise item
                 if isinstance(item, EngineResult):
                     results[key] = item
+                    on_result(len(results))
             return [results[key] for key in keys]
         finally:
             self._cancel(keys)

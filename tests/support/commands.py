@@ -18,7 +18,8 @@ def local_flags(checkpoint_folder: Path) -> list[str]:
 def started(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
     """The command, running, with pipes to it."""
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen([*COMMAND, *arguments], env=environment(), **{**pipes, **options})
+    command = [*COMMAND, *arguments]
+    return subprocess.Popen(command, env=environment(), preexec_fn=_heed_interrupts, **{**pipes, **options})
 
 
 def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -35,10 +36,18 @@ def completions(*words: str) -> list[str]:
     return done.stdout.decode().split()
 
 
+def read_terminal(terminal: int) -> bytes:
+    """What comes next at a pseudo-terminal; nothing once its other side is closed."""
+    try:
+        return os.read(terminal, 4096)
+    except OSError:
+        return b""
+
+
 def environment() -> dict[str, str]:
     """In which the command finds this source tree."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
-def _heed_interrupts() -> None:
+def _heed_interrupts() -> None:  # a background job of a shell ignores them, and what it starts too
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from app.cli import app
-from support.commands import COMMAND, environment, local_flags, started
+from support.commands import COMMAND, environment, local_flags, read_terminal, started
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
 
@@ -259,17 +259,10 @@ def test_interrupted_at_a_terminal_it_shows_its_progress_and_how_to_go_on(
         while b"answering" not in shown or not list(target.glob("part-*")):
             shown += os.read(terminal, 4096)
         process.send_signal(signal.SIGINT)
-        shown += b"".join(iter(lambda: _read_terminal(terminal), b""))
+        shown += b"".join(iter(lambda: read_terminal(terminal), b""))
         assert process.wait(60) == 130
     os.close(terminal)
     assert b"/40000" in shown
     assert b"leximind: stopped; the same command goes on where it stopped" in shown
     assert 0 < len(list(target.glob("part-*"))) < 200
     assert not (target / "_SUCCESS").exists()
-
-
-def _read_terminal(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 4096)
-    except OSError:  # its other side is closed
-        return b""

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from app.cli import app
-from support.commands import local_flags, run, started
+from support.commands import local_flags, read_terminal, run, started
 
 NEWS = "Shares of the chip maker rose twelve percent on Tuesday."
 THANKS = "Thank you for the flowers!"
@@ -157,3 +158,20 @@ def test_people_at_a_terminal_get_a_table(checkpoint_folder: Path) -> None:
     assert "topic" in shown
     assert "│" in shown
     assert "{" not in shown
+
+
+@pytest.mark.slow
+def test_a_long_text_shows_its_chunks_and_rounds_at_a_terminal(checkpoint_folder: Path, tmp_path: Path) -> None:
+    novel = tmp_path / "novel.txt"
+    novel.write_text("".join(f"On day {day} {NEWS.lower()} " for day in range(4000)))
+    flags = ["--on-long", "reduce", "--target-tokens", "8", "--max-new-tokens", "8", *local_flags(checkpoint_folder)]
+    terminal, its_side = pty.openpty()
+    with started("summarize", "--file", str(novel), *flags, stderr=its_side) as process:
+        os.close(its_side)
+        shown = b"".join(iter(lambda: read_terminal(terminal), b""))
+        assert process.wait(60) == 0
+    os.close(terminal)
+    first = re.findall(rb"answering: (\d+) of (\d+) chunks", shown)
+    assert len({total for _, total in first}) == 1
+    assert [int(done) for done, _ in first] == sorted(int(done) for done, _ in first)
+    assert re.search(rb"answering, round 2: \d+ of \d+ chunks", shown)
