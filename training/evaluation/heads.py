@@ -1,7 +1,8 @@
 """A head on one split: its scores and facts by its kind, its thresholds and its temperature fitted on dev.
 
 Scores are named after the head: `NAME.accuracy` and `NAME.macro_f1` of one label a text; `NAME.macro_f1` (…
-`micro_f1`, `samples_f1`, `macro_f1_at_half`) and `NAME.label.LABEL` of several; the same after `NAME.tfidf.` for the
+`micro_f1`, `samples_f1`, `macro_f1_at_half`) and `NAME.label.LABEL` of several, `NAME.not_opposite` of emotions
+(`training.evaluation.comments`); the same after `NAME.tfidf.` for the
 baseline of a head of one's own.
 """
 

@@ -1,6 +1,6 @@
 """A result as JSON and as a page that a person reads."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -135,8 +135,15 @@ def _several_labels(result: Result, head: Head) -> str:
             table(("average", "95 % interval"), averages_table + _baseline(result, head)),
             table(("label", "threshold", "rows", "F1"), labels),
             _calibration(fact),
+            *([_opposites(fact["opposites"], scores[f"{head.name}.not_opposite"])] if "opposites" in fact else []),
         )
     )
+
+
+def _opposites(opposites: Sequence[Mapping[str, Any]], kept: Score) -> str:
+    found = "; ".join(f'"{one["text"]}" ({", ".join(one["answer"])})' for one in opposites)
+    line = f"Of {len(kept.rows)} long comments with strong words, of our own writing, {len(opposites)} "
+    return f"{line}{'is' if len(opposites) == 1 else 'are'} answered with the opposite{found and ': ' + found}."
 
 
 def _tuned(result: Result, head: Head) -> str:

@@ -26,6 +26,7 @@ from training.data.more import CHATS, read_chats
 from training.data.own import FOLDER, read_own
 from training.data.real_words import no_words, words
 from training.errors import DataError
+from training.evaluation.comments import has_valences, read_comments, score_comments
 from training.evaluation.heads import score_baseline, score_head
 from training.evaluation.predict import Predictor
 from training.evaluation.scores import Score, bleu, mean, rouge
@@ -173,6 +174,10 @@ def evaluate(
             unlike_logits = predictor.classify(name, [example.source for example in unlike])
             head, unfamiliar = fit_energy(head, logits, unlike_logits, unlike, tunes=split.name == TUNED_ON)
             facts |= {"unfamiliar": unfamiliar} if unfamiliar else {}
+        if has_valences(head):
+            comments = [comment["text"] for comment in read_comments()]
+            scores["not_opposite"], opposites = score_comments(head, predictor.classify(name, comments))
+            facts["opposites"] = opposites
         result.scores |= {f"{name}.{key}": score for key, score in scores.items()}
         result.scores |= {f"{name}.tfidf.{key}": score for key, score in split.baseline(head).items()}
         result.rows[name], result.facts[name] = num_rows, facts
