@@ -1,6 +1,8 @@
 """The checkpoint that ships, on texts written for this test: fitting topics and emotions, summaries of their source."""
 
+import itertools
 import re
+import unicodedata
 
 import pytest
 import torch
@@ -50,10 +52,17 @@ def encode(bundled: Checkpoint, text: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def summary(bundled: Checkpoint, text: str) -> str:
-    encoder_states, mask = encode(bundled, text)
-    return bundled.tokenizer.decode(
-        decode(TorchBackend(bundled.model), encoder_states, mask, [DecodingOptions(max_new_tokens=64)])[0].token_ids
-    )
+    [answer] = summaries(bundled, [text])
+    return answer
+
+
+def summaries(bundled: Checkpoint, texts: list[str]) -> list[str]:
+    tokenizer, backend = bundled.tokenizer, TorchBackend(bundled.model, bundled.tokenizer.byte_pieces)
+    sources = [tokenizer.encode_source(text, bundled.tasks.prompts["summarize"]) for text in texts]
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(source) for source in sources], batch_first=True)
+    mask, options = ids != backend.config.pad_id, [DecodingOptions(max_new_tokens=64)] * len(texts)
+    results = decode(backend, bundled.model.encode(ids, mask), mask, options, sources=sources)
+    return [tokenizer.decode(result.token_ids) for result in results]
 
 
 def words(text: str) -> set[str]:
@@ -95,6 +104,34 @@ def test_typographic_marks_are_read_as_plain_ones(bundled: Checkpoint) -> None:
     )
     assert bundled.tokenizer.encode(typographic) == bundled.tokenizer.encode(plain)
     assert summary(bundled, typographic) == summary(bundled, plain)
+
+
+def typed_characters() -> list[str]:
+    """500 that people type: letters with marks, Greek, Cyrillic, signs, emoji, and all of ASCII."""
+    letters = [chr(code) for code in (*range(0xC0, 0x180), *range(0x391, 0x3CA), *range(0x410, 0x450))]
+    signs = "€£¥₹₽₩¢§©®™°±²³¼½¾µ¶†‡•…–—‘’“”„«»‹›′″№ªº¿¡←→↑⇒≈≠≤≥∞√∑✓✔✗★☆♥♪"
+    emoji = [chr(code) for code in (*range(0x1F600, 0x1F640), 0x2764, 0x1F44D, 0x1F389, 0x1F525, 0x26BD, 0x2615)]
+    ascii_signs = [chr(code) for code in range(0x21, 0x7F)]
+    return [one for one in [*letters, *signs, *emoji, *ascii_signs] if one.isprintable()]
+
+
+def test_no_character_is_broken_or_made_up(bundled: Checkpoint) -> None:
+    characters = typed_characters()
+    assert len(set(characters)) >= 500
+    texts = []
+    for start in range(0, len(characters), 12):
+        pairs = itertools.zip_longest(*[iter(characters[start : start + 12])] * 2, fillvalue="x")
+        words = [f"M{one}ll{other}r" if one.isalpha() else one + other for one, other in pairs]
+        words += ["Tom"] * (6 - len(words))
+        texts.append(
+            f"{words[0]} {words[1]} of the town council said on Monday that the library in {words[2]} Street would "
+            f'close. "We cannot pay for it {words[3]} any more", {words[1]} said {words[4]}. More than 4,000 people '
+            f"have signed a petition against the plan {words[5]}, which {words[0]} had praised."
+        )
+    for text, answer in zip(texts, summaries(bundled, texts), strict=True):
+        known = {*text, *unicodedata.normalize("NFKC", text)}
+        assert "\ufffd" not in answer
+        assert not {one for one in answer if not one.isascii() and one not in known}, answer
 
 
 def test_summaries_of_different_sources_differ(bundled: Checkpoint) -> None:

@@ -70,14 +70,28 @@ def worn(token_ids: Sequence[int], seed: int) -> list[int]:
     """`token_ids` as a source that is copied, but not for long: some left out, some other, twice over."""
     choose = random.Random(seed)
     kept = [token for token in token_ids if choose.random() > 0.1]
-    return [choose.randint(3, 89) if choose.random() < 0.1 else token for token in [*kept, *token_ids]]
+    noise = range(3, FIRST_BYTE)  # no bytes, which would be characters that may be written
+    return [choose.choice(noise) if choose.random() < 0.1 else token for token in [*kept, *token_ids]]
+
+
+def source_like_its_summary(
+    backend: Backend, states: Tensor, mask: Tensor, options: DecodingOptions, seed: int
+) -> list[int]:
+    """A source of much that is decoded with it; with characters of its own where the vocabulary has bytes."""
+    characters = f"\u00fc{chr(0x4E00 + seed)}\U0001f600".encode() if backend.byte_pieces else b""
+    own = [FIRST_BYTE + byte for byte in characters]
+    [written] = decode(backend, states, mask, [options], DecodingBatch(backend, drafts=False), [own])
+    return worn(written.token_ids, seed) + own
 
 
 def check(backend: Backend, states: tuple[Tensor, Tensor], options: Sequence[DecodingOptions]) -> tuple[int, int]:
     """Decode without drafts, then with, of which the results are the same; gives those drafted and those right."""
     encoder_states, mask = states
-    expected = decode(backend, encoder_states, mask, options, DecodingBatch(backend, drafts=False))
-    sources = [worn(result.token_ids, seed) for seed, result in enumerate(expected)]
+    sources = [
+        source_like_its_summary(backend, encoder_states[row : row + 1], mask[row : row + 1], option, row)
+        for row, option in enumerate(options)
+    ]
+    expected = decode(backend, encoder_states, mask, options, DecodingBatch(backend, drafts=False), sources)
     batch = eager(backend)
     batch.add(range(len(options)), encoder_states, mask, options, sources)
     results: dict[int, DecodingResult] = {}
@@ -123,6 +137,7 @@ def test_drafts_end_with_their_step(backend: NativeBackend, offset: int) -> None
     ids, mask = padded([1, 2, 3])
     states, options = backend.encode(ids, mask), [BASE, replace(BEAM[0], max_new_tokens=60, min_new_tokens=50), BASE]
     expected = decode(backend, states, mask, options, DecodingBatch(backend, drafts=False))
+    assert not any(set(result.token_ids) & set(backend.byte_pieces) for result in expected)
     batch, results, num_accepted = eager(backend), {}, 0
 
     def step() -> None:
@@ -150,19 +165,21 @@ def test_drafts_end_with_their_step(backend: NativeBackend, offset: int) -> None
 def test_documents_that_join_and_leave_change_nothing(backend: NativeBackend, seed: int) -> None:
     choose = random.Random(seed)
     waiting = {number: choose.choice(KINDS) for number in range(1, 25)}
-    expected = {}
+    expected, sources = {}, {}
     for number, options in waiting.items():
         ids, mask = padded([number])
-        plain = DecodingBatch(backend, drafts=False)
-        [expected[number]] = decode(backend, backend.encode(ids, mask), mask, [options], plain)
+        states, plain = backend.encode(ids, mask), DecodingBatch(backend, drafts=False)
+        sources[number] = (
+            source_like_its_summary(backend, states, mask, options, number) if choose.random() < 0.8 else []
+        )
+        [expected[number]] = decode(backend, states, mask, [options], plain, [sources[number]])
     batch, joined, gone, finished = eager(backend), set(), set(), {}
     num_accepted = 0
     while len(finished) + len(gone) < len(expected):
         if numbers := choose.sample(sorted(waiting), k=min(len(waiting), choose.randint(0, 3))):
             ids, mask = padded(numbers)
-            sources = [worn(expected[number].token_ids, number) if choose.random() < 0.8 else () for number in numbers]
             options = [waiting.pop(number) for number in numbers]
-            batch.add(numbers, backend.encode(ids, mask), mask, options, sources)
+            batch.add(numbers, backend.encode(ids, mask), mask, options, [sources[number] for number in numbers])
             joined |= set(numbers)
         for _ in range(choose.randint(1, 4)):
             finished |= {step.key: step.result for step in batch.step() if step.result is not None}

@@ -79,12 +79,14 @@ class DecodingBatch:
             encoder_states: (B, S, D), one row a document.
             encoder_mask: (B, S) bool, True at real tokens.
             options: for each document how it is decoded.
-            sources: for each document the token ids of its source, which it may copy from; empty: not known.
+            sources: for each document the token ids of its source, which it may copy from: several at once, and
+                characters that the vocabulary spells in bytes; empty: not known.
             groundings: for each document with `grounded` what its source holds.
         """
         groundings = groundings or [None] * len(options)
         assert not any(o.grounded and one is None for o, one in zip(options, groundings, strict=True))
         cross = self._backend.project_source(encoder_states, encoder_mask)
+        sources = sources or [()] * len(options)
         for num_beams in sorted({option.num_beams for option in options}):
             chosen = [number for number, option in enumerate(options) if option.num_beams == num_beams]
             # One width, as nearly always, and nothing is copied.
@@ -95,10 +97,11 @@ class DecodingBatch:
                 [(k[rows], v[rows]) for k, v in cross],
                 encoder_mask[rows],
                 [options[number] for number in chosen],
+                [sources[number] for number in chosen],
                 [groundings[number] for number in chosen],
             )
             if self._policy is not None and isinstance(group, GreedyRows):
-                group.track(joining, [sources[number] if sources else () for number in chosen])
+                group.track(joining, [sources[number] for number in chosen])
 
     @torch.inference_mode()
     def step(self) -> list[Step]:

@@ -53,7 +53,8 @@ class Rows(ABC):
     """Documents that are decoded with `num_beams` rows each.
 
     `state` holds every tensor that follows the documents (first dimension C); `tokens` (C, N, T + 2) is one of
-    them, the start token (padding) first, `places` (C, N) another: where grounded rows are in names and numbers.
+    them, the start token (padding) first, `places` (C, N) another: where grounded rows are in names and numbers;
+    `spelled` (C, 4 K) has the characters that sources spell in bytes.
     """
 
     def __init__(self, backend: Backend, num_beams: int) -> None:
@@ -75,6 +76,7 @@ class Rows(ABC):
         cross: Sequence[tuple[Tensor, Tensor]],
         source_mask: Tensor,
         options: Sequence[DecodingOptions],
+        sources: Sequence[Sequence[int]],
         groundings: Sequence[Grounding | None],
     ) -> None:
         """Let documents join; `cross` and `source_mask` as for `KVCache.add`, the rest as for `DecodingBatch.add`."""
@@ -84,6 +86,11 @@ class Rows(ABC):
         self.groundings += groundings
         joining = self.start(options)
         joining["places"] = torch.zeros(len(options), self.num_beams, dtype=torch.int64)
+        joining["spelled"] = (
+            torch.zeros(len(options), 0, dtype=torch.int64)
+            if self._characters is None
+            else self._characters.spelled(sources)
+        )
         self.state = {name: _joined(self.state.get(name), send(rows, self.device)) for name, rows in joining.items()}
         self.changed()
 
@@ -101,7 +108,8 @@ class Rows(ABC):
             self.cache.truncate(last)
             del self.keys[last], self.options[last], self.groundings[last]
         if leaving:
-            self.state = {name: rows[: len(self.keys)] for name, rows in self.state.items()}
+            # The next document alone decides how wide they are.
+            self.state = {name: rows[: len(self.keys)] for name, rows in self.state.items()} if self.keys else {}
             self.changed()
 
     def changed(self) -> None:
@@ -120,7 +128,10 @@ class Rows(ABC):
             self._rules = self.rules(self.options, held)
         newest = self.cache.positions[: self.cache.num_rows] - 1  # the model has advanced the cache already
         tokens = self.state["tokens"][:, :, : self.cache.target_length - 1].flatten(0, 1)
-        return self._rules.apply(scores, tokens, newest, self.state["places"].flatten())
+        spelled = self.state["spelled"]
+        if self.num_beams > 1:
+            spelled = spelled.repeat_interleave(self.num_beams, 0)
+        return self._rules.apply(scores, tokens, newest, self.state["places"].flatten(), spelled)
 
     def follow(self, parents: Tensor | None, token_ids: Tensor) -> None:
         """Move on where grounded rows are: from `parents` (C, N) of their document, by `token_ids` (C, N)."""

@@ -2,8 +2,8 @@
 
 Order and arithmetic are those of `transformers`' logits processors: repetition penalty, repeated n-grams, minimum
 length, suppressed ids. Bytes of characters that the vocabulary spells out are no words, which those do not know of:
-here they are neither penalised nor part of an n-gram, and a character that was begun is finished; so is a name or
-number of a grounded row, though its n-gram was there. No loop over rows and no read-back from the device.
+here they are neither penalised nor part of an n-gram, and spell the source's characters to their ends; a name or
+number of a grounded row is finished, too, though its n-gram was there. No loop over rows, no read-back from the device.
 """
 
 from collections.abc import Sequence
@@ -51,7 +51,14 @@ class Rules:
         suppressed = [config.pad_id, config.unk_id, *range(config.num_tokens, config.vocab_size)]
         self._suppressed = send(torch.tensor(suppressed), device)
 
-    def apply(self, scores: Tensor, tokens: Tensor, positions: Tensor, states: Tensor | None = None) -> Tensor:
+    def apply(
+        self,
+        scores: Tensor,
+        tokens: Tensor,
+        positions: Tensor,
+        states: Tensor | None = None,
+        spelled: Tensor | None = None,
+    ) -> Tensor:
         """Scores with what is not allowed at -inf.
 
         Args:
@@ -59,6 +66,7 @@ class Rules:
             tokens: (R, T) what each row holds, the start token first, the start token's id after its end.
             positions: (R,) place of each row's newest token.
             states: (R,) where rows are in names and numbers; needed if any is grounded.
+            spelled: (R, 4 K) of each row's source, by `Characters.spelled`; needed with `characters`.
         """
         if self._penalties is not None or self._repeats is not None:
             words = tokens if self._characters is None else self._characters.without_bytes(tokens)
@@ -75,7 +83,8 @@ class Rules:
             scores[:, self._eos_id] = scores[:, self._eos_id].masked_fill(early, float("-inf"))
         scores[:, self._suppressed] = float("-inf")
         if self._characters is not None:
-            self._characters.ban(scores, tokens, positions)
+            assert spelled is not None
+            self._characters.ban(scores, tokens, positions, spelled)
         if self.grounded is not None and states is not None:
             self.grounded.ban(scores, states, positions, held)
         return scores
