@@ -89,9 +89,9 @@ check: $(STAMP)
 constraints: $(STAMP)
 	$(BIN)/python -m pytest -m network tests/deploy/test_constraints.py
 
-# What takes seconds in `make test` takes minutes: more examples, twenty times, a thousand clients.
+# What takes seconds in `make test` takes minutes: more examples, twenty times, a thousand clients, every variant.
 proof: $(STAMP)
-	PROOF=full $(BIN)/python -m pytest --timeout 3600 tests/e2e $(ARGS)
+	PROOF=full $(BIN)/python -m pytest --timeout 3600 tests/e2e tests/training $(ARGS)
 
 soak: $(STAMP)
 	$(BIN)/python -m benchmarks.soak $(ARGS)

@@ -3,11 +3,13 @@
 import os
 from typing import TypeVar
 
+import pytest
 from hypothesis import settings
 
 T = TypeVar("T")
 
 FULL = os.environ.get("PROOF") == "full"
+only_in_full = pytest.mark.skipif(not FULL, reason="one of several of its kind that take long; make proof runs all")
 
 
 def depth(quick: T, full: T) -> T:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from model.storage.checkpoint import BUNDLED
+from support.depth import only_in_full
 from support.training_runs import write_jsonl
 
 BBC = Path(__file__).parents[3] / "shared" / "data" / "summarization" / "bbc_extractive.jsonl.gz"
@@ -52,6 +53,7 @@ def test_on_the_network_that_stays(categories: Path, tmp_path: Path) -> None:
     assert found["category.tfidf.accuracy"] >= 0.95
 
 
+@only_in_full
 def test_by_fine_tuning_all(categories: Path, tmp_path: Path) -> None:
     which = ("data.heads=[category]", "data.only=[category]", "data.prompt=", "tracking.enabled=false")
     places = (f"init_from={BUNDLED}", f"data.root={categories}", "output=run")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model.storage.checkpoint import load_checkpoint
+from support.depth import only_in_full
 from support.training_runs import composed, trainer, write_data
 from training.config import parse_config
 from training.errors import DataError, TrainingError
@@ -30,7 +31,7 @@ def only(folder: Path, *groups: str) -> Path:
         (("summaries",), {}, "summaries.dialogsum.rougeL"),
         (("topics",), {"topic": 4}, "topic.accuracy"),
         (("emotions",), {"emotions": 28}, "emotions.macro_f1"),
-        (("topics", "emotions"), {"emotions": 28, "topic": 4}, "topic.accuracy"),
+        pytest.param(("topics", "emotions"), {"emotions": 28, "topic": 4}, "topic.accuracy", marks=only_in_full),
     ],
 )
 def test_a_task_alone_asks_for_no_other_data(

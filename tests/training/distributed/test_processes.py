@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from model.storage.checkpoint import load_checkpoint
+from support.depth import only_in_full
 from support.training_runs import SMALL, equal, state, trainer
 from training.config import flat
 from training.distributed.processes import Processes
@@ -37,7 +38,7 @@ def in_two_processes(data: Path, output: Path, *options: str) -> None:
     "options",
     [
         ("loop.parallel=ddp",),
-        ("loop.parallel=fsdp", "loop.ema=0.5"),
+        pytest.param(("loop.parallel=fsdp", "loop.ema=0.5"), marks=only_in_full),
         # One draw a process and step: a step often has batches of one task only, and never the same in both.
         ("loop.parallel=fsdp", "mixture.temperature=2", "lora.rank=2", "loop.checkpoint_layers=true"),
     ],

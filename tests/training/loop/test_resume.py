@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from support.depth import only_in_full
 from support.training_runs import SMALL, equal, state, trainer, write_data
 from training.errors import Interrupted, ResumeError, TrainingError
 from training.loop.state import STATE_FILE, save_state
@@ -110,7 +111,7 @@ def test_a_signal_within_a_step_ends_it_at_once_and_loses_no_bit(at: int, data: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=only_in_full)])
 def test_killed_process_is_taken_up_again(number: signal.Signals, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     command = [sys.executable, "-m", "training.train", *SMALL, f"data.root={data}", f"output={output}"]
