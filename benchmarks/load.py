@@ -1,9 +1,11 @@
-"""Open-loop load: requests leave when a Poisson process says so, whatever has become of those before.
+"""Load: open, where requests leave when a Poisson process says so, and closed, where each client awaits its answer.
 
-A closed loop waits for a slow server and so hides how slow it is; users do not wait for each other.
+A closed loop waits for a slow server and so hides how slow it is: users do not wait for each other. It shows what a
+server makes of a fixed number of callers, which is how others publish their figures.
 """
 
 import asyncio
+import itertools
 import math
 import random
 import time
@@ -14,9 +16,10 @@ from typing import Any
 import httpx
 
 from benchmarks.servers import Server
-from benchmarks.texts import Language
+from benchmarks.texts import Language, News
 
 GOOD_WITHIN_S = 10.0
+_RETRY_AFTER_S = 0.1  # of a client in a closed loop that was refused, whatever the server said
 
 
 @dataclass(frozen=True)
@@ -43,43 +46,55 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an arrival; `latency_s` is infinite unless it was answered in full."""
+    """What became of a request that was due at `at_s`; `latency_s` is infinite unless it was answered in full."""
 
     at_s: float
     latency_s: float
     status: int
 
 
-def poisson(mix: Mix, rate: float, duration_s: float, language: Language, seed: int = 0) -> list[Arrival]:
+def poisson(mix: Mix, rate: float, duration_s: float, language: Language | News, seed: int = 0) -> list[Arrival]:
     """A trace of `duration_s`, the same for every server: a Poisson process that is known to have `rate` a second."""
     draw = random.Random(f"{mix.name} {rate} {seed}")
-    arrivals = []
-    for at_s in sorted(draw.uniform(0, duration_s) for _ in range(round(rate * duration_s))):
-        text = language.text(draw.randint(*mix.words), seed=draw.randrange(2**32))
-        arrivals.append(Arrival(at_s, text, draw.randint(*mix.new_tokens)))
-    return arrivals
+    times = sorted(draw.uniform(0, duration_s) for _ in range(round(rate * duration_s)))
+    return [_draw(mix, at_s, language, draw) for at_s in times]
 
 
 async def send(server: Server, url: str, arrivals: Sequence[Arrival], patience_s: float) -> list[Outcome]:
     """Send `arrivals` on time; what is unanswered `patience_s` after the last of them is given up."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
-    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False) as client:
+    async with _connections(url) as client:
         began_at = time.perf_counter()
         end_s = arrivals[-1].at_s + patience_s
         return await asyncio.gather(*(_ask(client, server, arrival, began_at, end_s) for arrival in arrivals))
 
 
+async def repeat(
+    server: Server, url: str, mix: Mix, num_clients: int, duration_s: float, language: Language | News
+) -> list[Outcome]:
+    """`num_clients` clients, each asking again once it is answered, for `duration_s`; what is begun then is awaited."""
+    async with _connections(url) as client:
+        began_at = time.perf_counter()
+
+        async def ask_again(number: int) -> list[Outcome]:
+            draw, outcomes = random.Random(f"{mix.name} {num_clients} {number}"), []
+            while (at_s := time.perf_counter() - began_at) < duration_s:
+                arrival = _draw(mix, at_s, language, draw)
+                outcomes.append(await _ask(client, server, arrival, began_at, math.inf))
+                if outcomes[-1].status != 200:
+                    await asyncio.sleep(_RETRY_AFTER_S)
+            return outcomes
+
+        return list(itertools.chain(*await asyncio.gather(*map(ask_again, range(num_clients)))))
+
+
 def summary(outcomes: Sequence[Outcome], duration_s: float) -> dict[str, Any]:
-    """Latency percentiles over everything offered (unanswered: infinite), and rates."""
-    latencies = sorted(one.latency_s for one in outcomes)
+    """Latency percentiles of an open loop over everything offered (unanswered: infinite), and rates."""
+    latencies = [one.latency_s for one in outcomes]
     # A server under a rising load answers late; what it answers in the last two thirds is its pace.
     ends = [one.at_s + one.latency_s for one in outcomes]
     return {
         "offered": len(outcomes),
-        **{
-            f"p{q}_s": _finite(latencies[min(math.ceil(q / 100 * len(latencies)), len(latencies)) - 1])
-            for q in (50, 95, 99)
-        },
+        **percentiles(latencies, (50, 95, 99)),
         "answered_per_s": sum(duration_s / 3 <= end <= duration_s for end in ends) / (duration_s * 2 / 3),
         "goodput_per_s": sum(latency <= GOOD_WITHIN_S for latency in latencies) / duration_s,
         "refused": sum(one.status in (429, 503) for one in outcomes),
@@ -88,17 +103,49 @@ def summary(outcomes: Sequence[Outcome], duration_s: float) -> dict[str, Any]:
     }
 
 
+def closed_summary(outcomes: Sequence[Outcome], duration_s: float) -> dict[str, Any]:
+    """Rate and latencies of a closed loop, of what was answered in its last two thirds; who failed is counted in all.
+
+    In the first third all clients ask at once; what is answered after `duration_s` is answered to fewer of them.
+    """
+    seen = [one for one in outcomes if duration_s / 3 <= one.at_s + one.latency_s <= duration_s]
+    return {
+        "answered": len(seen),
+        "answered_per_s": len(seen) / (duration_s * 2 / 3),
+        **percentiles([one.latency_s for one in seen], (50, 90)),
+        "refused": sum(one.status in (429, 503) for one in outcomes),
+        "failed": sum(one.status not in (200, 429, 503) for one in outcomes),
+    }
+
+
+def percentiles(latencies_s: Sequence[float], ranks: Sequence[int]) -> dict[str, float | None]:
+    """By the nearest rank; None where it falls among the infinite, or where there is nothing."""
+    ordered = sorted(latencies_s) or [math.inf]
+    return {f"p{q}_s": _finite(ordered[math.ceil(q / 100 * len(ordered)) - 1]) for q in ranks}
+
+
+def _connections(url: str) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
+    return httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False)
+
+
+def _draw(mix: Mix, at_s: float, language: Language | News, draw: random.Random) -> Arrival:
+    text = language.text(draw.randint(*mix.words), seed=draw.randrange(2**32))
+    return Arrival(at_s, text, draw.randint(*mix.new_tokens))
+
+
 async def _ask(client: httpx.AsyncClient, server: Server, arrival: Arrival, began_at: float, end_s: float) -> Outcome:
     await asyncio.sleep(began_at + arrival.at_s - time.perf_counter())
     try:
-        async with asyncio.timeout(began_at + end_s - time.perf_counter()):
-            response = await client.post(server.path, json=server.body(arrival.text, arrival.num_new_tokens))
+        async with asyncio.timeout(None if math.isinf(end_s) else began_at + end_s - time.perf_counter()):
+            body = server.body(arrival.text, arrival.num_new_tokens)
+            response = await client.post(server.path, json=body, headers=server.headers)
     except TimeoutError:
         return Outcome(arrival.at_s, math.inf, 0)
     except httpx.HTTPError:
         return Outcome(arrival.at_s, math.inf, 599)
     latency_s = time.perf_counter() - began_at - arrival.at_s  # from when it was due, not from when we got to it
-    is_whole = response.status_code == 200 and response.json()["output_tokens"] == arrival.num_new_tokens
+    is_whole = response.status_code == 200 and server.is_whole(response.json(), arrival.num_new_tokens)
     status = 598 if response.status_code == 200 and not is_whole else response.status_code
     return Outcome(arrival.at_s, latency_s if is_whole else math.inf, status)
 

@@ -6,9 +6,9 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,18 @@ class Server:
     health: str
     path: str
     body: Callable[[str, int], dict[str, Any]]  # text, new tokens
+    is_whole: Callable[[dict[str, Any], int], bool] = lambda answer, wanted: answer["output_tokens"] == wanted
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def of_priority(self, priority: str) -> "Server":
+        """The same, asked with this priority, which only ours knows."""
+        return replace(self, headers={"X-Request-Priority": priority})
+
+    def topics(self) -> "Server":
+        """The same, asked for a text's topic, which only ours has."""
+        return replace(
+            self, path="/topic", body=lambda text, _: {"text": text}, is_whole=lambda answer, _: "topic" in answer
+        )
 
 
 def ours(dtype: str) -> Server:

@@ -1,4 +1,4 @@
-"""A made-up language: enough words for a vocabulary and for texts of any length, the same on every machine."""
+"""Texts of any length, the same on every machine: of a made-up language for random weights, and of news for ours."""
 
 import random
 from collections.abc import Iterator
@@ -8,6 +8,20 @@ _ONSETS = "b bl c ch d dr f g gr h j k l m n p pr qu r s sh sk st t th tr v w y 
 _VOWELS = "a ai e ea ee i ie o oa ou u".split()
 _CODAS = ["", "", "", "n", "r", "s", "t", "l", "nd", "st", "ck", "m"]
 _SENTENCE = (6, 18)
+_NEWS = (
+    "The city council voted on Tuesday to close the old harbour bridge to cars from next spring",
+    "Cyclists welcomed the decision, but shop owners nearby fear that they will lose customers",
+    "Shares in the carmaker fell by {} per cent after it said that fewer people had ordered its electric van",
+    "The home side took the lead after {} minutes and never looked like giving it away",
+    "Researchers have built a battery that charges {} times faster than those in telephones today",
+    "The minister said that talks would go on until both sides had signed the agreement",
+    "At least {} people were hurt when a ferry ran aground in heavy fog",
+    "The company will open {} offices in Asia and hire engineers for its search business",
+    "Her coach said that she would miss the final because of an injured knee",
+    "A court in the capital ruled that the election must be held again in {} districts",
+    "The telescope has found water vapour in the air of a planet {} light years away",
+    "Oil prices rose for a third day as producers agreed to pump less",
+)
 
 
 class Language:
@@ -38,6 +52,17 @@ class Language:
             yield self.text(40, seed)
         for start in range(0, len(self.words), 20):
             yield from [" ".join(self.words[start : start + 20])] * 3
+
+
+class News:
+    """Sentences of news in any order, for a vocabulary and heads that were trained on English."""
+
+    def text(self, num_words: int, seed: int) -> str:
+        """The first `num_words` words of it."""
+        draw, words = random.Random(seed), list[str]()
+        while len(words) < num_words:
+            words += f"{draw.choice(_NEWS).format(draw.randint(2, 90))}.".split()
+        return " ".join(words[:num_words])
 
 
 def _syllable(draw: random.Random) -> str:
