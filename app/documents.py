@@ -70,7 +70,8 @@ class Documents:
         self._is_closed = threading.Event()
         self._max_waiting_bytes = settings.max_tokenizer_bytes
         self._waiting = engine.backlog.add_stage()  # bytes
-        metrics.tokenizer_waiting_bytes.set_function(lambda: self._waiting.amount)
+        waiting = self._waiting  # without the rest, so that it can go
+        metrics.tokenizer_waiting_bytes.set_function(lambda: waiting.amount)
         metrics.tokenizer_waiting_bytes_limit.set(self._max_waiting_bytes)
 
     async def plan(self, texts: Sequence[str], request: TextRequest, deadline: float) -> list[Plan]:

@@ -6,7 +6,9 @@ import gc
 import hashlib
 import json
 import logging
+import math
 import time
+import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -18,22 +20,28 @@ import torch
 from app.cores import usable_cores
 from app.documents import Documents
 from app.engine.engine import Engine, State
+from app.engine.heap import release_free_memory
 from app.engine.request import EngineError
 from app.metrics import Metrics
 from app.settings import Settings
 from model.devices import device_named
 from model.errors import ModelError
-from model.storage.checkpoint import ServedCheckpoint, default_precision, load_served
+from model.storage.checkpoint import ServedCheckpoint, default_precision, load_served, read_checkpoint
 from model.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
 _ID_DIGITS = 12
 _SPARE_S = 5.0  # beyond the deadline, for answers that are being written
+_LOAD_S = 5  # about what a small checkpoint takes
 
 
 class NotReady(Exception):
-    """No request is accepted now; the message says why."""
+    """No request is accepted now; the message says why, `retry_after_s` in how many seconds one may be."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class Reloading(Exception):
@@ -43,7 +51,7 @@ class Reloading(Exception):
 class Deployment:
     """A checkpoint in service, from its loading until the last of its requests has ended.
 
-    `id` is `NAME@HASH`, the first digits of a hash of its manifest.
+    `id` is `NAME@HASH`, the first digits of a hash of its manifest; `load_s` is how long loading took.
     """
 
     def __init__(self, checkpoint: ServedCheckpoint, engine: Engine, documents: Documents) -> None:
@@ -53,6 +61,7 @@ class Deployment:
         manifest = json.dumps(checkpoint.manifest, sort_keys=True).encode()
         self.id = f"{quote(checkpoint.name)}@{hashlib.sha256(manifest).hexdigest()[:_ID_DIGITS]}"
         self.loaded_at = datetime.now(UTC)
+        self.load_s = 0.0
         self._num_users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -117,6 +126,7 @@ class Service:
         self._is_reloading = False
         self._deployment: Deployment | None = None
         self._retiring: Deployment | None = None  # the checkpoint before, as long as it has requests
+        self._ready_at: float | None = None  # as far as can be known, of the checkpoint that follows the one before
         self.metrics.ready.set_function(lambda: float(self.is_ready))
 
     @property
@@ -146,22 +156,30 @@ class Service:
             NotReady: it is loading, draining or failed.
         """
         if self._deployment is None or self.state != "ready":
-            raise NotReady(
-                self.public_failure or f"the service is {self.state}; ask again when /health/ready says ready"
-            )
+            raise self._not_ready()
         return self._deployment
+
+    def _not_ready(self) -> NotReady:
+        reason = f"the service is {self.state}; ask again when /health/ready says ready"
+        return NotReady(self.public_failure or reason, self._load_within_s())
+
+    def _load_within_s(self) -> int:
+        return _LOAD_S if self._ready_at is None else max(math.ceil(self._ready_at - self.clock()), 1)
 
     @property
     def hang(self) -> str | None:
         """Why the process should be restarted though it still responds: a step has taken longer than `watchdog_s`."""
-        seconds, limit_s = self._deployment.engine.busy_s if self._deployment else 0.0, self.settings.watchdog_s
+        deployment, limit_s = self._deployment or self._retiring, self.settings.watchdog_s
+        seconds = deployment.engine.busy_s if deployment else 0.0
         if seconds <= limit_s:
             return None
         return f"the model has been at one step for {seconds:.0f} s; {limit_s:g} are allowed (watchdog_s)"
 
     def retry_after_s(self) -> int:
         """Seconds after which a refused request may be retried, whichever limit it met."""
-        return 1 if self._deployment is None else self._deployment.engine.backlog.retry_after_s()
+        if self._deployment is None:
+            return self._load_within_s()
+        return self._deployment.engine.backlog.retry_after_s()
 
     @property
     def tasks(self) -> Tasks | None:
@@ -193,41 +211,98 @@ class Service:
         """Serve the checkpoint in `folder`, by default that of the present folder again; returns it once it serves.
 
         It is loaded, verified and warmed up while the old one serves, so both are in memory until the requests of the
-        old one are answered. When anything fails, the old one stays.
+        old one are answered; or, with the setting `reload` "drain", once those are answered and the old one has given
+        its memory back, while new requests are refused. When anything fails, the old one stays, or is loaded again.
 
         Raises:
             Reloading: another reload is not over, or the checkpoint before this one still has requests.
-            NotReady: the service is loading, draining or failed.
+            NotReady: the service is loading, draining or failed, now or because the old one cannot be loaded again.
             ModelError, EngineError: the new checkpoint cannot be served.
         """
         if self._is_reloading:
             raise Reloading("another checkpoint is being loaded; ask again when that is over")
         if self._retiring is not None:
             raise Reloading(f"requests of {self._retiring.id} are still being answered; ask again when they are")
-        old = self.deployment
+        folder, replace = folder or self.deployment.checkpoint.folder, self._replace
+        if self.settings.reload == "drain":
+            replace = self._replace_after_drain
         self._is_reloading = True
         try:
-            new = await self._start(folder or old.checkpoint.folder)
-            if self.state != "ready":  # it is ending by now
-                await new.drain(0.0)
-                raise NotReady(f"the service is {self.state}")
+            new = await replace(folder)
         except Exception as error:
             self.metrics.reloads_total.labels("failed").inc()
-            logger.error("%s stays: %s", old.id, error, exc_info=not isinstance(error, _EXPECTED))
+            result = f"{self.checkpoint_id} stays" if self.checkpoint_id else "nothing is served"
+            logger.error("%s: %s", result, error, exc_info=not isinstance(error, _EXPECTED))
             raise
         finally:
             self._is_reloading = False
-        self._swap(new)
         self.metrics.reloads_total.labels("done").inc()
-        self._retiring = old
+        return new
+
+    async def _replace(self, folder: Path) -> Deployment:
+        new = await self._start_another(folder)
+        self._retiring = self.deployment
+        self._swap(new)
         self._retirement = asyncio.create_task(self._retire())
         return new
+
+    async def _replace_after_drain(self, folder: Path) -> Deployment:
+        await asyncio.to_thread(read_checkpoint, folder)  # most of what can be wrong, while the old one still serves
+        old_folder, load_s = self.deployment.checkpoint.folder, self.deployment.load_s
+        logger.info("draining for another checkpoint", extra={"checkpoint": self.checkpoint_id})
+        self._ready_at = self.clock() + self.retry_after_s() + load_s
+        self._retiring, self._deployment = self._deployment, None
+        await self._retire()
+        self._ready_at = self.clock() + load_s
+        try:
+            new = await self._start_another(folder)
+        except NotReady:
+            raise
+        except Exception as error:
+            logger.warning("%s cannot be served; the checkpoint before it is loaded again", folder)
+            _drop_frames(error)
+            _release_memory()
+            self._ready_at = self.clock() + load_s
+            await self._restore(old_folder, error)
+            raise
+        self._swap(new)
+        return new
+
+    async def _restore(self, folder: Path, reason: Exception) -> None:
+        """Serve again what was served before; of the other there is the `reason` why it cannot be."""
+        try:
+            self._swap(await self._start_another(folder))
+        except NotReady:
+            raise
+        except Exception as error:
+            logger.critical("cannot serve %s again", folder, exc_info=True)
+            self._fail(f"{_shown(reason)}; and the checkpoint before it cannot be loaded again: {_shown(error)}")
+            raise self._not_ready() from None
+
+    async def _start_another(self, folder: Path) -> Deployment:
+        """As `_start`.
+
+        Raises:
+            NotReady: the service is ending.
+        """
+        self._check_not_ending()
+        deployment = await self._start(folder)
+        try:
+            self._check_not_ending()
+        except NotReady:
+            await deployment.drain(0.0)
+            raise
+        return deployment
+
+    def _check_not_ending(self) -> None:
+        if self._is_draining or self.failure is not None:
+            raise self._not_ready()
 
     async def _retire(self) -> None:
         assert self._retiring is not None
         await self._retiring.retire(self.settings.deadline_s + _SPARE_S)
         self._retiring = None
-        gc.collect()  # an engine, its thread and their callbacks form a cycle: without it the weights would stay
+        _release_memory()
 
     async def _start(self, folder: Path) -> Deployment:
         started_at = self.clock()
@@ -237,17 +312,17 @@ class Service:
         deployment = Deployment(checkpoint, engine, documents)
         engine.on_failure = partial(self._end, deployment)
         await engine.start()
+        deployment.load_s = self.clock() - started_at
         facts = {"device": str(checkpoint.backend.device), "dtype": checkpoint.backend.precision}
-        seconds = round(self.clock() - started_at, 2)
         logger.info("terms of the weights of %s: %s", checkpoint.name, checkpoint.terms)
-        logger.info("ready", extra={"checkpoint": deployment.id, **facts, "seconds": seconds})
+        logger.info("ready", extra={"checkpoint": deployment.id, **facts, "seconds": round(deployment.load_s, 2)})
         return deployment
 
     def _swap(self, new: Deployment) -> None:
         backend = new.checkpoint.backend
         self.metrics.model_info.clear()
         self.metrics.model_info.labels(new.checkpoint.name, backend.precision, str(backend.device)).set(1)
-        self._deployment = new
+        self._deployment, self._ready_at = new, None
         self.has_served = True
 
     def _end(self, deployment: Deployment) -> None:
@@ -268,6 +343,25 @@ class Service:
         self.begin_drain()
         ending = [one for one in (self._deployment, self._retiring) if one is not None]
         await asyncio.gather(*(one.drain(timeout_s) for one in ending))
+
+
+def _shown(error: Exception) -> str:
+    return str(error) if isinstance(error, _EXPECTED) else "an unforeseen error, which the log has"
+
+
+def _drop_frames(error: BaseException | None) -> None:
+    """What the frames of `error` and its causes hold, such as weights, which its traceback would keep."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _release_memory() -> None:
+    """Return what an engine that has ended held: it, its thread and their callbacks form a cycle."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    release_free_memory()
 
 
 def _load(settings: Settings, folder: Path) -> ServedCheckpoint:

@@ -68,6 +68,11 @@ class Settings(BaseSettings):
         description="Folder below which an admin key may have another checkpoint served (POST /admin/reload); "
         "none by default.",
     )
+    reload: Literal["beside", "drain"] = Field(
+        default="beside",
+        description="How another checkpoint is loaded: beside the present one, which serves meanwhile; or, where there "
+        "is no memory for two, after a drain of it, with 503 for new requests until the other serves.",
+    )
     requests_per_second: float = Field(
         default=0.0,
         ge=0,

@@ -66,19 +66,21 @@ class ReloadAnswer(BaseModel):
 async def reload(body: ReloadBody, request: Request) -> ReloadAnswer:
     """Load a checkpoint while the present one serves, and swap: requests that have begun end on the old one.
 
-    Responds after the swap. When the new one cannot be loaded, the old one stays and the error says why.
+    Responds after the swap. When the new one cannot be loaded, the old one stays and the error says why. With the
+    setting `reload` "drain" the old one is drained and gives its memory back first; meanwhile others get 503.
     """
     service = service_of(request)
-    started_at, previous = service.clock(), service.deployment.id
+    started_at, previous = service.clock(), service.checkpoint_id
     folder = None if body.checkpoint is None else _folder(service, body.checkpoint)
     try:
         deployment = await service.reload(folder)
     except Reloading as error:
         raise Problem(409, str(error), "unsupported") from None
     except ModelError as error:
-        raise invalid_field("checkpoint", f"{error}; {previous} is served as before") from None
+        raise invalid_field("checkpoint", f"{error}; {service.checkpoint_id} is served as before") from None
     except EngineError as error:
-        raise Problem(500, f"{error}; {previous} is served as before", "generation") from None
+        raise Problem(500, f"{error}; {service.checkpoint_id} is served as before", "generation") from None
+    assert previous is not None  # or the service would not have been ready
     return ReloadAnswer(checkpoint=deployment.id, previous=previous, seconds=round(service.clock() - started_at, 3))
 
 

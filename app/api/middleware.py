@@ -82,6 +82,7 @@ class Observe:
             self._record(scope, context, status, time.perf_counter() - started_at)
             if context.deployment is not None:
                 context.deployment.release()
+                context.deployment = None  # a connection keeps its last exchange, and would keep the weights
             request_id_var.reset(token)
 
     def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:

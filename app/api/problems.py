@@ -91,8 +91,10 @@ def problem_of(error: EngineError | NotReady | UnsupportedTask | LimitError) -> 
             return Problem(504, str(error), "deadline")
         case DoesNotFit():  # and would not later: no Retry-After
             return Problem(507, str(error), "memory")
-        case EngineStopped() | NotReady():
+        case EngineStopped():
             return Problem(503, str(error), "unavailable", headers={"Retry-After": _RETRY_S})
+        case NotReady():
+            return Problem(503, str(error), "unavailable", headers={"Retry-After": str(error.retry_after_s)})
         case UnsupportedTask():
             return Problem(409, str(error), "unsupported")
         case _:

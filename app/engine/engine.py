@@ -16,7 +16,7 @@ from typing import Literal
 from app.engine.admission import Admission
 from app.engine.backlog import Backlog
 from app.engine.request import EngineError, EngineRequest, EngineResult, EngineStopped, Job, Update
-from app.engine.runner import Runner
+from app.engine.runner import Runner, gpu_memory_bytes
 from app.engine.scheduler import Scheduler
 from app.engine.worker import Cancel, Stop, Worker
 from app.metrics import Metrics
@@ -58,13 +58,13 @@ class Engine:
         self._settings = settings
         self._metrics = metrics
         self._runner = Runner(checkpoint.backend, checkpoint.tasks.heads, drafts=settings.drafts)
-        scheduler = Scheduler(
+        self._scheduler = Scheduler(
             max_batch_tokens=settings.max_batch_tokens,
             max_decode_rows=settings.max_decode_rows,
             max_stall_s=settings.max_stall_s,
             max_batch_work_rows=settings.max_batch_work_rows,
         )
-        self._worker = Worker(scheduler, self._runner, metrics, clock, self._publish)
+        self._worker = Worker(self._scheduler, self._runner, metrics, clock, self._publish)
         self._thread = threading.Thread(target=self._run, name="leximind-model", daemon=True)
         self._jobs: dict[int, tuple[Job, _Channel]] = {}  # accepted and not ended
         self._queued: set[int] = set()  # keys of those that are not encoded yet
@@ -93,6 +93,7 @@ class Engine:
         self._thread.start()
         await self._is_warm.wait()
         if self.state == "failed":
+            await asyncio.to_thread(self._thread.join, _JOIN_S)  # which holds the weights
             raise EngineError("the model fails at a minimal request; the log has its traceback")
 
     @property
@@ -272,13 +273,16 @@ class Engine:
             self._admission.leave(len(job.request.input_ids), job.request.priority)
 
     def _set_gauges(self) -> None:
+        """The functions hold counts alone: those of an engine that has ended keep none of its weights."""
         metrics, max_rows = self._metrics, self._settings.max_decode_rows
+        admission, jobs, scheduler = self._admission, self._jobs, self._scheduler
         metrics.kv_slots_total.set(max_rows)
-        metrics.num_requests_waiting.set_function(lambda: self._admission.num_requests)
-        metrics.num_requests_running.set_function(lambda: len(self._jobs) - self._admission.num_requests)
-        metrics.kv_cache_usage_perc.set_function(lambda: self._worker.num_rows / max_rows)
+        metrics.num_requests_waiting.set_function(lambda: admission.num_requests)
+        metrics.num_requests_running.set_function(lambda: len(jobs) - admission.num_requests)
+        metrics.kv_cache_usage_perc.set_function(lambda: scheduler.num_rows / max_rows)
         for kind in ("allocated", "reserved", "total") if self._runner.on_gpu else ():
-            metrics.gpu_memory_bytes.labels(kind).set_function(partial(self._runner.memory_bytes, kind))
+            device = self._checkpoint.backend.device
+            metrics.gpu_memory_bytes.labels(kind).set_function(partial(gpu_memory_bytes, device, kind))
 
     # The thread's side: `_run`, and what it calls to be scheduled on the loop.
 

@@ -15,7 +15,7 @@ class Heap:
         """Not more often than `every_s`, since it takes milliseconds in which nothing is computed."""
         self._clock = clock
         self._every_s = every_s
-        self._trim = trim or _find_trim()
+        self._trim = trim or _trim
         self._next_at = clock() + every_s
 
     def trim(self) -> None:
@@ -25,6 +25,11 @@ class Heap:
             self._next_at = self._clock() + self._every_s
 
 
+def release_free_memory() -> None:
+    """Return now what is free, which takes milliseconds."""
+    _trim()
+
+
 def _find_trim() -> Callable[[], object]:
     try:
         trim = ctypes.CDLL(None).malloc_trim
@@ -32,3 +37,6 @@ def _find_trim() -> Callable[[], object]:
         return lambda: None
     trim.argtypes, trim.restype = (ctypes.c_size_t,), ctypes.c_int
     return lambda: trim(0)
+
+
+_trim = _find_trim()

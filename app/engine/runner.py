@@ -217,13 +217,6 @@ class Runner:
         if any(isinstance(update.end, EngineError) for update in updates):
             raise EngineError("the model's numbers are not finite on a minimal request; train or fetch it again")
 
-    def memory_bytes(self, kind: str) -> int:
-        """GPU memory that is `allocated`, `reserved` or in `total`; only where the backend computes on a GPU."""
-        device = self._backend.device
-        if kind == "total":
-            return torch.cuda.mem_get_info(device)[1]
-        return torch.cuda.memory_allocated(device) if kind == "allocated" else torch.cuda.memory_reserved(device)
-
     @property
     def on_gpu(self) -> bool:
         """Whether the model is on a CUDA device."""
@@ -285,3 +278,10 @@ class Runner:
                 if head.min_energy is not None:
                     energies |= {(name, row): one for row, one in zip(rows, energy(values).tolist(), strict=True)}
         return scores, energies
+
+
+def gpu_memory_bytes(device: torch.device, kind: str) -> int:
+    """Memory of the GPU `device` that is `allocated`, `reserved` or in `total`."""
+    if kind == "total":
+        return torch.cuda.mem_get_info(device)[1]
+    return torch.cuda.memory_allocated(device) if kind == "allocated" else torch.cuda.memory_reserved(device)

@@ -59,11 +59,6 @@ class Worker:
         self._published_rows = 0
         self.busy_since: float | None = None  # when the present batch or step began; read by other threads
 
-    @property
-    def num_rows(self) -> int:
-        """Decoder rows in flight."""
-        return self._scheduler.num_rows
-
     def publish_rows(self, num_rows: int) -> None:
         """Set this worker's part of the gauge: during a reload another checkpoint's worker adds its own."""
         self._metrics.kv_slots_used.inc(num_rows - self._published_rows)

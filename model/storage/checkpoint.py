@@ -106,6 +106,18 @@ def load_checkpoint(folder: Path, device: torch.device, dtype: torch.dtype = tor
     return LoadedCheckpoint(**vars(checkpoint), model=model)
 
 
+def read_checkpoint(folder: Path) -> Checkpoint:
+    """Verify a checkpoint folder, with at most one tensor of it in memory at a time.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
+    checkpoint, weights = _verified(folder)
+    for name in weights:
+        _ = weights[name]
+    return checkpoint
+
+
 def load_served(folder: Path, device: torch.device, precision: Precision) -> ServedCheckpoint:
     """Read and verify a checkpoint folder for answering alone, by the fastest backend that the processor has.
 

@@ -1,4 +1,7 @@
+import asyncio
+import logging
 import math
+import shutil
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +14,13 @@ from app.engine.request import EngineError
 from app.planning import TextRequest
 from app.service import NotReady, Reloading, Service
 from app.settings import Settings
+from model.errors import CheckpointError
+from model.inference.backend import Backend
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
+from model.precision import Precision
+from model.storage.checkpoint import ServedCheckpoint, load_served
 from support.waiting import until
 
 
@@ -106,6 +113,109 @@ async def test_reload_swaps_the_checkpoint_and_frees_the_old_one(checkpoint_fold
     labels = {"checkpoint": checkpoint_folder.name, "dtype": "float32", "device": "cpu"}
     assert service.metrics.registry.get_sample_value("leximind_model_info", labels) == 1
     assert (await service.reload()).id == new.id
+    await service.drain(1.0)
+
+
+@pytest.fixture
+def in_memory(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many models the service still holds at the beginning of each load; those of a folder `spoiled` fail."""
+    backends: list[weakref.ref[Backend]] = []
+    counts: list[int] = []
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret internals")
+
+    def load(folder: Path, device: torch.device, precision: Precision) -> ServedCheckpoint:
+        counts.append(sum(one() is not None for one in backends))
+        loaded = load_served(folder, device, precision)
+        backends.append(weakref.ref(loaded.backend))
+        if folder.name == "spoiled":
+            loaded.backend.encode = broken  # type: ignore[method-assign, assignment]
+        return loaded
+
+    monkeypatch.setattr("app.service.load_served", load)
+    # What pytest keeps of a log has the frames of exceptions, and with them the weights.
+    monkeypatch.setattr(logging.getLogger("app.engine.engine"), "disabled", True)
+    monkeypatch.setattr(logging.getLogger("app.service"), "disabled", True)
+    return counts
+
+
+@pytest.fixture
+def spoiled_folder(checkpoint_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(checkpoint_folder, tmp_path / "spoiled"))
+
+
+async def test_reload_after_a_drain_holds_one_checkpoint_at_a_time(
+    checkpoint_folder: Path, in_memory: list[int]
+) -> None:
+    service = Service(Settings(checkpoint=checkpoint_folder, dtype="float32", device="cpu", reload="drain"))
+    await service.load()
+    old = service.deployment.acquire()  # a request that has begun
+    plans = await old.documents.plan(["rain"], TextRequest(("topic",)), math.inf)
+    reloading = asyncio.create_task(service.reload())
+    await until(lambda: service.state == "loading")
+    with pytest.raises(NotReady, match="the service is loading") as refused:
+        _ = service.deployment
+    assert 1 <= refused.value.retry_after_s < 60
+    with pytest.raises(Reloading):
+        await service.reload()
+    assert (await old.documents.run(plans))[0].scores["topic"]  # ends where it began
+    assert not reloading.done()
+    old.release()
+    del old, plans
+    new = await reloading
+    assert in_memory == [0, 0]
+    assert service.deployment is new
+    assert service.is_ready
+    await service.drain(1.0)
+
+
+async def test_reload_after_a_drain_loads_the_old_again_where_the_new_cannot_answer(
+    checkpoint_folder: Path, spoiled_folder: Path, in_memory: list[int]
+) -> None:
+    service = Service(Settings(checkpoint=checkpoint_folder, dtype="float32", device="cpu", reload="drain"))
+    await service.load()
+    before = service.checkpoint_id
+    with pytest.raises(CheckpointError):  # which is seen before the old one goes
+        await service.reload(spoiled_folder.parent)
+    assert in_memory == [0]
+    with pytest.raises(EngineError, match="fails at a minimal request"):
+        await service.reload(spoiled_folder)
+    assert in_memory == [0, 0, 0]  # what failed is gone before the old one comes back
+    assert service.checkpoint_id == before
+    plans = await service.deployment.documents.plan(["rain"], TextRequest(("topic",)), math.inf)
+    assert (await service.deployment.documents.run(plans))[0].scores["topic"]
+    assert service.metrics.registry.get_sample_value("leximind_reloads_total", {"outcome": "failed"}) == 2
+    await service.drain(1.0)
+
+
+async def test_reload_that_finds_neither_checkpoint_ends_the_service(
+    checkpoint_folder: Path, spoiled_folder: Path, in_memory: list[int], tmp_path: Path
+) -> None:
+    served = tmp_path / "served"
+    shutil.copytree(checkpoint_folder, served)
+    ended: list[None] = []
+    service = Service(Settings(checkpoint=served, device="cpu", reload="drain"), lambda: ended.append(None))
+    await service.load()
+    shutil.rmtree(served)
+    with pytest.raises(NotReady, match=r"fails at a minimal request.* cannot be loaded again: served: no such folder"):
+        await service.reload(spoiled_folder)
+    assert ended == [None]
+    assert in_memory == [0, 0, 0]
+    assert service.state == "failed"
+    await service.drain(1.0)
+
+
+async def test_drain_of_the_service_ends_a_reload_after_a_drain(checkpoint_folder: Path) -> None:
+    service = Service(Settings(checkpoint=checkpoint_folder, device="cpu", reload="drain"))
+    await service.load()
+    request = service.deployment.acquire()
+    reloading = asyncio.create_task(service.reload())
+    await until(lambda: service.state == "loading")
+    service.begin_drain()
+    request.release()
+    with pytest.raises(NotReady, match="the service is draining"):
+        await reloading
     await service.drain(1.0)
 
 

@@ -108,8 +108,56 @@ def test_reload_under_load_fails_nothing_and_every_answer_is_its_checkpoints(
     assert metrics.count("leximind_model_info{") == 1
 
 
-def test_what_cannot_be_served_leaves_the_old_one(serve: Callable[..., Any], root: Path, tmp_path: Path) -> None:
-    url = serve(*flags(root)).url
+def test_reload_after_a_drain_answers_who_asks_again_and_every_answer_is_its_checkpoints(
+    serve: Callable[..., Any], root: Path
+) -> None:
+    """Requests are refused with 503 while neither checkpoint serves; what was accepted before is answered."""
+    url = serve(*flags(root), "--reload", "drain").url
+    alone: dict[str, Any] = {}
+    for name in ("two", "one"):
+        assert reload(url, {"checkpoint": name}).status_code == 200
+        answer = httpx.post(f"{url}/summarize", json=SUMMARY, timeout=30)
+        alone[answer.headers["X-LexiMind-Checkpoint"]] = answer.json()
+    over = threading.Event()
+    seen: Counter[str] = Counter()
+
+    def ask(stream: bool) -> None:
+        with httpx.Client(timeout=60) as client:
+            while not over.is_set():
+                answer = client.post(f"{url}/summarize", json={**SUMMARY, "stream": stream})
+                if answer.status_code == 503:
+                    seen["refused"] += 1
+                    assert client.get(f"{url}/health/live").status_code == 200
+                    time.sleep(int(answer.headers["Retry-After"]))
+                    continue
+                assert answer.status_code == 200, answer.text
+                identity = answer.headers["X-LexiMind-Checkpoint"]
+                assert json.loads(answer.text.strip().rpartition("data: ")[2]) == alone[identity]
+                seen[identity] += 1
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask, stream) for stream in (False, False, False, True)]
+        try:
+            for number in range(depth(2, 20)):
+                answer = reload(url, {"checkpoint": ("two", "one")[number % 2]})
+                assert answer.status_code == 200, answer.text
+                before = seen[answer.json()["checkpoint"]]
+                give_up = time.monotonic() + 60
+                while seen[answer.json()["checkpoint"]] == before:  # the new one answers
+                    assert time.monotonic() < give_up
+                    time.sleep(0.01)
+        finally:
+            over.set()
+        for one in asking:
+            one.result()
+    assert seen.keys() == {*alone, "refused"}
+
+
+@pytest.mark.parametrize("mode", ["beside", "drain"])
+def test_what_cannot_be_served_leaves_the_old_one(
+    serve: Callable[..., Any], root: Path, tmp_path: Path, mode: str
+) -> None:
+    url = serve(*flags(root), "--reload", mode).url
     before = httpx.get(f"{url}/info").json()
     (root / "broken").mkdir()
     shutil.copytree(root / "two", root / "altered")

@@ -199,3 +199,16 @@ async def test_checkpoint_is_named_after_its_folder(serving: Serving, checkpoint
 def test_fixture_is_a_real_checkpoint(checkpoint_folder: Path, checkpoint: Checkpoint) -> None:
     assert json.loads((checkpoint_folder / "manifest.json").read_text())
     assert load_checkpoint(checkpoint_folder, checkpoint.model.device).tasks == checkpoint.tasks
+
+
+async def test_exchange_that_is_over_keeps_no_checkpoint(client: httpx.AsyncClient) -> None:
+    """Its scope lives as long as its connection is idle, and the weights would live with it after a reload."""
+    scopes: list[Any] = []
+
+    async def recorded(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope)
+        await client._transport.app(scope, receive, send)  # type: ignore[attr-defined]
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(recorded), base_url="http://leximind") as other:
+        assert (await other.post("/topic", json={"text": "rain"})).status_code == 200
+    assert scopes[0]["state"]["context"].deployment is None
