@@ -11,6 +11,7 @@ STAMP := $(VENV)/.installed
 SERVE_STAMP := $(VENV)/.serve
 PEERS := .bench/peers
 OPENVINO := .bench/openvino
+LLAMA := .bench/llama
 
 .PHONY: help setup serve test check constraints proof soak image-test load bench answers docs space
 
@@ -133,8 +134,9 @@ load: $(STAMP)
 	$(BIN)/python -m locust --locustfile tests/load/shapes.py --headless --only-summary --host $(URL) \
 		--arrivals $(ARRIVALS) --rate $(RATE) --seconds $(TIME) --html $(REPORT) $(ARGS)
 
-bench: $(STAMP) $(PEERS)/.installed $(OPENVINO)/.installed
-	$(BIN)/python -m benchmarks.decoding $(foreach peer,$(PEERS) $(OPENVINO),--peer-python $(peer)/bin/python) $(ARGS)
+bench: $(STAMP) $(foreach peer,$(PEERS) $(OPENVINO) $(LLAMA),$(peer)/.installed)
+	$(BIN)/python -m benchmarks.decoding \
+		$(foreach peer,$(PEERS) $(OPENVINO) $(LLAMA),--peer-python $(peer)/bin/python) $(ARGS)
 
 $(PEERS)/.installed: pyproject.toml constraints.txt benchmarks/constraints-peers.txt
 	$(PYTHON) -m venv $(PEERS)
@@ -148,4 +150,13 @@ $(OPENVINO)/.installed: pyproject.toml benchmarks/constraints-openvino.txt
 	$(OPENVINO)/bin/python -m pip install --disable-pip-version-check --quiet \
 		-c benchmarks/constraints-openvino.txt -e '.[bench-openvino]'
 	$(OPENVINO)/bin/python -m pip uninstall --disable-pip-version-check --quiet --yes torchvision
+	@touch $@
+
+# Compiled for this processor, without what reads images. With AMX its products in 8 bits end in an illegal instruction.
+$(LLAMA)/.installed: pyproject.toml constraints.txt benchmarks/constraints-llama.txt
+	$(PYTHON) -m venv $(LLAMA)
+	CMAKE_ARGS=-DLLAVA_BUILD=OFF \
+	CXXFLAGS="$(if $(filter x86_64,$(shell uname -m)),-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)" \
+	$(LLAMA)/bin/python -m pip install --disable-pip-version-check --quiet \
+		-c constraints.txt -c benchmarks/constraints-llama.txt -e '.[bench-llama]'
 	@touch $@

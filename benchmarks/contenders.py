@@ -5,7 +5,7 @@ Every contender decodes the same ids with the same weights, greedily or by beams
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ class Contender(ABC):
     def encode(self, sources: Ids) -> None:
         """Encode only."""
         raise NotImplementedError
+
+    def takes(self, num_sources: int, num_beams: int) -> bool:  # noqa: ARG002
+        """Whether it can decode so many sources at once by so many beams."""
+        return True
 
 
 class Ours(Contender):
@@ -162,6 +166,54 @@ def _export(model_class: Any, published: Path, folder: Path, is_int8: bool) -> N
     partial.rename(folder)
 
 
+class LlamaCpp(Contender):
+    """llama.cpp, by its library: greedy and one source at a time, since with more sequences its T5 aborts."""
+
+    requires = ("llama-cpp-python", "gguf", "safetensors")
+
+    def load(self, weights: Weights, threads: int) -> None:
+        import llama_cpp
+
+        from benchmarks.peers.gguf_weights import convert
+
+        path = weights.folder / f"llama-cpp-{self.precision}.gguf"
+        if not path.is_file():
+            convert(weights.published, path, self.precision)
+        # None where it fails; it logs why.
+        self._model: Any = llama_cpp.llama_model_load_from_file(
+            str(path).encode(), llama_cpp.llama_model_default_params()
+        )
+        options = llama_cpp.llama_context_default_params()
+        options.n_threads = options.n_threads_batch = threads
+        options.n_ubatch = options.n_batch  # its encoder takes a source in one piece
+        self._context: Any = llama_cpp.llama_init_from_model(self._model, options)
+
+    def generate(self, sources: Ids, num_new_tokens: int, num_beams: int) -> list[list[int]]:
+        import llama_cpp
+        import numpy as np
+
+        assert self.takes(len(sources), num_beams)
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
+        self._run(llama_cpp.llama_encode, sources[0])
+        ids = [llama_cpp.llama_model_decoder_start_token(self._model)]
+        vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        for _ in range(num_new_tokens):
+            self._run(llama_cpp.llama_decode, ids[-1:])
+            logits = llama_cpp.llama_get_logits_ith(self._context, -1)
+            ids.append(int(np.ctypeslib.as_array(logits, (vocab_size,)).argmax()))
+        return [ids[1:]]
+
+    def takes(self, num_sources: int, num_beams: int) -> bool:
+        return num_sources == num_beams == 1
+
+    def _run(self, function: Callable[..., int], ids: Sequence[int]) -> None:
+        import llama_cpp
+
+        array = (llama_cpp.llama_token * len(ids))(*ids)
+        if status := function(self._context, llama_cpp.llama_batch_get_one(array, len(ids))):
+            raise RuntimeError(f"llama.cpp gives status {status} for {len(ids)} tokens")
+
+
 CONTENDERS: dict[str, Contender] = {
     "ours fp32": Ours("float32"),
     "ours bf16": Ours("bfloat16"),
@@ -174,6 +226,8 @@ CONTENDERS: dict[str, Contender] = {
     "OpenVINO fp32": OpenVINO("float32"),
     "OpenVINO bf16": OpenVINO("bfloat16"),
     "OpenVINO int8": OpenVINO("int8"),
+    "llama.cpp bf16": LlamaCpp("bfloat16"),
+    "llama.cpp int8": LlamaCpp("int8"),
 }
 OURS = "ours"
 ON_REQUEST = ("transformers bf16 compiled",)

@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks import report
@@ -39,8 +39,11 @@ QUICK = Plan(SMOKE, ((1, 1), (4, 1), (2, 4)), 32, 16)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print the table."""
-    args = arguments(__doc__).parse_args(argv)
+    parser = arguments(__doc__)
+    parser.add_argument("--row", action="append", type=_row, help="BATCHxBEAMS instead of the usual ones")
+    args = parser.parse_args(argv)
     plan = QUICK if args.quick else FULL
+    plan = replace(plan, rows=tuple(args.row or plan.rows))
     name = "decoding-quick" if args.quick else "decoding"
     scores = Scores.begin(name, args.output, plan.num_new_tokens, plan.rows, resume=args.resume)
     pythons, weights = interpreters(args.peer_python), prepare(plan.shape, args.cache)
@@ -116,6 +119,8 @@ def measure(workers: Sequence[Worker], plan: Plan, scores: Scores, repetitions: 
             for worker in workers:
                 if worker in failed or scores.count(worker.name, row) > number:
                     continue
+                if not CONTENDERS[worker.name].takes(*row):
+                    continue
                 try:
                     if (worker, row) not in warm:
                         worker.ask(**order, num_new_tokens=_warm_up_tokens(worker.name, plan))
@@ -134,6 +139,11 @@ def sources(plan: Plan, batch: int) -> list[list[int]]:
     draw = random.Random(batch)
     length = plan.source_length - 1
     return [[*(draw.randrange(3, plan.shape.num_pieces) for _ in range(length)), 1] for _ in range(batch)]
+
+
+def _row(text: str) -> Key:
+    batch, beams = map(int, text.split("x"))
+    return batch, beams
 
 
 def _warm_up_tokens(name: str, plan: Plan) -> int:

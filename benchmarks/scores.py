@@ -78,7 +78,7 @@ class Scores:
             same = [name for name in names if precision in name.split()]
             if any(name.startswith(OURS) for name in same):
                 lines.append([f"the same, {precision} alone", *(self._ratio(same, row) for row in self.rows), ""])
-        repetitions = {self.count(name, row) for name, row in itertools.product(names, self.rows)} or {0}
+        repetitions = {self.count(name, row) for name, row in itertools.product(names, self.rows)} - {0} or {0}
         notes = "\n".join(f"- {name}: {text}" for name, text in self.notes.items())
         return (
             f"{report.caption(self.facts)}\n{report.table(header, lines)}\n\n"

@@ -1,11 +1,13 @@
 """The harness measures what it says: the same ids for the same arithmetic, whole answers, absent peers named so."""
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.contenders import CONTENDERS
-from benchmarks.decoding import QUICK, chosen, sources, start
+from benchmarks.decoding import QUICK, chosen, measure, sources, start
 from benchmarks.interpreters import Interpreter, choose
 from benchmarks.scores import Scores
 from benchmarks.weights import SMOKE, Weights, prepare
@@ -25,6 +27,35 @@ def test_ours_and_transformers_give_the_same_ids_in_float32(weights: Weights) ->
         tokens = ours.generate(texts, QUICK.num_new_tokens, beams)
         assert [len(one) for one in tokens] == [QUICK.num_new_tokens] * batch
         assert tokens == reference.generate(texts, QUICK.num_new_tokens, beams)
+
+
+def test_llama_cpp_gives_the_same_ids_in_bfloat16(weights: Weights) -> None:
+    for name in CONTENDERS["llama.cpp bf16"].requires:
+        pytest.importorskip(name.replace("-python", "").replace("-", "_"))
+    ours, peer = CONTENDERS["ours fp32"], CONTENDERS["llama.cpp bf16"]
+    texts = sources(QUICK, 1)
+    for contender in (ours, peer):
+        contender.load(weights, threads=1)
+    for _ in range(2):  # nothing is left of the source before
+        assert peer.generate(texts, 8, 1) == ours.generate(texts, 8, 1)
+        texts = [texts[0][::-1]]
+
+
+def test_rows_that_a_contender_does_not_take_are_left_out(tmp_path: Path) -> None:
+    asked = []
+
+    class Recorder:
+        name = "llama.cpp bf16"
+
+        def ask(self, **order: Any) -> dict[str, Any]:
+            asked.append((len(order["sources"]), order["num_beams"]))
+            return {"seconds": 1.0, "tokens": [[7] * order["num_new_tokens"]] * len(order["sources"])}
+
+    scores = Scores.begin("decoding", tmp_path, QUICK.num_new_tokens, QUICK.rows, resume=False)
+    measure([Recorder()], QUICK, scores, 2, math.inf)  # type: ignore[list-item]
+    assert asked == [(1, 1)] * 3  # a warm-up and two repetitions
+    assert "| llama.cpp bf16 | 16 | – | – |" in scores.markdown()
+    assert "Medians of 2 to 2" in scores.markdown()
 
 
 def test_weights_are_written_once(weights: Weights) -> None:
