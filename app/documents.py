@@ -27,6 +27,7 @@ from app.metrics import Metrics
 from app.planning import Plan, PlanCancelled, Planner, TextRequest
 from app.settings import Settings, half_of
 from app.support import support_of
+from app.telemetry import stage
 from app.thresholds import ranked
 from app.warnings import label_warnings
 from model.inference.decoding.options import DecodingResult
@@ -83,6 +84,12 @@ class Documents:
             DeadlineExceeded: `deadline` passed before the texts were tokenized.
             EngineStopped: the service ends.
         """
+        with stage("tokenize") as counts:
+            plans = await self._plan(texts, request, deadline)
+            counts |= {"texts": len(texts), "tokens": sum(plan.num_tokens for plan in plans)}
+        return plans
+
+    async def _plan(self, texts: Sequence[str], request: TextRequest, deadline: float) -> list[Plan]:
         if sum(map(tokenizing_cost, texts)) <= _INLINE_COST and not request.options.grounded:
             return self._planner.plan(texts, request, deadline)
         num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
@@ -185,7 +192,9 @@ class Documents:
         while reduction is not None and result.summary and result.summary.output_tokens > reduction.target_tokens:
             summary = result.summary
             next_round = partial(self._planner.next_round, summary.summary, reduction, deadline)
-            if not (requests := await self._in_thread(next_round, deadline, "tokenized")):
+            with stage("tokenize"):
+                requests = await self._in_thread(next_round, deadline, "tokenized")
+            if not requests:
                 return
             assert summary.rounds is not None
             rounds, done = summary.rounds + 1, dict[int, EngineResult]()

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -31,6 +31,9 @@ from app.settings import Settings
 from app.version import LICENSE, VERSION
 from model.tasks import Tasks
 
+if TYPE_CHECKING:
+    from app.tracing import Tracing
+
 _LIMITS = """
 
 Terms of the weights: {terms}. The examples are what the checkpoint that ships with LexiMind answers.
@@ -42,6 +45,7 @@ and {max_connections} connections; beyond that the one that has been without a r
 with answers unread for longest. On one connection 128 requests may wait behind the one in progress.
 """
 _HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-Id", "X-Request-Priority", "X-Request-Timeout-Ms")
+_TRACE_HEADERS = ("traceparent", "tracestate")
 
 
 def create_app(
@@ -56,12 +60,13 @@ def create_app(
         KeysError: `api_keys_file` cannot be used.
     """
     service = Service(settings, on_failure, clock)
+    tracing = _tracing(settings)
     app = FastAPIOffline(
         title="LexiMind",
         version=VERSION,
         license_info={"name": f"{LICENSE} (the code)"},
         openapi_tags=TAGS,
-        lifespan=_lifespan(service),
+        lifespan=_lifespan(service, tracing),
         redoc_url=None,
         static_url="/docs/assets",
         redirect_slashes=False,
@@ -82,7 +87,7 @@ def create_app(
             for method, one in of.items()
         }
     )
-    _add_middleware(app, service, paths={*schema["paths"], "/", "/docs", "/openapi.json"})
+    _add_middleware(app, service, tracing, paths={*schema["paths"], "/", "/docs", "/openapi.json"})
     return app
 
 
@@ -110,7 +115,15 @@ def _shown_limits(settings: Settings) -> dict[str, Any]:
     return shown | {"max_connections": settings.max_connections or "at most 4096"}
 
 
-def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
+def _tracing(settings: Settings) -> "Tracing | None":
+    if not settings.tracing:
+        return None
+    from app.tracing import Tracing  # imports OpenTelemetry, which is an extra
+
+    return Tracing()
+
+
+def _lifespan(service: Service, tracing: "Tracing | None") -> Callable[[FastAPI], Any]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(service.load())
@@ -118,6 +131,8 @@ def _lifespan(service: Service) -> Callable[[FastAPI], Any]:
         service.begin_drain()
         await loading  # a thread that loads cannot be stopped, only awaited
         await service.drain(service.settings.drain_timeout_s)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.shutdown)
 
     return lifespan
 
@@ -151,7 +166,7 @@ def _of_http(error: HTTPException) -> Problem:
     return Problem(error.status_code, str(error.detail), headers=headers)
 
 
-def _add_middleware(app: FastAPI, service: Service, paths: set[str]) -> None:
+def _add_middleware(app: FastAPI, service: Service, tracing: "Tracing | None", paths: set[str]) -> None:
     settings = service.settings
     service.metrics.active_requests_limit.set(settings.max_concurrent_requests)
     app.add_middleware(
@@ -171,8 +186,20 @@ def _add_middleware(app: FastAPI, service: Service, paths: set[str]) -> None:
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=("GET", "POST"),
-            allow_headers=_HEADERS,
-            expose_headers=("X-Request-Id", "X-LexiMind-Checkpoint", "X-LexiMind-Version", "Retry-After"),
+            allow_headers=(*_HEADERS, *(_TRACE_HEADERS if tracing else ())),
+            expose_headers=(
+                "X-Request-Id",
+                "X-LexiMind-Checkpoint",
+                "X-LexiMind-Version",
+                "Retry-After",
+                "traceresponse",
+            ),
         )
     # Added last, hence outermost.
-    app.add_middleware(Observe, metrics=service.metrics, paths=paths, checkpoint_id=lambda: service.checkpoint_id)
+    app.add_middleware(
+        Observe,
+        metrics=service.metrics,
+        paths=paths,
+        checkpoint_id=lambda: service.checkpoint_id,
+        tracing=tracing,
+    )

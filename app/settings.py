@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,6 +47,11 @@ class Settings(BaseSettings):
         default="info", description="The least level that is logged."
     )
     log_json: bool = Field(default=False, description="Log JSON objects instead of plain lines.")
+    tracing: bool = Field(
+        default=False,
+        description="Send OpenTelemetry traces by OTLP over HTTP, to OTEL_EXPORTER_OTLP_ENDPOINT; needs the extra "
+        "tracing.",
+    )
     cors_origins: CommaSeparated = Field(
         default=(), description="Origins that browsers may call from, by commas; none by default."
     )
@@ -174,6 +180,16 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds that requests in progress may take to finish after SIGTERM.",
     )
+
+    @field_validator("tracing")
+    @classmethod
+    def _check_tracing(cls, tracing: bool) -> bool:
+        if tracing:
+            try:
+                import_module("opentelemetry.exporter.otlp.proto.http")
+            except ImportError:
+                raise ValueError("OpenTelemetry is not installed; pip install 'leximind[tracing]'") from None
+        return tracing
 
     @field_validator("cors_origins", "api_keys", "admin_keys", "trusted_proxies", mode="before")
     @classmethod

@@ -1,13 +1,47 @@
-"""Logs: their format and the request id they carry. Never a user's text, key or raw path."""
+"""Logs, their format and the request id they carry; the trace of a request. Never a user's text, key or raw path."""
 
 import json
 import logging
 import logging.config
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
+
+
+class Stages(Protocol):
+    """Stages of a request, one after the other, with counts; any thread may call."""
+
+    def enter(self, name: str, **counts: int) -> None:
+        """The stage before has ended and `name` begins."""
+
+    def end(self, **counts: int) -> None:
+        """The last one has ended; what comes later is ignored."""
+
+
+class Trace(Protocol):
+    """Where the stages of one request are recorded."""
+
+    def begin(self, name: str, **counts: int) -> Stages:
+        """The stage `name` begins, beside others."""
+
 
 request_id_var: ContextVar[str] = ContextVar("request_id", default="-")
+trace_var: ContextVar[Trace | None] = ContextVar("trace", default=None)  # None: the request is not traced
+
+
+@contextmanager
+def stage(name: str) -> Iterator[dict[str, int]]:
+    """The block is the stage `name` of the request that is being answered; what the dict is given are its counts."""
+    trace, counts = trace_var.get(), dict[str, int]()
+    stages = None if trace is None else trace.begin(name)
+    try:
+        yield counts
+    finally:
+        if stages is not None:
+            stages.end(**counts)
+
 
 # What every LogRecord has; the rest came in through `extra`.
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "request_id", "color_message", "taskName"}

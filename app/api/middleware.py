@@ -5,6 +5,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.routing import compile_path
@@ -15,8 +16,11 @@ from app.api.problems import CLIENT_LEFT, Problem, failure_reason, outcome, over
 from app.engine.request import Priority
 from app.metrics import Metrics
 from app.settings import half_of
-from app.telemetry import request_id_var
+from app.telemetry import request_id_var, trace_var
 from app.version import VERSION
+
+if TYPE_CHECKING:  # imported where it is on
+    from app.tracing import RequestTrace, Tracing
 
 logger = logging.getLogger("leximind.access")
 
@@ -35,9 +39,15 @@ class Observe:
     """
 
     def __init__(
-        self, app: ASGIApp, metrics: Metrics, paths: Collection[str], checkpoint_id: Callable[[], str | None]
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        paths: Collection[str],
+        checkpoint_id: Callable[[], str | None],
+        tracing: "Tracing | None" = None,
     ) -> None:
         self._app = app
+        self._tracing = tracing
         self._checkpoint_id = checkpoint_id
         self._metrics = metrics
         self._paths = frozenset(paths)
@@ -48,22 +58,30 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        given_headers = Headers(scope=scope)
+        given = given_headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         token = request_id_var.set(request_id)
+        route = self._route(scope["path"])
+        trace = None
+        if self._tracing is not None and not route.endswith(_ROUTINE):
+            trace = self._tracing.begin(scope["method"], route, given_headers)
+        trace_token, writing = trace_var.set(trace), None
         started_at = time.perf_counter()
         status = 0
         is_complete = False
         context = context_of(scope)
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status, is_complete
+            nonlocal status, is_complete, writing
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-Id"], headers["X-LexiMind-Version"] = request_id, VERSION
                 if checkpoint_id := context.deployment.id if context.deployment else self._checkpoint_id():
                     headers["X-LexiMind-Checkpoint"] = checkpoint_id
+                if trace is not None:
+                    headers["traceresponse"], writing = trace.traceresponse, trace.begin("write")
             is_complete = not message.get("more_body", message["type"] == "http.response.start")
             await send(message)
 
@@ -79,24 +97,40 @@ class Observe:
                 problem = Problem(500, "an unexpected error; the log has it under this request's id", "internal")
                 await problem.response()(scope, receive, send_with_id)
         finally:
-            self._record(scope, context, status, time.perf_counter() - started_at)
+            self._record(scope["method"], route, context, status, time.perf_counter() - started_at, trace)
+            if trace is not None:
+                if writing is not None:
+                    writing.end()
+                trace.end(status, {"request_id": request_id} | _facts(context))
+            trace_var.reset(trace_token)
             if context.deployment is not None:
                 context.deployment.release()
                 context.deployment = None  # a connection keeps its last exchange, and would keep the weights
             request_id_var.reset(token)
 
-    def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
-        route = self._route(scope["path"])
+    def _record(
+        self,
+        method: str,
+        route: str,
+        context: RequestContext,
+        status: int,
+        seconds: float,
+        trace: "RequestTrace | None",
+    ) -> None:
         self._metrics.requests_total.labels(route, str(status)).inc()
         self._metrics.request_duration_seconds.labels(route, outcome(status), context.priority).observe(seconds)
         reason = context.failure_reason or failure_reason(status)
-        if reason and scope["method"] == "POST":  # a 503 is a valid answer to a probe
+        if reason and method == "POST":  # a 503 is a valid answer to a probe
             self._metrics.request_failures_total.labels(reason).inc()
         level = logging.DEBUG if route.endswith(_ROUTINE) else logging.INFO
         if not logger.isEnabledFor(level):
             return
         extra: dict[str, object] = {"route": route, "status": status, "ms": round(seconds * 1000, 1)}
-        logger.log(level, scope["method"], extra=extra | _facts(context))
+        if trace is not None:
+            extra["trace_id"] = trace.trace_id
+        if context.key is not None:
+            extra["key_id"] = context.key.id
+        logger.log(level, method, extra=extra | _facts(context))
 
     def _route(self, path: str) -> str:
         if path in self._paths:
@@ -104,11 +138,9 @@ class Observe:
         return next((template for template, pattern in self._templates if pattern.match(path)), "unmatched")
 
 
-def _facts(context: RequestContext) -> dict[str, object]:
-    """What the log has of an inference request beside route, status and time: counts and names, never text."""
-    facts: dict[str, object] = {"input_tokens": context.input_tokens, "output_tokens": context.output_tokens}
-    if context.key is not None:
-        facts["key_id"] = context.key.id
+def _facts(context: RequestContext) -> dict[str, str | int]:
+    """What is told of an inference request beside route, status and time: counts and names, never text."""
+    facts: dict[str, str | int | None] = {"input_tokens": context.input_tokens, "output_tokens": context.output_tokens}
     if context.deployment is not None:
         facts["model"] = context.deployment.checkpoint.name
         facts["priority"] = context.priority

@@ -21,6 +21,7 @@ from app.engine.scheduler import Scheduler
 from app.engine.worker import Cancel, Stop, Worker
 from app.metrics import Metrics
 from app.settings import Settings
+from app.telemetry import trace_var
 from model.storage.checkpoint import ServedCheckpoint
 
 logger = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ class Engine:
         if not goes_on:
             self._admission.check(len(requests), num_tokens, priority)
         channel: _Channel = asyncio.Queue()
-        now = self.clock()
+        now, trace = self.clock(), trace_var.get()
         jobs = tuple(
             Job(
                 key=self._next_key + place,
@@ -215,6 +216,7 @@ class Engine:
                 accepted_at=now,
                 place=place,
                 streams=streams,
+                stages=None if trace is None else trace.begin("queue", place=place, tokens=len(request.input_ids)),
             )
             for place, request in enumerate(requests)
         )
@@ -260,6 +262,8 @@ class Engine:
 
     def _forget(self, job: Job) -> None:
         self._leave_queue(job)
+        if job.stages is not None:
+            job.stages.end()
         del self._jobs[job.key]
         self._set_idle()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from app.telemetry import Stages
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 
 if TYPE_CHECKING:  # tensors, which the scheduler carries and never sees
@@ -35,7 +36,8 @@ class Job:
     """An accepted `EngineRequest` from the queue to its result. Keys grow with arrival.
 
     `num_tokens` is the request's length as the encoder pads it. `place` is its position among the requests that were
-    accepted together. With `streams` an update is published for every token, otherwise at the end alone.
+    accepted together. With `streams` an update is published for every token, otherwise at the end alone. `stages` is
+    None where the request is not traced.
     """
 
     key: int
@@ -44,6 +46,7 @@ class Job:
     accepted_at: float = 0.0
     place: int = 0
     streams: bool = False
+    stages: Stages | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def source(self) -> int:

@@ -115,6 +115,8 @@ class Worker:
             labels = (_task(job.request), job.request.priority)
             if not self._scheduler.is_retried(job.key):
                 self._metrics.queue_wait_seconds.labels(*labels).observe(started_at - job.accepted_at)
+            if job.stages is not None:
+                job.stages.enter("encode", batch_sources=len(keys))
         try:
             encoded = self._runner.encode({key: self._jobs[key].request for key in keys})
         except OutOfMemory as error:
@@ -136,6 +138,9 @@ class Worker:
         except Exception:
             self._recover({*keys, *self._scheduler.decoding}, "joining")
             return
+        for job in map(self._jobs.__getitem__, keys):
+            if job.stages is not None and job.num_rows:
+                job.stages.enter("decode", batch_rows=self._scheduler.num_rows)
         self._report(updates)
 
     def _step(self) -> None:
@@ -172,6 +177,9 @@ class Worker:
         if not is_alone:
             logger.warning("memory does not suffice for %d requests at once; in parts: %s", len(jobs), error)
             self._scheduler.retry(jobs, bounds)
+            for job in jobs:
+                if job.stages is not None:
+                    job.stages.enter("queue")
             self.publish_rows(self._scheduler.num_rows)
             return
         logger.error("memory does not suffice for one source alone: %s", error)
