@@ -57,7 +57,7 @@ ARG KERNELS=required
 COPY . .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     python3 -m pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
-    && { test "${KERNELS}" = optional || test -f model/kernels/kernels.so || { \
+    && { test "${KERNELS}" = optional || ls model/kernels/kernels-*.so > /dev/null || { \
       echo "the native kernels were not compiled (see above); --build-arg KERNELS=optional does without them" >&2; \
       exit 1; }; } \
     && python3 -m pip install --no-cache-dir --no-compile --no-deps --target /opt/leximind/application /wheels/*.whl \

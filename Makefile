@@ -60,7 +60,7 @@ define install
 endef
 
 PREREQUISITES := pyproject.toml constraints.txt hatch_build.py \
-	$(wildcard model/kernels/*.cpp model/kernels/*.h model/kernels/sources.py)
+	$(wildcard model/kernels/*.cpp model/kernels/*.h model/kernels/sources.py model/kernels/builds.py)
 
 # A stamp is written last, so an interrupted installation is taken up again.
 $(STAMP): $(PREREQUISITES)

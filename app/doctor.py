@@ -27,8 +27,9 @@ from app.settings import Settings, unknown_variables
 from app.version import VERSION
 from model.devices import device_named
 from model.errors import DeviceError, ModelError
+from model.kernels.builds import BUILDS
 from model.kernels.formats import FORMATS
-from model.kernels.library import LIBRARY, is_available, library
+from model.kernels.library import NONE, choose, chosen_build, lacking_features
 from model.precision import PRECISIONS
 from model.storage.checkpoint import default_precision, is_computable
 from model.storage.stored_weights import StoredWeights
@@ -153,21 +154,30 @@ def _processor() -> str:
     return f"{names[0] if names else platform.machine()} with {', '.join(sorted(wide)) or 'no AVX'}"
 
 
-def _kernels(_: Settings) -> Iterator[Finding]:
+def _kernels(settings: Settings) -> Iterator[Finding]:
     again = "install g++ and then leximind again (pip install --force-reinstall --no-deps)"
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
-        yield Finding("kernels", "ok", "none: they are for Linux on x86-64; torch computes")
-    elif not LIBRARY.exists():
+    compiled = [build for build in BUILDS if build.path.exists()]
+    try:
+        choose(settings.kernels)
+    except ModelError as error:
+        yield Finding("kernels", "failure", str(error), "use --kernels auto")
+        return
+    if (build := chosen_build()) is not None:
+        yield Finding("kernels", "ok", f"{build.name} computes, of {', '.join(one.name for one in compiled)}")
+    elif settings.kernels == NONE:
+        yield Finding("kernels", "ok", "none, as asked for: torch computes, more slowly")
+    elif platform.system() != "Linux" or platform.machine() != "x86_64":
+        yield Finding("kernels", "ok", "none: they are for Linux on x86-64; torch computes, more slowly")
+    elif not compiled:
         remedy = f"{again}; a CPU then decodes several times faster"
         yield Finding("kernels", "warning", "not compiled: there was no C++ compiler at installation", remedy)
-    elif library() is None:
-        yield Finding("kernels", "warning", f"{LIBRARY} cannot be loaded: it is of another machine or version", again)
-    elif not is_available("float32"):
-        yield Finding("kernels", "ok", "compiled, but this processor has no AVX512-BF16: torch computes, more slowly")
+    elif lacking := lacking_features(BUILDS[-1]):
+        yield Finding("kernels", "ok", f"none: this processor lacks {', '.join(lacking)}; torch computes, more slowly")
     else:
-        yield Finding(
-            "kernels", "ok", f"compiled; used for {', '.join(one for one in PRECISIONS if is_available(one))}"
+        value = (
+            f"{', '.join(one.path.name for one in compiled)}: none can be loaded here; of another machine or version"
         )
+        yield Finding("kernels", "warning", value, again)
 
 
 def _formats(settings: Settings) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from app.metrics import Metrics
 from app.settings import Settings
 from model.devices import device_named
 from model.errors import ModelError
+from model.kernels.library import choose
 from model.storage.checkpoint import ServedCheckpoint, default_precision, load_served, read_checkpoint
 from model.tasks import Tasks
 
@@ -366,6 +367,7 @@ def _release_memory() -> None:
 
 def _load(settings: Settings, folder: Path) -> ServedCheckpoint:
     _limit_threads(settings.threads)
+    choose(settings.kernels)
     device = device_named(settings.device)
     precision = default_precision(device) if settings.dtype == "auto" else settings.dtype
     return load_served(folder, device, precision)

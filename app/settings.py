@@ -12,6 +12,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.keys import key_digest
 from model.devices import DEVICE_NAME
+from model.kernels.builds import BUILDS
+from model.kernels.library import AUTO, NONE
 from model.precision import Precision
 from model.storage.checkpoint import BUNDLED
 
@@ -33,6 +35,12 @@ class Settings(BaseSettings):
     dtype: Literal["auto", Precision] = Field(
         default="auto",
         description="auto is bfloat16 on a GPU and on a CPU with AVX512-BF16, float32 elsewhere; int8 is for CPUs.",
+    )
+    kernels: str = Field(
+        default=AUTO,
+        pattern=f"^({'|'.join([AUTO, NONE, *(build.name for build in BUILDS)])})$",
+        description="Build of the native kernels that computes on a CPU: "
+        f"{', '.join(build.name for build in BUILDS)}; auto is the first that the processor runs, none is torch.",
     )
     threads: int = Field(
         default=0,

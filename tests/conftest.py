@@ -1,6 +1,7 @@
 """A real checkpoint, small and random, for every test that needs one."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import sentencepiece
 import torch
 
 from model.config import ModelConfig
+from model.kernels import library
 from model.network.leximind import LexiMind
 from model.storage.checkpoint import Checkpoint, load_checkpoint
 from model.storage.saving import save_checkpoint
 from model.tasks import EMOTIONS, TOPICS, Head, Tasks
 
 pytest.register_assert_rewrite("support")  # its assertions are to say as much as those of a test
+library.choose(os.environ.get("LEXIMIND_KERNELS", library.AUTO))  # as the service does: all tests on one build
 
 MAX_SOURCE_TOKENS = 64
 _PARAGRAPHS = (

@@ -1,4 +1,4 @@
-"""The network on the kernels of `model.kernels`: processors with AVX-512, float32, bfloat16 or int8."""
+"""The network on the kernels of `model.kernels`, in float32, bfloat16 or int8."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -20,9 +20,9 @@ from model.network.relative_bias import bias_by_offset
 from model.precision import Precision, computing_dtype
 
 
-def can_be_native(config: ModelConfig, precision: Precision) -> bool:
+def can_be_native(config: ModelConfig) -> bool:
     """Whether the native kernels compute such a network on this processor."""
-    return is_available(precision) and config.d_kv <= MAX_HEAD_WIDTH
+    return is_available() and config.d_kv <= MAX_HEAD_WIDTH
 
 
 class NativeBackend(Backend):

@@ -1,1 +1,1 @@
-"""The network in C++ for processors with AVX-512; what lacks them, or the compiled library, computes with torch."""
+"""The network in C++ for processors with AVX2 or AVX-512; without either, or without a compiler, torch computes."""

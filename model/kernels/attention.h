@@ -12,22 +12,22 @@ constexpr int kQueryRows = 48;  // queries of one head that a thread takes at a 
 // `bias(t, mask)` is that of 16 keys from t on.
 template <typename Bias>
 float exponentiate(float* scores, int64_t length, const Bias& bias) {
-  const __m512 nothing = _mm512_set1_ps(-INFINITY);
-  __m512 most = nothing;
+  const Floats nothing = splat(-INFINITY);
+  Floats most = nothing;
   for (int64_t t = 0; t < length; t += kLanes) {
-    const __mmask16 mask = lane_mask(length - t);
-    const __m512 s = _mm512_mask_add_ps(nothing, mask, _mm512_loadu_ps(scores + t), bias(t, mask));
-    _mm512_storeu_ps(scores + t, s);
-    most = _mm512_max_ps(most, s);
+    const Mask mask = lane_mask(length - t);
+    const Floats s = select(mask, load16(scores + t) + bias(t, mask), nothing);
+    store16(scores + t, s);
+    most = max(most, s);
   }
-  const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(most));
-  __m512 total = _mm512_setzero_ps();
+  const Floats top = splat(largest_lane(most));
+  Floats total = splat(0.0f);
   for (int64_t t = 0; t < length; t += kLanes) {
-    const __m512 e = exp16(_mm512_sub_ps(_mm512_loadu_ps(scores + t), top));
-    _mm512_storeu_ps(scores + t, e);
-    total = _mm512_add_ps(total, e);
+    const Floats e = exp16(load16(scores + t) - top);
+    store16(scores + t, e);
+    total = total + e;
   }
-  return 1.0f / _mm512_reduce_add_ps(total);
+  return 1.0f / add_lanes(total);
 }
 
 constexpr int kQueries = 4;  // that read a key at a time
@@ -47,41 +47,40 @@ struct Queries {
 template <int kChunks, int kCount, typename Number, typename Key, typename Value, typename Bias>
 void attend(const Queries& of, int64_t first, int64_t width, int64_t length, const Key& key, const Value& value,
             const Bias& bias) {
-  __mmask16 masks[kChunks];
-  __m512 q[kCount][kChunks], sum[kCount][kChunks], inverse[kCount];
+  Mask masks[kChunks];
+  Floats q[kCount][kChunks], sum[kCount][kChunks], inverse[kCount];
   for (int c = 0; c < kChunks; ++c) {
     masks[c] = lane_mask(width - c * kLanes);
     for (int n = 0; n < kCount; ++n) {
       q[n][c] = load16(of.rows + (first + n) * of.stride + c * kLanes, masks[c]);
-      sum[n][c] = _mm512_setzero_ps();
+      sum[n][c] = splat(0.0f);
     }
   }
   for (int64_t t = 0; t < length; ++t) {
     const Number* k = key(t);
     const float scale = scale_of(k, width);
-    __m512 dot[kCount];
+    Floats dot[kCount];
     for (int c = 0; c < kChunks; ++c) {
-      const __m512 part = load16(k + c * kLanes, masks[c]);
-      for (int n = 0; n < kCount; ++n) dot[n] = c ? _mm512_fmadd_ps(q[n][c], part, dot[n]) : _mm512_mul_ps(q[n][0], part);
+      const Floats part = load16(k + c * kLanes, masks[c]);
+      for (int n = 0; n < kCount; ++n) dot[n] = c ? fma(q[n][c], part, dot[n]) : q[n][0] * part;
     }
-    for (int n = 0; n < kCount; ++n) of.scores[n * of.scores_stride + t] = _mm512_reduce_add_ps(dot[n]) * scale;
+    for (int n = 0; n < kCount; ++n) of.scores[n * of.scores_stride + t] = add_lanes(dot[n]) * scale;
   }
   for (int n = 0; n < kCount; ++n)
-    inverse[n] = _mm512_set1_ps(exponentiate(of.scores + n * of.scores_stride, length, bias));
+    inverse[n] = splat(exponentiate(of.scores + n * of.scores_stride, length, bias));
   for (int64_t t = 0; t < length; ++t) {
     const Number* v = value(t);
     const float scale = scale_of(v, width);
-    __m512 p[kCount];
-    for (int n = 0; n < kCount; ++n) p[n] = _mm512_set1_ps(of.scores[n * of.scores_stride + t] * scale);
+    Floats p[kCount];
+    for (int n = 0; n < kCount; ++n) p[n] = splat(of.scores[n * of.scores_stride + t] * scale);
     for (int c = 0; c < kChunks; ++c) {
-      const __m512 part = load16(v + c * kLanes, masks[c]);
-      for (int n = 0; n < kCount; ++n) sum[n][c] = _mm512_fmadd_ps(p[n], part, sum[n][c]);
+      const Floats part = load16(v + c * kLanes, masks[c]);
+      for (int n = 0; n < kCount; ++n) sum[n][c] = fma(p[n], part, sum[n][c]);
     }
   }
   for (int n = 0; n < kCount; ++n)
     for (int c = 0; c < kChunks; ++c)
-      _mm512_mask_storeu_ps(of.context + (first + n) * of.context_stride + c * kLanes, masks[c],
-                            _mm512_mul_ps(sum[n][c], inverse[n]));
+      store16(of.context + (first + n) * of.context_stride + c * kLanes, masks[c], sum[n][c] * inverse[n]);
 }
 
 template <int kChunks, typename Number, typename Key, typename Value, typename Bias>
@@ -142,27 +141,23 @@ void pack_keys(const Number* from, int64_t stride, int64_t length, int64_t width
 }
 
 // Sixteen bfloat16, each in four bytes.
-inline __m512i wide_bfloat16(const float* from, __mmask16 mask) {
-  return _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(load16(from, mask)));
-}
-inline __m512i wide_bfloat16(const uint16_t* from, __mmask16 mask) {
-  return _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from));
-}
+inline Ints wide_bfloat16(const float* from, Mask mask) { return bfloat16_bits(load16(from, mask)); }
+inline Ints wide_bfloat16(const uint16_t* from, Mask mask) { return load_wide(from, mask); }
 
 template <Kind kind, typename Number>
 void pack_values(const Number* from, int64_t stride, int64_t length, int64_t width, uint32_t* to) {
   const int64_t groups = (length + Head<kind>::kGroup - 1) / Head<kind>::kGroup;
   for (int64_t g = 0; g < groups; ++g)
     for (int64_t j = 0; j < round_up(width, kColumns); j += kLanes) {
-      const __mmask16 mask = lane_mask(std::max<int64_t>(width - j, 0));
+      const Mask mask = lane_mask(std::max<int64_t>(width - j, 0));
       uint32_t* unit = to + (j / kColumns * groups + g) * kColumns + j % kColumns;
       const Number* at = from + g * Head<kind>::kGroup * stride + j;
       if constexpr (kind == kFloat32) {
-        _mm512_storeu_si512(unit, _mm512_castps_si512(load16(at, mask)));
+        store16(reinterpret_cast<float*>(unit), load16(at, mask));
       } else {
-        const __mmask16 next = g * 2 + 1 < length ? mask : __mmask16(0);
-        const __m512i low = wide_bfloat16(at, mask), high = wide_bfloat16(at + (next ? stride : 0), next);
-        _mm512_storeu_si512(unit, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        const Mask next = g * 2 + 1 < length ? mask : kNoLanes;
+        const Ints low = wide_bfloat16(at, mask), high = wide_bfloat16(at + (next ? stride : 0), next);
+        store_ints(unit, low | (high << 16));
       }
     }
 }
@@ -194,12 +189,12 @@ struct WriteHead {  // some columns of the context, each row times its factor wh
   Number* to;
   int64_t stride, width;
   const float* factors;
-  void operator()(int64_t row, int64_t block, __m512 a, __m512 b) const {
-    const __m512 factor = _mm512_set1_ps(factors ? factors[row] : 1.0f);
+  void operator()(int64_t row, int64_t block, Floats a, Floats b) const {
+    const Floats factor = splat(factors ? factors[row] : 1.0f);
     const int64_t column = block * kColumns;
     Number* at = to + row * stride + column;
-    store16(at, lane_mask(std::max<int64_t>(width - column, 0)), _mm512_mul_ps(a, factor));
-    store16(at + kLanes, lane_mask(std::max<int64_t>(width - column - kLanes, 0)), _mm512_mul_ps(b, factor));
+    store16(at, lane_mask(std::max<int64_t>(width - column, 0)), a * factor);
+    store16(at + kLanes, lane_mask(std::max<int64_t>(width - column - kLanes, 0)), b * factor);
   }
 };
 
@@ -212,7 +207,7 @@ void attend_block(const Rows& queries, int64_t count, const Linear& keys, const 
   for (int64_t r = 0; r < count; ++r) {
     float* scores = work.scores.data() + r * work.stride;
     const float inverse =
-        exponentiate(scores, keys.out, [&](int64_t t, __mmask16 mask) { return bias(r, t, mask); });
+        exponentiate(scores, keys.out, [&](int64_t t, Mask mask) { return bias(r, t, mask); });
     weigh(r, scores, inverse);
   }
   multiply_alone<kind>(values, work.weights, count, write);

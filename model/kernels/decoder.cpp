@@ -164,11 +164,9 @@ class Step {
   auto distance_bias(int64_t head, int64_t age) const {
     const int64_t last = decoder_.num_distances - 1;
     const float* table = decoder_.bias + head * decoder_.num_distances;
-    return [=](int64_t t, __mmask16 mask) {
-      const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-      __m512i distance = _mm512_sub_epi32(_mm512_set1_epi32(static_cast<int>(age - t)), lane);
-      distance = _mm512_min_epi32(distance, _mm512_set1_epi32(static_cast<int>(last)));
-      return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, distance, table, 4);
+    return [=](int64_t t, Mask mask) {
+      const Ints distance = splat_int(static_cast<int>(age - t)) - lane_numbers();
+      return gather(table, min(distance, splat_int(static_cast<int>(last))), mask);
     };
   }
 
@@ -187,7 +185,7 @@ class Step {
         attend_any<Source>(
             queries(first + begin, count, h), width_, cache.source_ends[document],
             [&](int64_t t) { return keys + t * step; }, [&](int64_t t) { return values + t * step; },
-            [&](int64_t t, __mmask16 mask) { return load16(additive_mask + t, mask); });
+            [&](int64_t t, Mask mask) { return load16(additive_mask + t, mask); });
       });
     });
   }

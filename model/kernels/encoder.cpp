@@ -107,8 +107,8 @@ class Encoding {
     attend_block<kInner>(
         own.queries, count, packed_matrix(packed_keys(d, h), width_, length),
         packed_matrix(packed_values(d, h), length, width_), own,
-        [&](int64_t r, int64_t t, __mmask16 mask) {
-          return _mm512_add_ps(load16(offsets - r + t, mask), load16(mask_of_keys + t, mask));
+        [&](int64_t r, int64_t t, Mask mask) {
+          return load16(offsets - r + t, mask) + load16(mask_of_keys + t, mask);
         },
         [&](int64_t r, const float* terms, float inverse) {
           own.inverse[r] = inverse;

@@ -13,13 +13,12 @@ from model.precision import Precision, int8_levels
 class Format:
     """How numbers of one precision lie in the kernels' arrays.
 
-    `kind` is the value of `Kind` in numbers.h, `feature` the processor's that its products need. `group` inputs of a
-    matrix lie side by side, as `dtype`. The decoder's own keys and values are of `cache_dtype`, the source's of
-    `source_dtype`. `quantise` gives a matrix (out, in) as levels and the scale of each output, where there are any.
+    `kind` is the value of `Kind` in numbers.h. `group` inputs of a matrix lie side by side, as `dtype`. The decoder's
+    own keys and values are of `cache_dtype`, the source's of `source_dtype`. `quantise` gives a matrix (out, in) as
+    levels and the scale of each output, where there are any.
     """
 
     kind: int
-    feature: str
     group: int
     dtype: torch.dtype
     cache_dtype: torch.dtype
@@ -30,7 +29,6 @@ class Format:
 FORMATS: dict[Precision, Format] = {
     "float32": Format(
         kind=0,
-        feature="avx512_f",
         group=1,
         dtype=torch.float32,
         cache_dtype=torch.float32,
@@ -38,7 +36,6 @@ FORMATS: dict[Precision, Format] = {
     ),
     "bfloat16": Format(
         kind=1,
-        feature="avx512_bf16",
         group=2,
         dtype=torch.bfloat16,
         cache_dtype=torch.bfloat16,
@@ -46,7 +43,6 @@ FORMATS: dict[Precision, Format] = {
     ),
     "int8": Format(
         kind=2,
-        feature="avx512_vnni",
         group=4,
         dtype=torch.int8,
         cache_dtype=torch.bfloat16,

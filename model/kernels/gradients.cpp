@@ -16,17 +16,17 @@ void normalise(const float* x, const float* weight, Number* out, float* scales, 
 #pragma omp parallel for num_threads(num_threads)
   for (int64_t row = 0; row < rows; ++row) {
     const float* from = x + row * width;
-    __m512 squares = _mm512_setzero_ps();
+    Floats squares = splat(0.0f);
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __m512 numbers = load16(from + i, lane_mask(width - i));
-      squares = _mm512_fmadd_ps(numbers, numbers, squares);
+      const Floats numbers = load16(from + i, lane_mask(width - i));
+      squares = fma(numbers, numbers, squares);
     }
-    const float scale = 1.0f / std::sqrt(_mm512_reduce_add_ps(squares) / static_cast<float>(width) + epsilon);
+    const float scale = 1.0f / std::sqrt(add_lanes(squares) / static_cast<float>(width) + epsilon);
     scales[row] = scale;
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = lane_mask(width - i);
-      const __m512 normal = _mm512_mul_ps(load16(from + i, mask), _mm512_set1_ps(scale));
-      store16(out + row * width + i, mask, _mm512_mul_ps(normal, load16(weight + i, mask)));
+      const Mask mask = lane_mask(width - i);
+      const Floats normal = load16(from + i, mask) * splat(scale);
+      store16(out + row * width + i, mask, normal * load16(weight + i, mask));
     }
   }
 }
@@ -42,19 +42,19 @@ void normalise_gradient(const float* x, const float* weight, const float* scales
     for (int64_t row = begin; row < std::min(rows, begin + kChunk); ++row) {
       const float *from = x + row * width, scale = scales[row];
       const Number* upper = grad + row * width;
-      __m512 along = _mm512_setzero_ps();
+      Floats along = splat(0.0f);
       for (int64_t i = 0; i < width; i += kLanes) {
-        const __mmask16 mask = lane_mask(width - i);
-        const __m512 product = _mm512_mul_ps(load16(upper + i, mask), load16(from + i, mask));
-        along = _mm512_fmadd_ps(product, load16(weight + i, mask), along);
-        store16(sums + i, mask, _mm512_fmadd_ps(product, _mm512_set1_ps(scale), load16(sums + i, mask)));
+        const Mask mask = lane_mask(width - i);
+        const Floats product = load16(upper + i, mask) * load16(from + i, mask);
+        along = fma(product, load16(weight + i, mask), along);
+        store16(sums + i, mask, fma(product, splat(scale), load16(sums + i, mask)));
       }
-      const float share = _mm512_reduce_add_ps(along) * scale * scale / static_cast<float>(width);
+      const float share = add_lanes(along) * scale * scale / static_cast<float>(width);
       for (int64_t i = 0; i < width; i += kLanes) {
-        const __mmask16 mask = lane_mask(width - i);
-        const __m512 straight = _mm512_mul_ps(load16(upper + i, mask), load16(weight + i, mask));
-        const __m512 less = _mm512_fnmadd_ps(load16(from + i, mask), _mm512_set1_ps(share), straight);
-        store16(into_x + row * width + i, mask, _mm512_mul_ps(less, _mm512_set1_ps(scale)));
+        const Mask mask = lane_mask(width - i);
+        const Floats straight = load16(upper + i, mask) * load16(weight + i, mask);
+        const Floats less = fnma(load16(from + i, mask), splat(share), straight);
+        store16(into_x + row * width + i, mask, less * splat(scale));
       }
     }
   }
@@ -66,9 +66,9 @@ void gate(const Number* gates_and_values, Number* out, int64_t rows, int64_t wid
   for (int64_t row = 0; row < rows; ++row) {
     const Number* from = gates_and_values + 2 * row * width;
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = lane_mask(width - i);
-      const __m512 gelu = gelu16(load16(from + i, mask));
-      store16(out + row * width + i, mask, _mm512_mul_ps(gelu, load16(from + width + i, mask)));
+      const Mask mask = lane_mask(width - i);
+      const Floats gelu = gelu16(load16(from + i, mask));
+      store16(out + row * width + i, mask, gelu * load16(from + width + i, mask));
     }
   }
 }
@@ -76,24 +76,24 @@ void gate(const Number* gates_and_values, Number* out, int64_t rows, int64_t wid
 template <typename Number>
 void gate_gradient(const Number* gates_and_values, const Number* grad, Number* into, int64_t rows, int64_t width,
                    int64_t num_threads) {
-  const __m512 one = _mm512_set1_ps(1.0f), slope = _mm512_set1_ps(1.5957691216f);  // 2 √(2/π)
+  const Floats one = splat(1.0f), slope = splat(1.5957691216f);  // 2 √(2/π)
 #pragma omp parallel for num_threads(num_threads)
   for (int64_t row = 0; row < rows; ++row) {
     const Number* from = gates_and_values + 2 * row * width;
     Number* to = into + 2 * row * width;
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = lane_mask(width - i);
-      const __m512 x = load16(from + i, mask), value = load16(from + width + i, mask);
-      const __m512 upper = load16(grad + row * width + i, mask), square = _mm512_mul_ps(x, x);
+      const Mask mask = lane_mask(width - i);
+      const Floats x = load16(from + i, mask), value = load16(from + width + i, mask);
+      const Floats upper = load16(grad + row * width + i, mask), square = x * x;
       // gelu = x · σ(u), u = slope · (x + 0.044715 x³), so gelu' = σ + x · σ (1 − σ) · u'
-      const __m512 inner = _mm512_mul_ps(_mm512_fmadd_ps(square, _mm512_set1_ps(0.044715f), one), x);
-      const __m512 e = exp16(_mm512_mul_ps(inner, _mm512_sub_ps(_mm512_setzero_ps(), slope)));
-      const __m512 sigmoid = _mm512_div_ps(one, _mm512_add_ps(e, one));
-      const __m512 inner_slope = _mm512_mul_ps(_mm512_fmadd_ps(square, _mm512_set1_ps(3 * 0.044715f), one), slope);
-      const __m512 gelu = _mm512_mul_ps(x, sigmoid);
-      const __m512 bend = _mm512_mul_ps(_mm512_mul_ps(gelu, _mm512_sub_ps(one, sigmoid)), inner_slope);
-      store16(to + i, mask, _mm512_mul_ps(_mm512_mul_ps(upper, value), _mm512_add_ps(sigmoid, bend)));
-      store16(to + width + i, mask, _mm512_mul_ps(upper, gelu));
+      const Floats inner = fma(square, splat(0.044715f), one) * x;
+      const Floats e = exp16(inner * (splat(0.0f) - slope));
+      const Floats sigmoid = one / (e + one);
+      const Floats inner_slope = fma(square, splat(3 * 0.044715f), one) * slope;
+      const Floats gelu = x * sigmoid;
+      const Floats bend = gelu * (one - sigmoid) * inner_slope;
+      store16(to + i, mask, upper * value * (sigmoid + bend));
+      store16(to + width + i, mask, upper * gelu);
     }
   }
 }
@@ -107,31 +107,31 @@ void cross_entropy(Number* logits, const int64_t* truths, float* losses, int64_t
 #pragma omp parallel for num_threads(num_threads)
   for (int64_t row = 0; row < rows; ++row) {
     Number* numbers = logits + row * width;
-    const __m512 lowest = _mm512_set1_ps(-INFINITY);
-    __m512 highest = lowest, sum = _mm512_setzero_ps(), all = _mm512_setzero_ps();
+    const Floats lowest = splat(-INFINITY);
+    Floats highest = lowest, sum = splat(0.0f), all = splat(0.0f);
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = lane_mask(width - i);
-      const __m512 x = load16(numbers + i, mask);
-      highest = _mm512_mask_max_ps(highest, mask, highest, x);
-      all = _mm512_add_ps(all, x);
+      const Mask mask = lane_mask(width - i);
+      const Floats x = load16(numbers + i, mask);
+      highest = select(mask, max(highest, x), highest);
+      all = all + x;
     }
-    const float top = _mm512_reduce_max_ps(highest);
+    const float top = largest_lane(highest);
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = lane_mask(width - i);
-      const __m512 x = _mm512_sub_ps(load16(numbers + i, mask), _mm512_set1_ps(top));
-      sum = _mm512_mask_add_ps(sum, mask, sum, exp16(x));
+      const Mask mask = lane_mask(width - i);
+      const Floats x = load16(numbers + i, mask) - splat(top);
+      sum = select(mask, sum + exp16(x), sum);
     }
-    const float log_sum = top + std::log(_mm512_reduce_add_ps(sum));
+    const float log_sum = top + std::log(add_lanes(sum));
     const int64_t truth = truths[row];
-    const float likely = _mm512_cvtss_f32(load16(numbers + truth, 1)) - log_sum;
-    losses[row] = (smoothing - 1) * likely - share * (_mm512_reduce_add_ps(all) - static_cast<float>(width) * log_sum);
+    const float likely = first_lane(load16(numbers + truth, lane_mask(1))) - log_sum;
+    losses[row] = (smoothing - 1) * likely - share * (add_lanes(all) - static_cast<float>(width) * log_sum);
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __mmask16 mask = lane_mask(width - i);
-      const __m512 p = exp16(_mm512_sub_ps(load16(numbers + i, mask), _mm512_set1_ps(log_sum)));
-      store16(numbers + i, mask, _mm512_mul_ps(_mm512_sub_ps(p, _mm512_set1_ps(share)), _mm512_set1_ps(unit)));
+      const Mask mask = lane_mask(width - i);
+      const Floats p = exp16(load16(numbers + i, mask) - splat(log_sum));
+      store16(numbers + i, mask, (p - splat(share)) * splat(unit));
     }
-    const __m512 certain = _mm512_set1_ps(std::exp(likely) - share - (1 - smoothing));
-    store16(numbers + truth, 1, _mm512_mul_ps(certain, _mm512_set1_ps(unit)));
+    const Floats certain = splat(std::exp(likely) - share - (1 - smoothing));
+    store16(numbers + truth, lane_mask(1), certain * splat(unit));
   }
 }
 
@@ -170,39 +170,35 @@ void attend_head(const Heads<uint16_t>& q, const Heads<uint16_t>& k, const Heads
     attend_block<kBfloat16>(
         Rows(q.at(batch, head) + begin * q.row_stride, 2 * q.row_stride), std::min<int64_t>(kQueryRows, queries - begin),
         packed_matrix(packed_keys.data(), width, keys), packed_matrix(packed_values.data(), keys, width), work,
-        [&](int64_t r, int64_t t, __mmask16 mask) { return load16(own + r * bias.row_stride + t, mask); }, keep,
+        [&](int64_t r, int64_t t, Mask mask) { return load16(own + r * bias.row_stride + t, mask); }, keep,
         WriteHead<uint16_t>{out + begin * out_stride, out_stride, width, nullptr});
   }
 }
 
 // Places of 16 numbers, `stride` apart.
-__m512i apart(int64_t stride) {
-  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  return _mm512_mullo_epi32(lane, _mm512_set1_epi32(static_cast<int>(stride)));
+Ints apart(int64_t stride) {
+  return lane_numbers() * splat_int(static_cast<int>(stride));
 }
 
 // Columns of (length, width) as rows, two of their numbers a unit.
 void transpose(const uint16_t* from, int64_t stride, int64_t length, int64_t width, uint32_t* to, int64_t to_stride) {
-  const __m512i places = apart(to_stride);
+  const Ints places = apart(to_stride);
   for (int64_t s = 0; s < length; s += 2)
     for (int64_t j = 0; j < width; j += kLanes) {
-      const __mmask16 mask = lane_mask(width - j), next = s + 1 < length ? mask : __mmask16(0);
+      const Mask mask = lane_mask(width - j), next = s + 1 < length ? mask : kNoLanes;
       const uint16_t* at = from + s * stride + j;
-      const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at));
-      const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(next, at + (next ? stride : 0)));
-      const __m512i unit = _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
-      _mm512_mask_i32scatter_epi32(to + j * to_stride + s / 2, mask, places, unit, 4);
+      const Ints low = load_wide(at, mask), high = load_wide(at + (next ? stride : 0), next);
+      scatter(to + j * to_stride + s / 2, mask, places, low | (high << 16));
     }
 }
 
 // Rows of (width, length) floats as columns.
 void transpose(const float* from, int64_t stride, int64_t length, int64_t width, uint16_t* to, int64_t to_stride) {
-  const __m512i places = apart(stride);
+  const Ints places = apart(stride);
   for (int64_t s = 0; s < length; ++s)
     for (int64_t j = 0; j < width; j += kLanes) {
-      const __mmask16 mask = lane_mask(width - j);
-      store16(to + s * to_stride + j, mask,
-              _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask, places, from + j * stride + s, 4));
+      const Mask mask = lane_mask(width - j);
+      store16(to + s * to_stride + j, mask, gather(from + j * stride + s, places, mask));
     }
 }
 
@@ -232,17 +228,17 @@ void attend_head_gradient(const Heads<uint16_t>& q, const Heads<uint16_t>& k, co
     for (int64_t r = 0; r < count; ++r) {
       const float* of_weights = work.scores.data() + r * work.stride;
       const uint16_t* own = weights + (begin + r) * keys;
-      __m512 shared = _mm512_setzero_ps();
+      Floats shared = splat(0.0f);
       for (int64_t t = 0; t < keys; t += kLanes) {
-        const __mmask16 mask = lane_mask(keys - t);
-        shared = _mm512_fmadd_ps(load16(own + t, mask), load16(of_weights + t, mask), shared);
+        const Mask mask = lane_mask(keys - t);
+        shared = fma(load16(own + t, mask), load16(of_weights + t, mask), shared);
       }
-      const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(shared));
+      const Floats mean = splat(add_lanes(shared));
       uint16_t* to = scores.data() + (begin + r) * scores_stride;
       for (int64_t t = 0; t < round_up(keys, kColumns); t += kLanes) {
-        const __mmask16 mask = lane_mask(std::max<int64_t>(keys - t, 0));
-        const __m512 of_score = _mm512_mul_ps(load16(own + t, mask), _mm512_sub_ps(load16(of_weights + t, mask), mean));
-        store16(to + t, __mmask16(0xffff), of_score);
+        const Mask mask = lane_mask(std::max<int64_t>(keys - t, 0));
+        const Floats of_score = load16(own + t, mask) * (load16(of_weights + t, mask) - mean);
+        store16(to + t, kAllLanes, of_score);
         if (into_bias) store16(into_bias + (begin + r) * keys + t, mask, of_score);
       }
     }

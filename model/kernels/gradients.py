@@ -1,7 +1,6 @@
 """What training computes between its products of matrices: in one pass where eager operations take several."""
 
 import ctypes
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,10 +19,9 @@ def trains_on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
-@cache
 def have_kernel(*dtypes: torch.dtype) -> bool:
     """Whether this processor has kernels for numbers of all of `dtypes`."""
-    return all(dtype in _DTYPES and is_available(_DTYPES[dtype]) for dtype in dtypes)
+    return all(dtype in _DTYPES for dtype in dtypes) and is_available()
 
 
 def normalise(x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

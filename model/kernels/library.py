@@ -1,51 +1,73 @@
-"""The compiled kernels: where they are, whether this processor runs them, and what their functions take."""
+"""The compiled kernels: which build this processor runs, and what its functions take."""
 
 import ctypes
 import logging
 from ctypes import POINTER, c_float, c_int64, c_uint32, c_void_p
 from functools import cache
-from pathlib import Path
 
 import torch
 
-from model.kernels.formats import FORMATS
+from model.errors import ModelError
+from model.kernels.builds import BUILDS, Build
 from model.kernels.sources import digest
 from model.kernels.structs import Cache, Decoder, Encoder, Linear, Shape
-from model.precision import Precision
 
 logger = logging.getLogger(__name__)
 
-LIBRARY = Path(__file__).with_name("kernels.so")  # compiled by hatch_build.py when the package is installed
+AUTO, NONE = "auto", "none"
 STAGES = ("conversions", "attention matrices", "self-attention", "cross-attention", "feed-forward", "output matrix")
 COLUMNS = 32  # outputs of a weight block; every row of numbers is padded to a multiple of it
 MAX_HEAD_WIDTH = 128
 
-_COMMON = ("avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_bf16")  # caches are bfloat16 but in float32
+_choice = AUTO
 
 
-def is_available(precision: Precision) -> bool:
-    """Whether the kernels are compiled and this processor has the instructions for `precision`."""
+def choose(name: str) -> None:
+    """Have the build `name` compute from now on: `auto` for the first that the processor runs, `none` for torch.
+
+    Raises:
+        ModelError: the processor lacks instructions of that build, or it was not compiled.
+    """
+    global _choice
+    if name == _choice:
+        return
+    for build in BUILDS:
+        if build.name == name and (lacking := lacking_features(build)):
+            raise ModelError(f"kernels is {name}, and this processor lacks {', '.join(lacking)}; use auto")
+        if build.name == name and not build.path.exists():
+            raise ModelError(f"kernels is {name}, which was not compiled at installation; use auto")
+    _choice = name
+    _loaded.cache_clear()
+
+
+def is_available() -> bool:
+    """Whether the kernels compute here: every build does so in all precisions."""
+    return library() is not None
+
+
+def has_bfloat16() -> bool:
+    """Whether they have instructions for bfloat16, of which products are made of floats elsewhere."""
+    build = chosen_build()
+    return build is not None and build.has_bfloat16
+
+
+def lacking_features(build: Build) -> list[str]:
+    """What `build` needs and this processor has not."""
     found = torch.cpu.get_capabilities()
-    can_run = all(found.get(name, False) for name in (*_COMMON, FORMATS[precision].feature))
-    return can_run and library() is not None
+    return [feature for feature in build.features if not found.get(feature, False)]
 
 
-@cache
+def chosen_build() -> Build | None:
+    """That of `library`."""
+    return _loaded()[0]
+
+
 def library() -> ctypes.CDLL | None:
     """The kernels; torch's own OpenMP threads run them, since both ask for the same library. None where there are none.
 
     Their absence costs speed, never an answer.
     """
-    if not LIBRARY.exists():
-        logger.info("no native kernels: they are compiled where a C++ compiler was at hand at installation")
-        return None
-    try:
-        loaded = ctypes.CDLL(str(LIBRARY))
-        _check_sources(loaded)
-        return _declare(loaded)
-    except (OSError, AttributeError) as error:  # of another machine, or of another version
-        logger.warning("the native kernels cannot be used, all will be slower; install again: %s", error)
-        return None
+    return _loaded()[1]
 
 
 def loaded_library() -> ctypes.CDLL:
@@ -55,11 +77,27 @@ def loaded_library() -> ctypes.CDLL:
     return loaded
 
 
-def _check_sources(loaded: ctypes.CDLL) -> None:
+@cache
+def _loaded() -> tuple[Build, ctypes.CDLL] | tuple[None, None]:
+    # The first that loads of those that the processor runs.
+    for build in BUILDS:
+        if _choice not in (AUTO, build.name) or not build.path.exists() or lacking_features(build):
+            continue
+        try:
+            loaded = ctypes.CDLL(str(build.path))
+            _check_sources(loaded, build)
+            return build, _declare(loaded)
+        except (OSError, AttributeError) as error:  # of another machine, or of another version
+            logger.warning("the native kernels cannot be used, all will be slower; install again: %s", error)
+    logger.info("no native kernels: leximind doctor says why")
+    return None, None
+
+
+def _check_sources(loaded: ctypes.CDLL, build: Build) -> None:
     # Kernels that take other arguments than they are given answer with whatever they find there.
     loaded.leximind_sources.restype = c_uint32
     if digest() not in (None, loaded.leximind_sources()):
-        raise OSError(f"{LIBRARY.name} was compiled from other sources than those beside it")
+        raise OSError(f"{build.path.name} was compiled from other sources than those beside it")
 
 
 def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:

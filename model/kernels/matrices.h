@@ -5,7 +5,9 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "numbers.h"
@@ -21,7 +23,6 @@ struct Linear {
 
 namespace {
 
-constexpr int kTileRows = 12;  // 24 of the 32 registers accumulate
 constexpr int kZero = 128;  // VNNI multiplies unsigned by signed bytes: activations are shifted up by this
 constexpr int kPanelRows = 192;  // rows whose activations stay in the second-level cache beside a weight block
 
@@ -52,114 +53,191 @@ struct Rows {
 template <Kind kind>
 void convert_row(const float* x, const float* weight, float scale, int64_t width, Operand& to, int64_t row) {
   uint8_t* out = to.bytes.data() + row * to.stride;
-  const __m512 factor = _mm512_set1_ps(scale);
+  const Floats factor = splat(scale);
   const auto value = [&](int64_t i) {
-    const __mmask16 mask = lane_mask(width - i);
-    const __m512 v = _mm512_mul_ps(load16(x + i, mask), factor);
-    return weight ? _mm512_mul_ps(v, load16(weight + i, mask)) : v;
+    const Mask mask = lane_mask(width - i);
+    const Floats v = load16(x + i, mask) * factor;
+    return weight ? v * load16(weight + i, mask) : v;
   };
   if constexpr (kind == kFloat32) {
-    for (int64_t i = 0; i < width; i += kLanes) _mm512_storeu_ps(reinterpret_cast<float*>(out) + i, value(i));
+    for (int64_t i = 0; i < width; i += kLanes) store16(reinterpret_cast<float*>(out) + i, value(i));
   } else if constexpr (kind == kBfloat16) {
     for (int64_t i = 0; i < width; i += kLanes)
-      store16(reinterpret_cast<uint16_t*>(out) + i, __mmask16(0xffff), value(i));
+      store16(reinterpret_cast<uint16_t*>(out) + i, kAllLanes, value(i));
   } else {
     static_assert(kind == kInt8);
-    __m512 most = _mm512_set1_ps(1e-12f);
-    for (int64_t i = 0; i < width; i += kLanes) most = _mm512_max_ps(most, _mm512_abs_ps(value(i)));
-    const float step = _mm512_reduce_max_ps(most) / 127.0f;
+    Floats most = splat(1e-12f);
+    for (int64_t i = 0; i < width; i += kLanes) most = max(most, abs(value(i)));
+    const float step = largest_lane(most) / 127.0f;
     to.scales[row] = step;
-    const __m512 inverse = _mm512_set1_ps(1.0f / step);
+    const Floats inverse = splat(1.0f / step);
     for (int64_t i = 0; i < width; i += kLanes) {
-      const __m512i level = _mm512_cvtps_epi32(_mm512_mul_ps(value(i), inverse));
-      const __m512i shifted = _mm512_add_epi32(level, _mm512_set1_epi32(kZero));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), _mm512_cvtusepi32_epi8(shifted));
+      const Ints level = to_ints(value(i) * inverse);
+      store_bytes(out + i, level + splat_int(kZero));
     }
   }
 }
 
 template <Kind kind>
 void normalise_row(const float* x, const float* weight, float epsilon, int64_t width, Operand& to, int64_t row) {
-  __m512 sum = _mm512_setzero_ps();
+  Floats sum = splat(0.0f);
   for (int64_t i = 0; i < width; i += kLanes) {
-    const __m512 v = load16(x + i, lane_mask(width - i));
-    sum = _mm512_fmadd_ps(v, v, sum);
+    const Floats v = load16(x + i, lane_mask(width - i));
+    sum = fma(v, v, sum);
   }
-  const float scale = 1.0f / std::sqrt(_mm512_reduce_add_ps(sum) / static_cast<float>(width) + epsilon);
+  const float scale = 1.0f / std::sqrt(add_lanes(sum) / static_cast<float>(width) + epsilon);
   convert_row<kind>(x, weight, scale, width, to, row);
 }
 
-// Four bytes of a row by four of each of 16 outputs. Written out, since GCC 12 copies and spills every sum in each turn
-// when these are intrinsics: a third of the speed.
+// Four bytes of weights by four of a row, in one turn by the instruction for it; without one in two, of half of the
+// numbers each, made wider: bfloat16 to floats, bytes to 16 bits. Then the rows are made so beforehand (`Widened`).
 template <Kind kind>
-inline void accumulate(__m512i& sum, __m512i x, __m512i weight) {
-  if constexpr (kind == kInt8) asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(weight));
-  if constexpr (kind == kBfloat16) asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(weight));
-  if constexpr (kind == kFloat32) asm("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(weight));
+constexpr int kTurns = (kind == kBfloat16 && !kHasBfloat16) || (kind == kInt8 && !kHasVnni) ? 2 : 1;
+
+// What a turn multiplies of a register of weights.
+template <Kind kind, int kTurn>
+inline Register part_of(Register weight) {
+  if constexpr (kTurns<kind> == 1) return weight;
+  else if constexpr (kind == kBfloat16) return kTurn ? upper_bfloat16(weight) : lower_bfloat16(weight);
+  else return kTurn ? odd_bytes(weight) : even_bytes(weight);
 }
 
-// The sums of kRows rows by 32 outputs: members, not an array, or the compiler keeps them in memory.
+template <Kind kind>
+inline void accumulate(Register& sum, Register x, Register weight) {
+  if constexpr (kind == kFloat32 || (kind == kBfloat16 && !kHasBfloat16)) add_floats(sum, x, weight);
+  else if constexpr (kind == kBfloat16) add_bfloat16(sum, x, weight);
+  else if constexpr (kHasVnni) add_bytes(sum, x, weight);
+  else add_pairs(sum, x, weight);
+}
+
+// Rows as the turns take them: in each four bytes of a group, or twice four. Each thread makes its own, which takes a
+// hundredth of the time of the product.
+template <Kind kind>
+class Widened {
+ public:
+  Widened(const Rows& x, int64_t first, int64_t count, int64_t width) : rows_(x.bytes + first * x.stride, x.stride) {
+    rows_.scales = x.scales ? x.scales + first : nullptr;
+    if constexpr (kTurns<kind> > 1) {
+      static thread_local std::vector<uint8_t> bytes;
+      const int64_t padded = round_up(width, Format<kind>::kGroup * kLanes);
+      const int64_t stride = odd_lines(padded / Format<kind>::kGroup * 8);
+      if (static_cast<int64_t>(bytes.size()) < count * stride) bytes.resize(count * stride);
+      for (int64_t r = 0; r < count; ++r) widen(rows_.bytes + r * x.stride, width, bytes.data() + r * stride);
+      rows_.bytes = bytes.data();
+      rows_.stride = stride;
+    }
+  }
+  const Rows& rows() const { return rows_; }
+
+ private:
+  static void widen(const uint8_t* from, int64_t width, uint8_t* to) {
+    for (int64_t i = 0; i < width; i += Format<kind>::kGroup, from += 4, to += 8) {
+      uint32_t unit, parts[2];
+      std::memcpy(&unit, from, sizeof(unit));
+      if constexpr (kind == kBfloat16) parts[0] = unit << 16, parts[1] = unit & 0xffff0000u;
+      else parts[0] = unit & 0x00ff00ffu, parts[1] = unit >> 8 & 0x00ff00ffu;
+      std::memcpy(to, parts, sizeof(parts));
+    }
+  }
+
+  Rows rows_;
+};
+
+// The sums of kRows rows by two registers of outputs: members, not an array, or the compiler keeps them in memory.
 template <Kind kind, int kRows>
 struct Sums {
   Sums<kind, kRows - 1> above;
-  __m512i a = _mm512_setzero_si512(), b = _mm512_setzero_si512();
+  Register a{}, b{};
 
-  __attribute__((always_inline)) void add(const uint8_t* four, int64_t stride, __m512i w0, __m512i w1) {
+  __attribute__((always_inline)) void add(const uint8_t* four, int64_t stride, Register w0, Register w1) {
     above.add(four, stride, w0, w1);
     int32_t unit;
     std::memcpy(&unit, four + (kRows - 1) * stride, 4);
-    const __m512i x = _mm512_set1_epi32(unit);
+    const Register x = repeat(unit);
     accumulate<kind>(a, x, w0);
     accumulate<kind>(b, x, w1);
   }
 
-  __attribute__((always_inline)) void store(const Linear& linear, int64_t column, const float* scales, float* to) {
-    above.store(linear, column, scales, to);
-    half(a, linear, column, scales, to + (kRows - 1) * kColumns);
-    half(b, linear, column + kLanes, scales, to + (kRows - 1) * kColumns + kLanes);
-  }
-
-  static void half(__m512i sum, const Linear& linear, int64_t column, const float* scales, float* to) {
-    __m512 out = _mm512_castsi512_ps(sum);
-    if constexpr (kind == kInt8) {
-      const __m512i shift = _mm512_loadu_si512(linear.sums + column);
-      const __m512 whole = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, shift));
-      out = _mm512_mul_ps(_mm512_mul_ps(whole, _mm512_loadu_ps(linear.scales + column)), _mm512_set1_ps(scales[kRows - 1]));
-    }
-    _mm512_storeu_ps(to, out);
+  __attribute__((always_inline)) void store(uint8_t* to) const {
+    above.store(to);
+    store_register(to + (kRows - 1) * 4 * kColumns, a);
+    store_register(to + (kRows - 1) * 4 * kColumns + sizeof(Register), b);
   }
 };
 
 template <Kind kind>
 struct Sums<kind, 0> {
-  void add(const uint8_t*, int64_t, __m512i, __m512i) {}
-  void store(const Linear&, int64_t, const float*, float*) {}
+  void add(const uint8_t*, int64_t, Register, Register) {}
+  void store(uint8_t*) const {}
 };
 
-// kRows rows by one weight block: four bytes of each row and two registers of weights at a time.
+// All turns of kRows rows by two registers of weights.
+template <Kind kind, int kRows, int kTurn = 0>
+__attribute__((always_inline)) inline void add_turns(Sums<kind, kRows>& sums, const uint8_t* rows, int64_t stride,
+                                                     Register w0, Register w1) {
+  sums.add(rows + 4 * kTurn, stride, part_of<kind, kTurn>(w0), part_of<kind, kTurn>(w1));
+  if constexpr (kTurn + 1 < kTurns<kind>) add_turns<kind, kRows, kTurn + 1>(sums, rows, stride, w0, w1);
+}
+
+constexpr int64_t kPair = 2 * sizeof(Register);  // bytes of weights that `Sums` take at a time
+
+// kRows rows by one weight block, four bytes of weights at a time: `to` (kRows, 32) floats, or int32.
 template <Kind kind, int kRows>
-void sum_tile(const Linear& linear, int64_t block, const Rows& x, int64_t row, float* to) {
-  constexpr int64_t kGroup = Format<kind>::kGroup;
+void sum_tile(const Linear& linear, int64_t block, const Rows& x, int64_t row, uint8_t* to) {
+  constexpr int64_t kGroup = Format<kind>::kGroup, kBytes = 4 * kColumns, kUnit = 4 * kTurns<kind>;
   const int64_t groups = (linear.in + kGroup - 1) / kGroup, stride = x.stride;
-  const uint8_t* weight = linear.weight + block * groups * 4 * kColumns;
-  const uint8_t* rows = x.bytes + row * stride;
-  Sums<kind, kRows> sums;
-  for (int64_t group = 0; group < groups; ++group, weight += 128, rows += 4)
-    sums.add(rows, stride, _mm512_loadu_si512(weight), _mm512_loadu_si512(weight + 64));
-  sums.store(linear, block * kColumns, x.scales + row, to);
+  const uint8_t* weights = linear.weight + block * groups * kBytes;
+  const uint8_t* first = x.bytes + row * stride;
+  if constexpr (kPair < kBytes && kRows <= kWholeRows) {
+    Sums<kind, kRows> left, right;
+    const uint8_t *weight = weights, *rows = first;
+    for (int64_t group = 0; group < groups; ++group, weight += kBytes, rows += kUnit) {
+      add_turns(left, rows, stride, load_register(weight), load_register(weight + sizeof(Register)));
+      add_turns(right, rows, stride, load_register(weight + kPair), load_register(weight + kPair + sizeof(Register)));
+    }
+    left.store(to);
+    right.store(to + kPair);
+  } else {
+    for (int64_t part = 0; part < kBytes; part += kPair) {
+      Sums<kind, kRows> sums;
+      const uint8_t *weight = weights + part, *rows = first;
+      for (int64_t group = 0; group < groups; ++group, weight += kBytes, rows += kUnit)
+        add_turns(sums, rows, stride, load_register(weight), load_register(weight + sizeof(Register)));
+      sums.store(to + part);
+    }
+  }
+}
+
+template <Kind kind, int... kRows>
+constexpr auto sums_of(std::integer_sequence<int, kRows...>) {
+  using Sum = void (*)(const Linear&, int64_t, const Rows&, int64_t, uint8_t*);
+  return std::array<Sum, sizeof...(kRows)>{sum_tile<kind, kRows + 1>...};
+}
+
+// The int32 sums of some rows by one block as floats, in place. Not inlined: the compiler would add the products of the
+// scales to what they are added to without rounding them before, in some builds and places and in others not.
+[[gnu::noinline]] inline void scale_sums(uint8_t* sums, const Linear& linear, int64_t block, const float* scales,
+                                         int64_t count) {
+  for (int64_t r = 0; r < count; ++r)
+    for (int64_t column = 0; column < kColumns; column += kLanes) {
+      uint8_t* at = sums + 4 * (r * kColumns + column);
+      const int64_t output = block * kColumns + column;
+      const Floats whole = to_floats(load_ints(at) - load_ints(linear.sums + output));
+      store16(reinterpret_cast<float*>(at), whole * load16(linear.scales + output) * splat(scales[r]));
+    }
 }
 
 // By way of a buffer, so that the many forms of `sum_tile` are not compiled anew for every use of the sums.
 template <Kind kind, typename Epilogue>
-void tile(int64_t count, const Linear& linear, int64_t block, const Rows& x, int64_t row, const Epilogue& epilogue) {
-  using Sum = void (*)(const Linear&, int64_t, const Rows&, int64_t, float*);
-  static constexpr Sum kSums[] = {sum_tile<kind, 1>, sum_tile<kind, 2>,  sum_tile<kind, 3>,  sum_tile<kind, 4>,
-                                  sum_tile<kind, 5>, sum_tile<kind, 6>,  sum_tile<kind, 7>,  sum_tile<kind, 8>,
-                                  sum_tile<kind, 9>, sum_tile<kind, 10>, sum_tile<kind, 11>, sum_tile<kind, 12>};
-  alignas(64) float sums[kTileRows * kColumns];
+void tile(int64_t count, const Linear& linear, int64_t block, const Rows& x, int64_t row, int64_t first_row,
+          const Epilogue& epilogue) {
+  static constexpr auto kSums = sums_of<kind>(std::make_integer_sequence<int, kTileRows>{});
+  alignas(64) uint8_t sums[kTileRows * 4 * kColumns];
   kSums[count - 1](linear, block, x, row, sums);
+  if constexpr (kind == kInt8) scale_sums(sums, linear, block, x.scales + row, count);
+  const float* floats = reinterpret_cast<const float*>(sums);
   for (int64_t r = 0; r < count; ++r)
-    epilogue(row + r, block, _mm512_load_ps(sums + r * kColumns), _mm512_load_ps(sums + r * kColumns + kLanes));
+    epilogue(first_row + row + r, block, load16(floats + r * kColumns), load16(floats + r * kColumns + kLanes));
 }
 
 // This thread's share of the blocks, for all rows.
@@ -170,10 +248,11 @@ void multiply(const Linear& linear, const Rows& x, int64_t num_rows, const Epilo
   for (int64_t panel = 0; panel < num_rows; panel += kPanelRows) {
     const int64_t rows = std::min<int64_t>(kPanelRows, num_rows - panel);
     const int64_t height = (rows + kTileRows - 1) / kTileRows;  // equal tiles: 16 rows as 8 and 8
+    const Widened<kind> widened(x, panel, rows, linear.in);
     for (int64_t block = blocks * thread / threads; block < blocks * (thread + 1) / threads; ++block)
       for (int64_t part = 0; part < height; ++part) {
         const int64_t begin = rows * part / height, end = rows * (part + 1) / height;
-        tile<kind>(end - begin, linear, block, x, panel + begin, epilogue);
+        tile<kind>(end - begin, linear, block, widened.rows(), begin, panel, epilogue);
       }
   }
 }
@@ -182,10 +261,11 @@ void multiply(const Linear& linear, const Rows& x, int64_t num_rows, const Epilo
 template <Kind kind, typename Epilogue>
 void multiply_alone(const Linear& linear, const Rows& x, int64_t num_rows, const Epilogue& epilogue) {
   const int64_t parts = (num_rows + kTileRows - 1) / kTileRows;
+  const Widened<kind> widened(x, 0, num_rows, linear.in);
   for (int64_t block = 0; block < (linear.out + kColumns - 1) / kColumns; ++block)
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t begin = num_rows * part / parts, end = num_rows * (part + 1) / parts;
-      tile<kind>(end - begin, linear, block, x, begin, epilogue);
+      tile<kind>(end - begin, linear, block, widened.rows(), begin, 0, epilogue);
     }
 }
 
@@ -193,28 +273,28 @@ void multiply_alone(const Linear& linear, const Rows& x, int64_t num_rows, const
 struct Write {
   float* to;
   int64_t stride;
-  void operator()(int64_t row, int64_t block, __m512 a, __m512 b) const {
+  void operator()(int64_t row, int64_t block, Floats a, Floats b) const {
     float* at = to + row * stride + block * kColumns;
-    _mm512_storeu_ps(at, a);
-    _mm512_storeu_ps(at + kLanes, b);
+    store16(at, a);
+    store16(at + kLanes, b);
   }
 };
 
 struct Add {
   float* to;
   int64_t stride;
-  void operator()(int64_t row, int64_t block, __m512 a, __m512 b) const {
+  void operator()(int64_t row, int64_t block, Floats a, Floats b) const {
     float* at = to + row * stride + block * kColumns;
-    _mm512_storeu_ps(at, _mm512_add_ps(_mm512_loadu_ps(at), a));
-    _mm512_storeu_ps(at + kLanes, _mm512_add_ps(_mm512_loadu_ps(at + kLanes), b));
+    store16(at, load16(at) + a);
+    store16(at + kLanes, load16(at + kLanes) + b);
   }
 };
 
 struct Gate {  // gelu(gate) · value
   float* to;
   int64_t stride;
-  void operator()(int64_t row, int64_t block, __m512 gate, __m512 value) const {
-    _mm512_storeu_ps(to + row * stride + block * kLanes, _mm512_mul_ps(gelu16(gate), value));
+  void operator()(int64_t row, int64_t block, Floats gate, Floats value) const {
+    store16(to + row * stride + block * kLanes, gelu16(gate) * value);
   }
 };
 

@@ -25,7 +25,7 @@ class Barrier {
     }
     for (int turn = 0; round_.load(std::memory_order_acquire) == round; ++turn) {
       if (turn < kSpins)
-        _mm_pause();
+        relax();
       else
         sched_yield();
     }

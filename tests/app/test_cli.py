@@ -16,14 +16,14 @@ from app.settings import Settings
 from app.version import VERSION
 from model.errors import CheckpointError
 from model.inference.decoding.options import DecodingOptions
-from model.kernels.library import is_available
+from model.kernels.library import has_bfloat16
 from model.network.leximind import LexiMind
 from model.storage.checkpoint import Checkpoint
 from model.storage.saving import save_checkpoint
 from model.tasks import EMOTIONS, TOPICS, Tasks
 from support.commands import completions
 
-AUTO = "bfloat16" if is_available("bfloat16") else "float32"  # what dtype auto is on a CPU
+AUTO = "bfloat16" if has_bfloat16() else "float32"  # what dtype auto is on a CPU
 
 pytestmark = pytest.mark.usefixtures("root_logger")  # every command configures it
 

@@ -18,7 +18,7 @@ from model.errors import CheckpointError
 from model.inference.backend import Backend
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
-from model.kernels.library import is_available
+from model.kernels.library import has_bfloat16
 from model.precision import Precision
 from model.storage.checkpoint import ServedCheckpoint, load_served
 from support.waiting import until
@@ -31,7 +31,7 @@ async def test_service_loads_answers_and_drains(checkpoint_folder: Path) -> None
         _ = service.deployment
     await service.load()
     assert service.state == "ready"
-    precision = "bfloat16" if is_available("bfloat16") else "float32"
+    precision = "bfloat16" if has_bfloat16() else "float32"
     assert service.deployment.checkpoint.backend.precision == precision
     await service.drain(1.0)
     assert service.state == "draining"
@@ -89,7 +89,7 @@ async def test_without_kernels_a_processor_computes_in_float32(
     checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By torch in bfloat16 an answer would depend on what it is batched with."""
-    monkeypatch.setattr("model.storage.checkpoint.is_available", lambda _: False)
+    monkeypatch.setattr("model.storage.checkpoint.has_bfloat16", lambda: False)
     service = Service(Settings(checkpoint=checkpoint_folder))
     await service.load()
     assert service.deployment.checkpoint.backend.precision == "float32"

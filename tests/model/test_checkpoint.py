@@ -58,14 +58,14 @@ def test_read_part_by_part_it_is_what_packing_the_whole_gives(
     kernels: bool,
 ) -> None:
     if not kernels:
-        monkeypatch.setattr("model.inference.native_backend.is_available", lambda _: False)
+        monkeypatch.setattr("model.inference.native_backend.is_available", lambda: False)
     model = random_model(replace(checkpoint.config, tie_lm_head=tied))
     folder, spiece = tmp_path / "saved", checkpoint.folder / "spiece.model"
     save_checkpoint(folder, model, spiece, checkpoint.tasks, card="", dtype=torch.bfloat16)
     loaded = load_checkpoint(folder, CPU, computing_dtype(precision)).model
     pieces = checkpoint.tokenizer.byte_pieces
     whole: Backend
-    if can_be_native(loaded.config, precision):
+    if can_be_native(loaded.config):
         whole = NativeBackend(loaded.state_dict(), loaded.config, precision, pieces)
     elif precision == "float32":
         whole = TorchBackend(loaded, pieces)

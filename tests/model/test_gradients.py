@@ -19,7 +19,7 @@ def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr("model.network.layers.have_kernel", lambda *_: False)
         monkeypatch.setattr("model.network.attention.have_kernel", lambda *_: False)
     elif not have_kernel(torch.float32):
-        pytest.skip("no native kernels: no compiler, or a processor without AVX-512")
+        pytest.skip("no native kernels: no compiler, or a processor without AVX2")
 
 
 def gradients(out: Tensor, inputs: list[Tensor]) -> list[Tensor]:

@@ -172,7 +172,7 @@ def test_bfloat16_without_the_instructions_is_refused_with_the_remedy(checkpoint
     script = (
         "import sys, torch, model.kernels.library as library\n"
         "from pathlib import Path\n"
-        "library.LIBRARY = Path('none')\n"
+        "library.choose('none')\n"
         "from model.storage.checkpoint import load_served\n"
         "load_served(Path(sys.argv[1]), torch.device('cpu'), 'bfloat16')\n"
     )

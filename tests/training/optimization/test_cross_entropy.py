@@ -13,7 +13,7 @@ def _by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
     if request.param == "torch":
         monkeypatch.setattr("training.optimization.cross_entropy.have_kernel", lambda *_: False)
     elif not have_kernel(torch.float32):
-        pytest.skip("no native kernels: no compiler, or a processor without AVX-512")
+        pytest.skip("no native kernels: no compiler, or a processor without AVX2")
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

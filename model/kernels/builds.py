@@ -1,0 +1,93 @@
+"""Which builds of the kernels there are, what each needs of a processor, and how they are compiled.
+
+Imports nothing of the project, whose package is built by it. As a command, with or without the name of a
+compiler, it compiles in place.
+"""
+
+import os
+import platform
+import runpy
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+_FOLDER = Path(__file__).parent
+_FLAGS = (
+    "-O3 -std=c++20 -fopenmp -fPIC -shared -fno-math-errno -Wall -Wextra -Wno-uninitialized -Wno-maybe-uninitialized"
+).split()
+
+
+@dataclass(frozen=True)
+class Build:
+    """The kernels for processors that have `features`, as `torch.cpu.get_capabilities` calls them.
+
+    `has_bfloat16`: with instructions for products of bfloat16, which are made of floats elsewhere.
+    """
+
+    name: str
+    features: tuple[str, ...]
+    flags: tuple[str, ...]
+    has_bfloat16: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Of the compiled library."""
+        return _FOLDER / f"kernels-{self.name}.so"
+
+
+_AVX2 = Build("avx2", ("avx2", "fma3", "f16c"), ("-mavx2", "-mfma", "-mf16c"))
+_AVXVNNI = Build("avxvnni", (*_AVX2.features, "avx_vnni"), (*_AVX2.flags, "-mavxvnni"))
+_AVX512VNNI = Build(
+    "avx512vnni",
+    (*_AVX2.features, "avx512_f", "avx512_bw", "avx512_dq", "avx512_vl", "avx512_vnni"),
+    ("-mfma", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"),
+)
+_AVX512BF16 = Build(
+    "avx512bf16", (*_AVX512VNNI.features, "avx512_bf16"), (*_AVX512VNNI.flags, "-mavx512bf16"), has_bfloat16=True
+)
+# The first that a processor runs computes. AVX-512 without VNNI (Skylake) is served by AVX2.
+BUILDS = (_AVX512BF16, _AVX512VNNI, _AVXVNNI, _AVX2)
+
+
+def compile_all(name: str = "g++") -> tuple[list[Build], str]:
+    """Compile, by the compiler `name`, what can be on this machine.
+
+    Returns:
+        The builds that are there now, and what to say: in one line those, or why there are none.
+    """
+    for build in BUILDS:
+        build.path.unlink(missing_ok=True)
+    if platform.system() != "Linux" or platform.machine() != "x86_64":
+        return [], "native kernels: none, they are for Linux on x86-64; a CPU computes by torch, more slowly"
+    if (compiler := shutil.which(name)) is None:
+        remedy = "install it (apt-get install g++) and install LexiMind again"
+        return (
+            [],
+            f"native kernels: NONE, there is no C++ compiler ({name}): a CPU decodes several times slower; {remedy}",
+        )
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        errors = dict(zip(BUILDS, threads.map(lambda build: _compile(compiler, build), BUILDS), strict=True))
+    compiled = [build for build, error in errors.items() if error is None]
+    message = (
+        f"native kernels: {', '.join(build.name for build in compiled) or 'NONE, a CPU decodes several times slower'}"
+    )
+    failed = [f"\n{build.name} does not compile:\n{error}" for build, error in errors.items() if error is not None]
+    return compiled, message + "".join(failed)
+
+
+def _compile(compiler: str, build: Build) -> str | None:
+    # What the compiler says if it fails.
+    sources = sorted(map(str, _FOLDER.glob("*.cpp")))
+    digest = runpy.run_path(str(_FOLDER / "sources.py"))["digest"]()
+    command = [compiler, *_FLAGS, *build.flags, f"-DLEXIMIND_SOURCES={digest}u", *sources, "-o", str(build.path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stderr if done.returncode else None
+
+
+if __name__ == "__main__":
+    found, said = compile_all(*sys.argv[1:2])
+    print(said)  # noqa: T201
+    sys.exit(not found)

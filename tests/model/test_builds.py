@@ -1,0 +1,125 @@
+"""The builds of the kernels: which one a processor gets, that each computes the same, and in its own instructions."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from model.errors import ModelError
+from model.inference.native_backend import NativeBackend
+from model.inference.torch_backend import TorchBackend
+from model.kernels import library
+from model.kernels.builds import BUILDS, Build
+from model.precision import PRECISIONS, Precision, computing_dtype
+from support.models import CONFIG, random_model
+from support.reference import TOLERANCE
+
+RUNNABLE = [build for build in BUILDS if build.path.exists() and not library.lacking_features(build)]
+compiled = pytest.mark.skipif(not all(build.path.exists() for build in BUILDS), reason="no C++ compiler")
+
+HASWELL = {"avx2", "fma3", "f16c"}
+SKYLAKE = HASWELL | {"avx512_f", "avx512_bw", "avx512_dq", "avx512_vl"}
+ICE_LAKE = SKYLAKE | {"avx512_vnni"}
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    before = library._choice
+    library.choose(library.AUTO)
+    yield
+    library._loaded.cache_clear()  # what was loaded for a processor that a test made up
+    library.choose(before)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, features: set[str]) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: dict.fromkeys(features, True))
+    library._loaded.cache_clear()
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("features", "name"),
+    [
+        (HASWELL - {"fma3"}, None),
+        (HASWELL, "avx2"),
+        (HASWELL | {"avx_vnni"}, "avxvnni"),
+        (SKYLAKE, "avx2"),
+        (ICE_LAKE, "avx512vnni"),
+        (ICE_LAKE | {"avx512_bf16", "avx_vnni"}, "avx512bf16"),
+    ],
+)
+def test_a_processor_gets_the_first_build_that_it_runs(
+    monkeypatch: pytest.MonkeyPatch, features: set[str], name: str | None
+) -> None:
+    pretend(monkeypatch, features)
+    build = library.chosen_build()
+    assert (build and build.name) == name
+    assert library.is_available() == (name is not None)
+    assert library.has_bfloat16() == (name == "avx512bf16")
+
+
+@compiled
+def test_a_build_that_the_processor_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, HASWELL)
+    with pytest.raises(ModelError, match="kernels is avxvnni, and this processor lacks avx_vnni; use auto"):
+        library.choose("avxvnni")
+    build = library.chosen_build()
+    assert build is not None
+    assert build.name == "avx2"
+
+
+def test_without_kernels_torch_computes() -> None:
+    library.choose(library.NONE)
+    assert not library.is_available()
+
+
+@pytest.mark.parametrize("build", RUNNABLE, ids=lambda build: build.name)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@torch.inference_mode()
+def test_every_build_computes_the_network_and_a_row_as_alone(build: Build, precision: Precision) -> None:
+    """In float32 as torch; near it in less; tiles of any number of rows to the bit what a row is alone."""
+    library.choose(build.name)
+    plain = TorchBackend(random_model(CONFIG))
+    model = NativeBackend(random_model(CONFIG).to(computing_dtype(precision)).state_dict(), CONFIG, precision)
+    lengths = torch.tensor([30, 4, 17, 1, 22, 29, 8, 3, 11, 5, 26, 2, 19])
+    ids = torch.randint(3, 90, (len(lengths), 30), generator=torch.Generator().manual_seed(3))
+    mask = torch.arange(30) < lengths[:, None]
+    exact = plain.encode(ids, mask)
+    states = model.encode(ids, mask)
+    if precision == "float32":
+        torch.testing.assert_close(states[mask], exact[mask], **TOLERANCE)
+    assert float((states - exact)[mask].norm() / exact[mask].norm()) < 0.1
+
+    def logits(count: int) -> torch.Tensor:
+        assert torch.equal(model.encode(ids[:count], mask[:count]), states[:count])
+        cache = model.new_cache(1)
+        cache.add(model.project_source(states[:count], mask[:count]), mask[:count], [3] * count)
+        return torch.stack([model.step(torch.full((count,), token), [cache]) for token in (0, 5, 9)])
+
+    all_rows = logits(len(lengths))
+    for count in range(1, len(lengths)):
+        assert torch.equal(logits(count), all_rows[:, :count])
+
+
+@compiled
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
+@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
+def test_no_build_has_instructions_above_its_level(build: Build) -> None:
+    """In 64-bit code an instruction that begins with the byte 62 is one of AVX-512, and no other does."""
+    listing = subprocess.run(["objdump", "-d", build.path], capture_output=True, text=True, check=True).stdout
+    lines = re.findall(r"^ *[0-9a-f]+:\t((?:[0-9a-f]{2} )+) *\t(?:\{vex\} )?(\S+)", listing, re.MULTILINE)
+    assert len(lines) > 10_000
+    names = {name for _, name in lines}
+    has = {
+        "avx512_f": any(code.startswith("62 ") for code, _ in lines),
+        "avx512_bf16": bool(names & {"vdpbf16ps", "vcvtneps2bf16", "vcvtne2ps2bf16"}),
+        "avx512_vnni": any("vpdpbusd" in name and code.startswith("62 ") for code, name in lines),
+        "avx_vnni": any("vpdpbusd" in name and not code.startswith("62 ") for code, name in lines),
+        "fma3": any(name.startswith("vfmadd") for name in names),
+    }
+    assert {feature for feature, is_there in has.items() if is_there} == set(build.features) & has.keys()
+    beyond = re.compile(r"vp(popcnt|shld|shrd|compress[bw]|expand[bw]|madd52|ermb|ermi2b|ermt2b)|v?gf2|tdp|tile|v.*ph$")
+    assert not {name for name in names if beyond.match(name)}
