@@ -57,6 +57,7 @@ define install
 	@$(FITS) || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt \
 		$$($(NEEDS_CPU_TORCH) && echo --extra-index-url $(TORCH_INDEX)) -e '.[$(1)]'
+	@$(BIN)/python -m model.kernels.library
 endef
 
 PREREQUISITES := pyproject.toml constraints.txt hatch_build.py \

@@ -46,7 +46,7 @@ from model.storage.checkpoint import Checkpoint
 from model.storage.flan_t5 import import_flan_t5
 
 # The settings of the commands that run here.
-_LOCAL = ("checkpoint", "device", "dtype", "threads")
+_LOCAL = ("checkpoint", "device", "dtype", "kernels", "threads")
 _DOCTOR = (*_LOCAL, "host", "port")
 _BULK = (*_LOCAL, "max_batch_tokens", "max_decode_rows")
 
@@ -361,6 +361,7 @@ async def _facts(service: Service) -> dict[str, Any]:
         "parameters": checkpoint.num_parameters,
         "device": str(checkpoint.backend.device),
         "dtype": checkpoint.backend.precision,
+        "kernels": checkpoint.backend.kernels,
         "max_source_tokens": checkpoint.tasks.max_source_tokens,
         "tasks": list(checkpoint.tasks.names),
         "emotions": labels.get("emotions", []),

@@ -53,6 +53,9 @@ class Info(BaseModel):
     model_terms: str = Field(
         description="Of the weights, in a line; the checkpoint's MODEL_CARD.md has the data that they learned from."
     )
+    kernels: str = Field(
+        description="Build of the native kernels that computes; none where torch does.", examples=["avx512bf16"]
+    )
     drafts: bool = Field(
         description="Whether steps of decoding may give several tokens where a summary copies, by the setting and by "
         "what computes; answers are the same."
@@ -129,6 +132,7 @@ async def info(request: Request) -> Info:
         loaded_at=deployment.loaded_at,
         license=LICENSE,
         model_terms=checkpoint.terms,
+        kernels=checkpoint.backend.kernels,
         drafts=settings.drafts and checkpoint.backend.rows_are_independent,
         max_input_length=checkpoint.tasks.max_source_tokens,
         max_client_batch_size=settings.max_items,

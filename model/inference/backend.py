@@ -19,6 +19,7 @@ class Backend(ABC):
     """
 
     config: ModelConfig
+    kernels = "none"  # the build of `model.kernels` that computes
     rows_are_independent = False  # to the bit: what else a step computes changes nothing of a row
     byte_pieces: tuple[int, ...]  # of bytes 0 to 255, where the vocabulary spells characters in bytes; else empty
 

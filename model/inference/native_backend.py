@@ -12,7 +12,7 @@ from model.inference.kv_cache import KVCache, row_elements
 from model.kernels.decoder import NativeDecoder
 from model.kernels.encoder import NativeEncoder
 from model.kernels.formats import FORMATS
-from model.kernels.library import MAX_HEAD_WIDTH, is_available
+from model.kernels.library import MAX_HEAD_WIDTH, chosen_name, is_available
 from model.kernels.structs import Cache
 from model.network.heads import head_tensors
 from model.network.positions import add_positions, add_positions_at
@@ -45,6 +45,7 @@ class NativeBackend(Backend):
         self.config = config
         self.byte_pieces = byte_pieces
         self._precision = precision
+        self.kernels = chosen_name()
         self._format = FORMATS[precision]
 
         def small(name: str) -> Tensor:

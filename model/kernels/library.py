@@ -62,6 +62,12 @@ def chosen_build() -> Build | None:
     return _loaded()[0]
 
 
+def chosen_name() -> str:
+    """Of that build; `none` where torch computes."""
+    build = chosen_build()
+    return NONE if build is None else build.name
+
+
 def library() -> ctypes.CDLL | None:
     """The kernels; torch's own OpenMP threads run them, since both ask for the same library. None where there are none.
 
@@ -130,3 +136,7 @@ def stage_seconds() -> dict[str, float]:
     ns = (c_int64 * len(STAGES))()
     loaded.leximind_stages(ns)
     return {stage: 1e-9 * time for stage, time in zip(STAGES, ns, strict=True)}
+
+
+if __name__ == "__main__":  # after an installation, of which pip shows no output
+    print(f"native kernels: {chosen_name()} (none is several times slower; leximind doctor says why)")  # noqa: T201

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.cores import usable_cores
 from app.memory import available_bytes
+from model.kernels import library
 from support.commands import local_flags, run
 
 pytestmark = pytest.mark.usefixtures("root_logger")
@@ -30,6 +31,17 @@ def test_checkpoint_that_answers_is_fine(checkpoint_folder: Path) -> None:
     assert found["threads"]["value"].startswith("1 of ")
     assert {"leximind", "python", "packages", "device", "kernels", "number formats", "threads"} < found.keys()
     assert all(bool(one["remedy"]) == (one["state"] != "ok") for one in found.values())
+
+
+def test_kernels_are_named_and_can_be_done_without(checkpoint_folder: Path) -> None:
+    chosen = library.chosen_name()
+    try:
+        found, _ = findings(*local_flags(checkpoint_folder), "--kernels", "none")
+        assert found["kernels"]["value"] == "none, as asked for: torch computes, more slowly"
+    finally:
+        library.choose(chosen)
+    found, _ = findings(*local_flags(checkpoint_folder), "--kernels", chosen)
+    assert found["kernels"]["value"].startswith(chosen)
 
 
 def test_what_is_wrong_comes_with_a_remedy(checkpoint_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,9 @@ from support.recorded import identity_of
 from support.services import Serving
 
 REMEDY = "record the examples again: make answers"
-# Of this process, not of the answer; a title is a status in words, which are other ones in other versions of Python.
-PASSING = {"loaded_at", "seconds", "version", "title"}
+# Of this process or processor, not of the answer; a title is a status in words, which are other ones in other versions
+# of Python.
+PASSING = {"loaded_at", "seconds", "version", "title", "kernels"}
 
 
 def flat(value: Any, place: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 
 from app.main import create_app
 from app.settings import Settings
-from model.kernels.library import has_bfloat16, is_available
+from model.kernels.library import chosen_name, has_bfloat16, is_available
 from model.storage.checkpoint import ServedCheckpoint, load_served
 from model.tasks import EMOTIONS, TOPICS
 from support.waiting import until
@@ -103,6 +103,7 @@ async def test_info_says_what_is_served(client: httpx.AsyncClient, prefix: str) 
     assert info["model_id"] == "random"
     assert (info["license"], info["model_terms"]) == ("MIT", "not recorded: see its MODEL_CARD.md")
     assert (info["model_dtype"], info["model_device_type"]) == (AUTO, "cpu")
+    assert info["kernels"] == chosen_name()
     assert info["drafts"] == is_available()  # by the kernels alone
     assert (info["max_input_length"], info["max_client_batch_size"]) == (64, 32)
     assert info["tasks"] == ["summarize", "emotions", "topic"]
