@@ -7,6 +7,7 @@ addresses are fixed: documents and source lengths are rounded up to buckets, and
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from weakref import WeakSet
 
 import torch
@@ -156,9 +157,11 @@ def _window(cache: KVCache) -> tuple[int, int, int]:
     )
 
 
-def _up_to(limit: int, sizes: tuple[int, ...]) -> list[int]:
-    return [size for size in sizes if size < limit] + [limit]
+@cache
+def _up_to(limit: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return (*(size for size in sizes if size < limit), limit)
 
 
+@cache
 def _powers_of_two(limit: int) -> tuple[int, ...]:
     return tuple(1 << exponent for exponent in range(limit.bit_length()))

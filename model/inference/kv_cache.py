@@ -112,9 +112,10 @@ class KVCache:
         """Memory of the keys and values."""
         return sum(array.nbytes for array in (self.self_keys, self.self_values, self.cross_keys, self.cross_values))
 
-    def age(self, document: int) -> int:
-        """Tokens that a document has decoded, known without asking the device."""
-        return self._ages[document]
+    @property
+    def ages(self) -> Sequence[int]:
+        """Tokens that each document has decoded, known without asking the device."""
+        return self._ages
 
     def add(self, cross: Sequence[tuple[Tensor, Tensor]], source_mask: Tensor, target_lengths: Sequence[int]) -> None:
         """Let documents join.

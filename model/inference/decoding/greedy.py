@@ -1,16 +1,15 @@
 """One row a document: the best token, or a drawn one; and behind it drafts, of which what would be chosen is kept."""
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from model.inference.backend import Backend
 from model.inference.decoding.drafts import Candidate, CopyTracker, DraftPolicy
-from model.inference.decoding.options import DecodingOptions, DecodingResult
+from model.inference.decoding.options import DecodingOptions, DecodingResult, FinishReason
 from model.inference.decoding.rows import Outcome, Rows, Step, empty_tokens
 from model.inference.decoding.rules import Rules
 from model.inference.decoding.sampling import Sampling, uniforms
@@ -27,7 +26,9 @@ class GreedyRows(Rows):
     def __init__(self, backend: Backend) -> None:
         super().__init__(backend, num_beams=1)
         self._drawn: tuple[Tensor, Sampling | None] | None = None
-        self._reported: dict[int, list[int]] = {}  # by key; the device is not asked again when a document ends
+        self._limits: dict[int, int] = {}  # by key; most tokens
+        # By key; the device is not asked again when a document ends.
+        self._reported: defaultdict[int, list[int]] = defaultdict(list)
         self._trackers: dict[int, CopyTracker] = {}  # by key, of documents that may have drafts
         self._drafts: list[str] = []  # of each document in the coming step; empty: none has one
         self._check: _Check | None = None  # of the coming step's drafts
@@ -72,7 +73,7 @@ class GreedyRows(Rows):
         if tokens := self._reported.get(key, [])[tracker.num_written :]:
             policy.learn(tracker, tokens)
             tracker.extend(tokens)
-        return Candidate(tracker, self.options[number].max_new_tokens - self.cache.age(number) - 1)
+        return Candidate(tracker, self.options[number].max_new_tokens - self.cache.ages[number] - 1)
 
     def newest_tokens(self) -> Tensor:
         """Input of the coming step: (R,), the drafts behind the newest ones."""
@@ -144,20 +145,22 @@ class GreedyRows(Rows):
 
     def report(self, outcome: Outcome) -> list[Step]:
         """Each document's tokens; the whole of those that stopped or reached their limit."""
-        steps = []
-        for key, values in groupby(outcome.read(), key=itemgetter(0)):
-            if key not in self.keys:
+        new: dict[int, tuple[int, ...]] = {}
+        results: dict[int, DecodingResult] = {}
+        limits, ends = self._limits, (self.config.eos_id, _NO_TOKEN)
+        for key, age, token_id in outcome.read():
+            if key not in limits:  # it has left
                 continue
-            tokens, limit = self._reported.setdefault(key, []), self.options[self.keys.index(key)].max_new_tokens
-            num_before, result = len(tokens), None
-            for _, age, token_id in values:
-                stopped, is_finite = token_id == self.config.eos_id, token_id != _NO_TOKEN
-                is_token = is_finite and not stopped
-                if is_token:
-                    tokens.append(token_id)
-                if not is_token or age >= limit:
-                    result = DecodingResult(tuple(tokens), "stop" if stopped else "length", is_finite=is_finite)
-            steps.append(Step(key, tuple(tokens[num_before:]), result))
+            is_end = token_id in ends
+            tokens = new.get(key, ())
+            new[key] = tokens = tokens if is_end else (*tokens, token_id)
+            if is_end or age >= limits[key]:
+                whole = (*self._reported[key], *tokens)
+                reason: FinishReason = "stop" if token_id == self.config.eos_id else "length"
+                results[key] = DecodingResult(whole, reason, is_finite=token_id != _NO_TOKEN)
+        for key, tokens in new.items():
+            self._reported[key] += tokens
+        steps = [Step(key, tokens, results.get(key)) for key, tokens in new.items()]
         self.remove([step.key for step in steps if step.result is not None])
         return steps
 
@@ -172,6 +175,7 @@ class GreedyRows(Rows):
         """Documents joined or left."""
         super().changed()
         self._drawn = None
+        self._limits = {key: option.max_new_tokens for key, option in zip(self.keys, self.options, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ a step late, so that the device never waits; a document that has ended takes one
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +22,7 @@ from model.inference.decoding.rules import Rules
 from model.transfer import send
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What a step gave one document: its new tokens (none with beams), and its result once it has finished."""
 
     key: int
@@ -160,7 +160,7 @@ class Rows(ABC):
     def outcome(self, values: Tensor, kept: Sequence[int] = ()) -> Outcome:
         """`values` of the documents in flight, sent to the host without waiting: (C,), or each with as many as it has
         `kept` of its draft before its last."""
-        keys, ages = self.keys, [self.cache.age(number) for number in range(len(self.keys))]
+        keys, ages = self.keys, self.cache.ages
         if kept:
             keys = [key for key, count in zip(keys, kept, strict=True) for key in [key] * (1 + count)]
             ages = [age - left for age, count in zip(ages, kept, strict=True) for left in range(count, -1, -1)]
