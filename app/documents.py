@@ -21,11 +21,12 @@ from typing import Any, TypeVar
 
 from app.answers import ChunkDetail, SummaryAnswer, TextResult
 from app.chunks import tokenizing_cost
+from app.engine.admission import half_of
 from app.engine.engine import Engine
 from app.engine.request import DeadlineExceeded, EngineResult, EngineStopped, Overloaded
 from app.metrics import Metrics
 from app.planning import Plan, PlanCancelled, Planner, TextRequest
-from app.settings import Settings, half_of
+from app.settings import Settings
 from app.support import support_of
 from app.telemetry import stage
 from app.thresholds import ranked

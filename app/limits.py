@@ -6,8 +6,9 @@ Knows nothing of HTTP: a refusal is a `LimitError`, which names the fields.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from app.engine.admission import half_of
 from app.planning import Plan
-from app.settings import Settings, half_of
+from app.settings import Settings
 from model.errors import OptionsError
 from model.inference.decoding.options import DecodingOptions
 

@@ -258,11 +258,6 @@ class Settings(BaseSettings):
         return proxies
 
 
-def half_of(queue: int) -> int:
-    """The most that one request may take of a queue."""
-    return max(1, queue // 2)
-
-
 def unknown_variables() -> list[str]:
     """Variables that look like a setting and are none: a typo must not pass in silence."""
     known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields}

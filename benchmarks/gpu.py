@@ -1,152 +1,146 @@
-"""The table for a CUDA device: decoding greedy and by beams, encoding, and `generate` of transformers beside.
+"""Everything there is to measure and to prove on a CUDA device, in parts, each in less than nine minutes.
 
-    python -m benchmarks.gpu [--quick] [--dtype bfloat16] [--update-readme]
+    python -m benchmarks.gpu --everything [--budget-s SECONDS] [--quick] [--update-readme]
+    python -m benchmarks.gpu --part NAME…
 
-Needs torch, transformers, safetensors and sentencepiece, nothing of the service. Without a CUDA device it says so and
-ends with exit code 3; `--device cpu --quick` proves that the rest works.
+Each part runs in a process of its own with a limit of time. What it gave is kept as soon as it ends, and a further run
+does those that are left; a part that failed or took too long is kept with the reason, and comes again.
+
+Needs torch, transformers, safetensors, sentencepiece, prometheus-client and pytest, nothing of the service. Without a
+CUDA device it says so and ends with exit code 3; `--device cpu --quick` proves that the rest works.
 """
 
 import argparse
+import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 
-from benchmarks import ours, report
-from benchmarks.weights import BASE, CACHE, SMOKE, Weights, prepare
-from model.inference.decoding.batch import DecodingBatch
-from model.inference.graphs import StepGraphs
+from benchmarks import report
+from benchmarks.gpu_parts import Setting, decoding, encoder, parity, published, tests
+from benchmarks.weights import CACHE
 
 NO_DEVICE = 3
-_BATCHES = (1, 8, 32, 128)
-_BEAMS = 4
+LIMIT_S = 520.0  # of a part: under nine minutes with the start of its process
+
+Part = Callable[[Setting], dict[str, str]]
+
+
+def serving(setting: Setting) -> dict[str, str]:
+    """See `benchmarks.gpu_serving`, which loads the engine."""
+    from benchmarks import gpu_serving
+
+    return gpu_serving.serving(setting)
+
+
+def training(setting: Setting) -> dict[str, str]:
+    """See `benchmarks.gpu_training`, which loads the trainer."""
+    from benchmarks import gpu_training
+
+    return gpu_training.training(setting)
+
+
+PARTS: dict[str, Part] = {one.__name__: one for one in (parity, tests, decoding, encoder, serving, training, published)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--everything", action="store_true", help="all parts that are not done")
+    which.add_argument("--part", nargs="+", choices=PARTS, help="these, also if they are done")
+    parser.add_argument("--budget-s", type=float, default=7200.0, help="no further part begins after this")
     parser.add_argument("--quick", action="store_true", help="a two-layer network and small batches")
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--source-tokens", type=int, default=512)
-    parser.add_argument("--new-tokens", type=int, default=128)
-    parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--update-readme", action="store_true", help="put the table into README.md")
-    parser.add_argument("--cache", type=Path, default=CACHE)
-    parser.add_argument("--output", type=Path, default=report.FOLDER)
+    parser.add_argument("--cache", type=Path, default=CACHE, help="where weights are kept")
+    parser.add_argument("--output", type=Path, default=report.FOLDER, help="where results are written")
     args = parser.parse_args(argv)
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("no CUDA device is present: nothing was measured and no result was written", file=sys.stderr)
         raise SystemExit(NO_DEVICE)
-    name = "gpu-quick" if args.quick else "gpu"
-    device = torch.device(args.device)
-    data: dict[str, Any] = {
-        "facts": report.facts() | {"processor": _device_name(device)},
-        "lengths": [args.source_tokens, args.new_tokens],
-        "dtype": args.dtype,
-        "tokens_per_s": {},
-        "documents_per_s": {},
-    }
-
-    def keep(part: str, line: str, batch: int, rate: float) -> None:
-        data[part].setdefault(line, {})[str(batch)] = rate
-        report.save(name, data, markdown(data), args.output)
-        print(f"{line:32} batch {batch:4}: {rate:10.1f} /s", flush=True)
-
-    measure(prepare(SMOKE if args.quick else BASE, args.cache), device, args, keep)
-    print(markdown(data))
-    if args.update_readme:
-        report.update_readme("gpu", markdown(data))
+    setting = Setting(args.device, args.cache, args.quick)
+    run(PARTS, setting, args.output, args.part, args.budget_s, update_readme=args.update_readme)
 
 
-def measure(
-    weights: Weights, device: torch.device, args: argparse.Namespace, keep: Callable[[str, str, int, float], None]
+def run(
+    parts: Mapping[str, Part],
+    setting: Setting,
+    folder: Path,
+    wanted: Sequence[str] | None,
+    budget_s: float,
+    *,
+    limit_s: float = LIMIT_S,
+    update_readme: bool = False,
 ) -> None:
-    """Every row, each given to `keep` as soon as it is known."""
-    batches, new_tokens = (1, 2) if args.quick else _BATCHES, args.new_tokens
-    backend = ours.load(weights.ours, device, args.dtype)
-    graphs = StepGraphs(backend) if device.type == "cuda" else None
-    decoding = DecodingBatch(backend, graphs)
-    for beams in (1, _BEAMS):
-        for batch in batches:
-            texts = _sources(weights, batch, args.source_tokens)
-            seconds = _seconds(
-                partial(ours.generate, backend, texts, new_tokens, beams, decoding), device, args.repetitions
-            )
-            line = "ours, greedy" if beams == 1 else f"ours, {beams} beams"
-            keep("tokens_per_s", line, batch, batch * new_tokens / seconds)
-            if graphs is not None and not graphs.works:
-                raise SystemExit("no CUDA graphs, so that this would be no measure of them; the log says why")
-    for batch in batches:
-        texts = _sources(weights, batch, args.source_tokens)
-        seconds = _seconds(partial(ours.encode, backend, texts), device, args.repetitions)
-        keep("documents_per_s", "ours, encoder", batch, batch / seconds)
-    del backend, decoding
-    theirs = _hugging_face(weights, device, args.dtype)
-    texts = _sources(weights, 1, args.source_tokens)
-    seconds = _seconds(partial(theirs, texts, new_tokens), device, args.repetitions)
-    keep("tokens_per_s", "transformers generate, greedy", 1, new_tokens / seconds)
+    """Those of `parts` that `folder` has no figures of, or `wanted` whatever it has; none begins after `budget_s`.
+
+    Raises:
+        SystemExit: a part failed; what the others gave is kept.
+    """
+    name = "gpu-quick" if setting.quick else "gpu"
+    data: dict[str, Any] = {"parts": {}, **(report.load(name, folder) or {}), "facts": report.facts()}
+    todo = list(wanted or (one for one in parts if data["parts"].get(one, {}).get("error", "not run")))
+    end, done = time.monotonic() + budget_s, []
+    while todo and time.monotonic() <= end:
+        done.append(part := todo.pop(0))
+        print(f"{part}: begins", flush=True)
+        data["parts"][part] = _apart(parts[part], setting, limit_s)
+        report.save(name, data, markdown(data, parts), folder)
+        print(f"{part}: {data['parts'][part]}", flush=True)
+    print(markdown(data, parts))
+    print(f"left: {', '.join(todo) or 'nothing'}")
+    if update_readme:
+        report.update_readme("gpu", markdown(data, parts))
+    if failed := [part for part in done if data["parts"][part]["error"]]:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
-def markdown(data: dict[str, Any]) -> str:
-    """Tokens and documents a second by batch, and how often `generate` fits into ours."""
-    rows = {f"{line}, tokens/s": rates for line, rates in data["tokens_per_s"].items()}
-    rows |= {f"{line}, documents/s": rates for line, rates in data["documents_per_s"].items()}
-    batches = sorted({batch for rates in rows.values() for batch in rates}, key=int)
-    lines = [[name, *(f"{rates[b]:,.0f}" if b in rates else "–" for b in batches)] for name, rates in rows.items()]
-    greedy, other = (data["tokens_per_s"].get(f"{one}, greedy") for one in ("ours", "transformers generate"))
-    ratio = f"Ours ÷ generate at batch 1: {greedy['1'] / other['1']:.1f}.\n" if greedy and other else ""
-    source_tokens, new_tokens = data["lengths"]
-    header = [f"{data['dtype']}, batch", *batches]
-    return (
-        f"{report.caption(data['facts'])}\n{report.table(header, lines)}\n\n"
-        f"Sources of {source_tokens} tokens, {new_tokens} new tokens, encoding included; medians. {ratio}"
-    )
+def markdown(data: Mapping[str, Any], parts: Mapping[str, Part]) -> str:
+    """A line for each figure, in the order of `parts`; those without any say why."""
+    lines = []
+    for part in parts:
+        one = data["parts"].get(part, {"figures": {}, "error": "not run", "seconds": 0})
+        figures = {**one["figures"], **({one["error"]: "–"} if one["error"] else {})}
+        for number, (name, figure) in enumerate(figures.items()):
+            lines.append([part, name.replace("|", "/"), figure, "" if number else f"{one['seconds']:.0f}"])
+    devices = sorted({one["device"] for one in data["parts"].values()})
+    facts = {**data["facts"], "processor": ", ".join(devices) or "no device"}
+    return f"{report.caption(facts)}\n{report.table(['part', 'what', 'figure', 'took s'], lines)}\n"
 
 
-def _sources(weights: Weights, batch: int, length: int) -> list[list[int]]:
-    generator = torch.Generator().manual_seed(batch)
-    ids = torch.randint(3, weights.shape.num_pieces, (batch, length - 1), generator=generator)
-    return [[*row, 1] for row in ids.tolist()]
+def _apart(part: Part, setting: Setting, limit_s: float) -> dict[str, Any]:
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(part, setting, sender))
+    started_at = time.monotonic()
+    process.start()
+    sender.close()  # so that a process that dies ends the connection
+    answer: dict[str, Any] = {"figures": {}, "error": None, "device": setting.device}
+    try:
+        answer |= receiver.recv() if receiver.poll(limit_s) else {"error": f"took longer than {limit_s:g} s"}
+    except EOFError:
+        process.join()
+        answer["error"] = f"its process ended with {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+        receiver.close()
+    return {**answer, "seconds": round(time.monotonic() - started_at, 1)}
 
 
-def _seconds(work: Callable[[], object], device: torch.device, repetitions: int) -> float:
-    """Median after a warm-up of two, in which what is compiled or captured is."""
-    times = []
-    for _ in range(repetitions + 2):
-        started_at = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started_at)
-    return median(times[2:])
-
-
-def _hugging_face(weights: Weights, device: torch.device, dtype: str) -> Callable[[list[list[int]], int], object]:
-    from transformers import T5ForConditionalGeneration
-
-    model: Any = T5ForConditionalGeneration.from_pretrained(weights.published, dtype=getattr(torch, dtype)).to(device)
-
-    def generate(sources: list[list[int]], num_new_tokens: int) -> object:
-        ids = torch.tensor(sources, device=device)
-        return model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=num_new_tokens,
-            min_new_tokens=num_new_tokens,
-            do_sample=False,
-        )
-
-    return generate
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+def _answer(part: Part, setting: Setting, sender: Connection) -> None:
+    try:
+        sender.send({"figures": part(setting), "device": setting.device_name()})
+    except Exception as error:
+        traceback.print_exc()
+        sender.send({"error": f"{type(error).__name__}: {error}".splitlines()[0][:200]})
 
 
 if __name__ == "__main__":

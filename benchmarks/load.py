@@ -11,14 +11,13 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
+from benchmarks.outcomes import Outcome
 from benchmarks.servers import Server
 from benchmarks.texts import Language, News
 
-GOOD_WITHIN_S = 10.0
 _RETRY_AFTER_S = 0.1  # of a client in a closed loop that was refused, whatever the server said
 
 
@@ -42,15 +41,6 @@ class Arrival:
     at_s: float
     text: str
     num_new_tokens: int
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a request that was due at `at_s`; `latency_s` is infinite unless it was answered in full."""
-
-    at_s: float
-    latency_s: float
-    status: int
 
 
 def poisson(mix: Mix, rate: float, duration_s: float, language: Language | News, seed: int = 0) -> list[Arrival]:
@@ -87,43 +77,6 @@ async def repeat(
         return list(itertools.chain(*await asyncio.gather(*map(ask_again, range(num_clients)))))
 
 
-def summary(outcomes: Sequence[Outcome], duration_s: float) -> dict[str, Any]:
-    """Latency percentiles of an open loop over everything offered (unanswered: infinite), and rates."""
-    latencies = [one.latency_s for one in outcomes]
-    # A server under a rising load answers late; what it answers in the last two thirds is its pace.
-    ends = [one.at_s + one.latency_s for one in outcomes]
-    return {
-        "offered": len(outcomes),
-        **percentiles(latencies, (50, 95, 99)),
-        "answered_per_s": sum(duration_s / 3 <= end <= duration_s for end in ends) / (duration_s * 2 / 3),
-        "goodput_per_s": sum(latency <= GOOD_WITHIN_S for latency in latencies) / duration_s,
-        "refused": sum(one.status in (429, 503) for one in outcomes),
-        "failed": sum(one.status not in (0, 200, 429, 503) for one in outcomes),
-        "unanswered": sum(one.status == 0 for one in outcomes),
-    }
-
-
-def closed_summary(outcomes: Sequence[Outcome], duration_s: float) -> dict[str, Any]:
-    """Rate and latencies of a closed loop, of what was answered in its last two thirds; who failed is counted in all.
-
-    In the first third all clients ask at once; what is answered after `duration_s` is answered to fewer of them.
-    """
-    seen = [one for one in outcomes if duration_s / 3 <= one.at_s + one.latency_s <= duration_s]
-    return {
-        "answered": len(seen),
-        "answered_per_s": len(seen) / (duration_s * 2 / 3),
-        **percentiles([one.latency_s for one in seen], (50, 90)),
-        "refused": sum(one.status in (429, 503) for one in outcomes),
-        "failed": sum(one.status not in (200, 429, 503) for one in outcomes),
-    }
-
-
-def percentiles(latencies_s: Sequence[float], ranks: Sequence[int]) -> dict[str, float | None]:
-    """By the nearest rank; None where it falls among the infinite, or where there is nothing."""
-    ordered = sorted(latencies_s) or [math.inf]
-    return {f"p{q}_s": _finite(ordered[math.ceil(q / 100 * len(ordered)) - 1]) for q in ranks}
-
-
 def _connections(url: str) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=200)
     return httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False)
@@ -148,7 +101,3 @@ async def _ask(client: httpx.AsyncClient, server: Server, arrival: Arrival, bega
     is_whole = response.status_code == 200 and server.is_whole(response.json(), arrival.num_new_tokens)
     status = 598 if response.status_code == 200 and not is_whole else response.status_code
     return Outcome(arrival.at_s, latency_s if is_whole else math.inf, status)
-
-
-def _finite(latency_s: float) -> float | None:
-    return latency_s if math.isfinite(latency_s) else None

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks import load, report
+from benchmarks import load, outcomes, report
 from benchmarks.load import MIXED, UNIFORM, Mix
 from benchmarks.servers import Server
 from benchmarks.texts import Language, News
 
-PATIENCE_S = load.GOOD_WITHIN_S
+PATIENCE_S = outcomes.GOOD_WITHIN_S
 SHORT = Mix("short", (20, 80), (1, 1))
 _SETTLE_S = 2.0  # of a closed loop before topics come beside it
 _TOPICS_PER_S = 10.0
@@ -43,7 +43,7 @@ class OpenLoop(Stage):
 
     async def run(self, server: Server, url: str, language: Language | News) -> dict[str, Any]:
         arrivals = load.poisson(_MIXES[self.mix], self.rate, self.duration_s, language)
-        return load.summary(await load.send(server, url, arrivals, PATIENCE_S), self.duration_s)
+        return outcomes.summary(await load.send(server, url, arrivals, PATIENCE_S), self.duration_s)
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class ClosedLoop(Stage):
     duration_s: float
 
     async def run(self, server: Server, url: str, language: Language | News) -> dict[str, Any]:
-        outcomes = await load.repeat(server, url, _MIXES[self.mix], self.clients, self.duration_s, language)
-        return load.closed_summary(outcomes, self.duration_s)
+        seen = await load.repeat(server, url, _MIXES[self.mix], self.clients, self.duration_s, language)
+        return outcomes.closed_summary(seen, self.duration_s)
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class TopicsBeside(Stage):
         lasts_s = self.duration_s + _SETTLE_S
         beside = asyncio.create_task(load.repeat(summaries, url, MIXED, self.clients, lasts_s, language))
         await asyncio.sleep(_SETTLE_S)
-        measured = load.summary(await load.send(topics, url, arrivals, PATIENCE_S), self.duration_s)
-        return measured | {"summaries": load.closed_summary(await beside, lasts_s)}
+        measured = outcomes.summary(await load.send(topics, url, arrivals, PATIENCE_S), self.duration_s)
+        return measured | {"summaries": outcomes.closed_summary(await beside, lasts_s)}
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,8 @@ OPEN = Kind(
     line=_open_line,
     order=lambda one: (one["mix"] != "uniform", one["rate"]),
     legend=f"{_described((UNIFORM, MIXED))}. answered/s: in the last two thirds of the load, the pace at saturation. "
-    f"good/s: answered within {load.GOOD_WITHIN_S:g} s. lost: failed, or unanswered {PATIENCE_S:g} s after the load's "
-    "end. A percentile that falls among those is –.",
+    f"good/s: answered within {outcomes.GOOD_WITHIN_S:g} s. lost: failed, or unanswered {PATIENCE_S:g} s after the "
+    "load's end. A percentile that falls among those is –.",
     stage=lambda mix, rate, seconds: OpenLoop(_MIXES[mix].name, float(rate), seconds),
 )
 CLOSED = Kind(

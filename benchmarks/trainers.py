@@ -77,7 +77,7 @@ class OurTrainer(TrainingContender):
         config, place = self._config(), torch.device(device)
         if self._optimizers is None:
             self._begin(config, place)
-        stream = _stream(rows, batch, None if self.compiled else 8 if device == "cuda" else 1)
+        stream = stream_of(rows, batch, None if self.compiled else 8 if device == "cuda" else 1)
         trainer = Trainer(
             objective=self._objective,
             mixture=Mixture({"summaries": (stream, 1)}, config.mixture, 1, 0),
@@ -191,8 +191,8 @@ class HFTrainer(TrainingContender):
         return {"seconds": clock.seconds, "steps": done.global_step, "loss": done.training_loss}
 
 
-def _stream(rows: Sequence[Row], batch: int, multiple: int | None) -> Any:
-    # The peer's batches: of rows that are in order of length already, sorting makes the same groups.
+def stream_of(rows: Sequence[Row], batch: int, multiple: int | None) -> Any:
+    """The peer's batches as ours come: of rows that are in order of length already, sorting makes the same groups."""
     from training.data.batches import EncodedExample, Stream
 
     encoded = [EncodedExample(tuple(source), tuple(target), {}) for source, target in rows]

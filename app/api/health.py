@@ -12,7 +12,7 @@ from app.api.context import app_context, service_of
 from app.api.heads import ANY_HEAD
 from app.api.openapi import DESCRIPTION, KEY, METRICS, errors
 from app.api.problems import Problem
-from app.settings import half_of
+from app.engine.admission import half_of
 from app.version import LICENSE, VERSION
 from model.tasks import HeadKind, Tasks
 

@@ -13,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.context import RequestContext, context_of
 from app.api.problems import CLIENT_LEFT, Problem, failure_reason, outcome, overloaded
+from app.engine.admission import half_of
 from app.engine.request import Priority
 from app.metrics import Metrics
-from app.settings import half_of
 from app.telemetry import request_id_var, trace_var
 from app.version import VERSION
 

@@ -4,7 +4,11 @@ from collections.abc import Callable
 
 from app.engine.request import Overloaded, Priority
 from app.metrics import Metrics
-from app.settings import half_of
+
+
+def half_of(queue: int) -> int:
+    """The most that one request may take of a queue."""
+    return max(1, queue // 2)
 
 
 class Admission:

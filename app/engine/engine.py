@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from app.engine.admission import Admission
 from app.engine.backlog import Backlog
@@ -20,9 +20,11 @@ from app.engine.runner import Runner, gpu_memory_bytes
 from app.engine.scheduler import Scheduler
 from app.engine.worker import Cancel, Stop, Worker
 from app.metrics import Metrics
-from app.settings import Settings
 from app.telemetry import trace_var
 from model.storage.checkpoint import ServedCheckpoint
+
+if TYPE_CHECKING:  # it runs without pydantic, too
+    from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class Engine:
     def __init__(
         self,
         checkpoint: ServedCheckpoint,
-        settings: Settings,
+        settings: "Settings",
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         on_failure: Callable[[], None] = lambda: None,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu, report
-from benchmarks.load import MIXED, Outcome, poisson, summary
+from benchmarks.load import MIXED, poisson
+from benchmarks.outcomes import Outcome, summary
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.texts import Language
 
@@ -57,7 +58,7 @@ def test_without_a_gpu_it_is_said_and_nothing_is_written(
 ) -> None:
     monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as ended:
-        gpu.main(["--output", str(tmp_path)])
+        gpu.main(["--everything", "--output", str(tmp_path)])
     assert ended.value.code == gpu.NO_DEVICE
     assert "no CUDA device is present" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from benchmarks import report, serving
-from benchmarks.load import Mix, Outcome, closed_summary, repeat
+from benchmarks.load import Mix, repeat
+from benchmarks.outcomes import Outcome, closed_summary
 from benchmarks.servers import Server, ours
 from benchmarks.stages import KINDS, ClosedLoop, OpenLoop, TopicsBeside
 from benchmarks.texts import News

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,11 @@ from torch.utils.checkpoint import checkpoint
 
 from model.network.attention import avoid_cudnn_attention
 from model.network.leximind import LexiMind
-from training.config import LoopConfig
 from training.errors import TrainingError
 from training.optimization.optimizers import Optimizers
+
+if TYPE_CHECKING:  # it runs without pydantic, too
+    from training.config import LoopConfig
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -20,7 +23,7 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 class MixedPrecision:
     """Autocast and scaling of one run."""
 
-    def __init__(self, loop: LoopConfig, device: torch.device) -> None:
+    def __init__(self, loop: "LoopConfig", device: torch.device) -> None:
         if loop.precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
             raise TrainingError("loop.precision is bf16, which this GPU lacks; use fp16 or fp32")
         avoid_cudnn_attention()
