@@ -27,7 +27,7 @@ from app.settings import Settings, unknown_variables
 from app.version import VERSION
 from model.devices import device_named
 from model.errors import DeviceError, ModelError
-from model.kernels.builds import BUILDS
+from model.kernels.builds import BUILDS, is_for_this_machine
 from model.kernels.formats import FORMATS
 from model.kernels.library import NONE, choose, chosen_build, lacking_features
 from model.precision import PRECISIONS
@@ -166,7 +166,7 @@ def _kernels(settings: Settings) -> Iterator[Finding]:
         yield Finding("kernels", "ok", f"{build.name} computes, of {', '.join(one.name for one in compiled)}")
     elif settings.kernels == NONE:
         yield Finding("kernels", "ok", "none, as asked for: torch computes, more slowly")
-    elif platform.system() != "Linux" or platform.machine() != "x86_64":
+    elif not is_for_this_machine():
         yield Finding("kernels", "ok", "none: they are for Linux on x86-64; torch computes, more slowly")
     elif not compiled:
         remedy = f"{again}; a CPU then decodes several times faster"

@@ -3,6 +3,7 @@
 Needs torch, safetensors and sentencepiece only, so that it also runs on a bare GPU machine.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,12 +13,17 @@ from torch import Tensor
 from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch, decode
 from model.inference.decoding.options import DecodingOptions
+from model.kernels.library import AUTO, choose
 from model.precision import Precision
 from model.storage.checkpoint import load_served
 
 
 def load(folder: Path, device: torch.device, dtype: Precision) -> Backend:
-    """The network of a checkpoint, ready to decode. `dtype` is one of `model.precision.PRECISIONS`."""
+    """The network of a checkpoint, ready to decode, by the build of the kernels that LEXIMIND_KERNELS names.
+
+    `dtype` is one of `model.precision.PRECISIONS`.
+    """
+    choose(os.environ.get("LEXIMIND_KERNELS", AUTO))
     return load_served(folder, device, dtype).backend
 
 

@@ -52,6 +52,11 @@ _AVX512BF16 = Build(
 BUILDS = (_AVX512BF16, _AVX512VNNI, _AVXVNNI, _AVX2)
 
 
+def is_for_this_machine() -> bool:
+    """Whether there are kernels for its kind."""
+    return platform.system() == "Linux" and platform.machine() == "x86_64"
+
+
 def compile_all(name: str = "g++") -> tuple[list[Build], str]:
     """Compile, by the compiler `name`, what can be on this machine.
 
@@ -60,7 +65,7 @@ def compile_all(name: str = "g++") -> tuple[list[Build], str]:
     """
     for build in BUILDS:
         build.path.unlink(missing_ok=True)
-    if platform.system() != "Linux" or platform.machine() != "x86_64":
+    if not is_for_this_machine():
         return [], "native kernels: none, they are for Linux on x86-64; a CPU computes by torch, more slowly"
     if (compiler := shutil.which(name)) is None:
         remedy = "install it (apt-get install g++) and install LexiMind again"

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from model.errors import ModelError
-from model.kernels.builds import BUILDS, Build
+from model.kernels.builds import BUILDS, Build, is_for_this_machine
 from model.kernels.sources import digest
 from model.kernels.structs import Cache, Decoder, Encoder, Linear, Shape
 
@@ -95,7 +95,8 @@ def _loaded() -> tuple[Build, ctypes.CDLL] | tuple[None, None]:
             return build, _declare(loaded)
         except (OSError, AttributeError) as error:  # of another machine, or of another version
             logger.warning("the native kernels cannot be used, all will be slower; install again: %s", error)
-    logger.info("no native kernels: leximind doctor says why")
+    if _choice == AUTO and is_for_this_machine() and not any(build.path.exists() for build in BUILDS):
+        logger.warning("the native kernels were not compiled, all will be slower; leximind doctor has the remedy")
     return None, None
 
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from model.errors import ModelError
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
-from model.kernels import library
+from model.kernels import builds, library
 from model.kernels.builds import BUILDS, Build
 from model.precision import PRECISIONS, Precision, computing_dtype
 from support.models import CONFIG, random_model
@@ -69,6 +70,29 @@ def test_a_build_that_the_processor_does_not_run_is_refused(monkeypatch: pytest.
     build = library.chosen_build()
     assert build is not None
     assert build.name == "avx2"
+
+
+def test_a_missing_compiler_does_not_pass_in_silence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(builds, "_FOLDER", tmp_path)
+    found, said = builds.compile_all("no-such-compiler")
+    assert found == []
+    assert "NONE, there is no C++ compiler (no-such-compiler)" in said
+    library._loaded.cache_clear()
+    assert not library.is_available()
+    assert "the native kernels were not compiled, all will be slower" in caplog.text
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+def test_sources_that_do_not_compile_are_said_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shutil.copy(Path(builds.__file__).with_name("sources.py"), tmp_path)
+    (tmp_path / "broken.cpp").write_text("#error on purpose\n")
+    monkeypatch.setattr(builds, "_FOLDER", tmp_path)
+    found, said = builds.compile_all()
+    assert found == []
+    assert said.startswith("native kernels: NONE")
+    assert "on purpose" in said
 
 
 def test_without_kernels_torch_computes() -> None:
