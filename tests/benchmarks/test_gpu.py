@@ -22,7 +22,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 ABSENT = {"fastapi", "starlette", "uvicorn", "pydantic", "pydantic_core", "pydantic_settings"} | {
-    "hydra", "omegaconf", "mlflow"
+    "hydra", "omegaconf", "mlflow", "opentelemetry"
 }
 
 class Bare(PathFinder):
