@@ -12,8 +12,9 @@ SERVE_STAMP := $(VENV)/.serve
 PEERS := .bench/peers
 OPENVINO := .bench/openvino
 LLAMA := .bench/llama
+RAY := .bench/ray
 
-.PHONY: help setup serve test check constraints proof soak image-test load bench answers docs space
+.PHONY: help setup serve test check constraints proof soak image-test ray-test load bench answers docs space
 
 help:
 	@echo "make setup   prepare $(VENV) for everything, and nothing else"
@@ -25,6 +26,7 @@ help:
 	@echo "make soak    half an hour of everything at once, every answer checked (ARGS=\"--minutes 120\")"
 	@echo "make answers record anew what the bundled checkpoint answers to the examples, after a change of either"
 	@echo "make image-test  build the image and run it: as root, with buildah, and debootstrap where there is no registry"
+	@echo "make ray-test  the tests of deploy/ray and of leximind bulk --ray, in an environment of their own"
 	@echo "make load    ask URL at RATE arrivals a second for TIME seconds, ARRIVALS=constant, ramp or spike; writes REPORT"
 	@echo "make docs    build the pages of docs/ into build/site"
 	@echo "make space   write what a Hugging Face Space of the demo's page is built from into SPACE (build/space)"
@@ -112,6 +114,18 @@ image-test: $(STAMP)
 		echo "run it as root, after: apt-get install buildah debootstrap runc" >&2; exit 1; }
 	TORCH_INDEX_URL=$$($(HAS_INDEX) || echo $(TORCH_INDEX)) $(BIN)/python -m pytest -m image --log-cli-level=INFO \
 		tests/image $(ARGS)
+
+# Ray beside what serves and what tests, and no second build of the kernels: the source is found as it lies here.
+ray-test: $(RAY)/.installed
+	RAY_USAGE_STATS_ENABLED=0 $(RAY)/bin/python -m pytest -m ray tests/cluster $(ARGS)
+
+$(RAY)/.installed: pyproject.toml constraints.txt | $(STAMP)
+	$(PYTHON) -m venv $(RAY)
+	$(PYTHON) deploy/image/requirements.py serve,ray > $(RAY)/requirements.txt
+	$(RAY)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt \
+		$$($(NEEDS_CPU_TORCH) && echo --extra-index-url $(TORCH_INDEX)) -r $(RAY)/requirements.txt \
+		hypothesis httpx pytest pytest-asyncio pytest-timeout
+	@touch $@
 
 SPACE ?= build/space
 SPACE_FILES := app model training deploy/image pyproject.toml constraints.txt hatch_build.py LICENSE .dockerignore

@@ -33,7 +33,18 @@ from app.bulk.rows import InputError
 from app.doctor import Finding, checkpoint_findings, machine_findings
 from app.flags import SettingsError, options_from, settings_from, with_decoding_flags, with_flags, with_input_flags
 from app.keys import KeysError
-from app.local import LOAD_FAILED, MODEL_FAILED, Output, Query, ask, ask_tables, fail, refused_options, run_service
+from app.local import (
+    LOAD_FAILED,
+    MODEL_FAILED,
+    Fill,
+    Output,
+    Query,
+    ask,
+    ask_tables,
+    fail,
+    refused_options,
+    run_service,
+)
 from app.planning import ON_LONG, OnLong, TextRequest
 from app.progress import progress
 from app.service import Service
@@ -262,6 +273,7 @@ def analyze(
         "leximind bulk news.jsonl answers/",
         "leximind bulk news.csv answers/ --text-column body --tasks summarize,topic",
         "leximind bulk 'crawl/*.parquet' answers/ --shard-rows 10000 --prefix model_",
+        "leximind bulk 'crawl/*.parquet' answers/ --ray --ray-actors 8",
     ),
 )
 @with_flags(_BULK)
@@ -281,19 +293,37 @@ def bulk(
         int, typer.Option(min=1, metavar="<whole number>", help="Most rows in a file of OUTPUT.")
     ] = 1000,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew in OUTPUT.")] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Share the files among actors of Ray, on RAY_ADDRESS or on this machine.")
+    ] = False,
+    ray_actors: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="<whole number>", help="Actors of --ray, by default as many as there is room for."),
+    ] = None,
     on_long: OnLongText = "chunk",
     target_tokens: TargetTokens = None,
     support: SupportFlag = False,
     **flags: Any,
 ) -> None:
     """Answer every row of a table; stopped in any way, the same command goes on where it stopped."""
+    if ray_actors is not None and not ray:
+        fail(f"--ray-actors is {ray_actors} without --ray; give both, or neither")
     with refused_options():
         options, has_length = options_from(flags)
     named = tuple(dict.fromkeys(name.strip() for name in tasks.split(",") if name.strip()))
     request = replace(_request(named, on_long, target_tokens, detail=False, support=support), options=options)
     output = Output(target, overwrite, shard_rows, prefix)
     query = Query(analyze_answer, request, has_length, {"text_column": text_column})
-    ask_tables(query, [source], text_column, output, flags)
+    ask_tables(query, [source], text_column, output, flags, _on_ray(ray_actors) if ray else None)
+
+
+def _on_ray(num_actors: int | None) -> Fill:
+    from app.pool import filling_by_ray
+
+    try:
+        return filling_by_ray(num_actors)
+    except InputError as error:
+        fail(str(error))
 
 
 def _request(

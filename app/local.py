@@ -17,7 +17,7 @@ import typer
 from app.answers import TextResult
 from app.bulk.columns import answer_columns, answer_names
 from app.bulk.inputs import Inputs, table_files, table_sources
-from app.bulk.job import BulkJob
+from app.bulk.job import BulkJob, write_part
 from app.bulk.pipeline import answered
 from app.bulk.records import json_line
 from app.bulk.rows import ERROR, Answer, InputError, Row, Shard, Source, cut_into_shards
@@ -87,6 +87,7 @@ class Asker:
     """
 
     def __init__(self, service: Service, query: Query) -> None:
+        self.settings = service.settings
         self.deployment = service.deployment
         self.checkpoint = self.deployment.checkpoint
         known = self.checkpoint.tasks
@@ -141,6 +142,10 @@ class Asker:
         self.describe(f"answering{further}: {progress.done} of {progress.chunks} chunks")
 
 
+# Answers shards and puts their files into the folder, telling how many rows are done; how many of them were refused.
+Fill = Callable[[Sequence[Shard], Asker, Output, Callable[[int], None]], Awaitable[int]]
+
+
 def ask(query: Query, inputs: Inputs, output: Output, flags: Mapping[str, Any]) -> None:
     """Answer `inputs`, on standard output or into a folder."""
     if output.folder is not None and (inputs.here or inputs.stream):
@@ -150,13 +155,20 @@ def ask(query: Query, inputs: Inputs, output: Output, flags: Mapping[str, Any]) 
         asker = Asker(service, query)
         if output.folder is None:
             return await _print(asker, inputs, output)
-        return await _fill(asker, inputs.sources, output)
+        return await _fill(asker, inputs.sources, output, _fill_here)
 
     _end(run_service(flags, run, f"with --output FOLDER {_GOES_ON}" if output.folder is None else _GOES_ON))
 
 
-def ask_tables(query: Query, names: Sequence[str], text_column: str, output: Output, flags: Mapping[str, Any]) -> None:
-    """Answer the rows of the tables of these names into a folder."""
+def ask_tables(
+    query: Query,
+    names: Sequence[str],
+    text_column: str,
+    output: Output,
+    flags: Mapping[str, Any],
+    fill_folder: Fill | None = None,
+) -> None:
+    """Answer the rows of the tables of these names into a folder, by this process or by `fill_folder`."""
 
     async def run(service: Service) -> int:
         asker = Asker(service, query)
@@ -164,7 +176,7 @@ def ask_tables(query: Query, names: Sequence[str], text_column: str, output: Out
         extras = ["support"] if request.support else []
         columns = answer_columns(asker.checkpoint.tasks, request.tasks, output.prefix, extras)
         added = answer_names(request.tasks, output.prefix)
-        return await _fill(asker, table_sources(names, text_column, added, columns), output)
+        return await _fill(asker, table_sources(names, text_column, added, columns), output, fill_folder or _fill_here)
 
     try:
         table_files(names)  # before the checkpoint is loaded
@@ -214,7 +226,12 @@ def _is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-async def _fill(asker: Asker, sources: Sequence[Source], output: Output) -> int:
+async def _fill_here(shards: Sequence[Shard], asker: Asker, output: Output, advance: Callable[[int], None]) -> int:
+    assert output.folder is not None
+    return await fill(output.folder, shards, asker, output.prefix, advance)
+
+
+async def _fill(asker: Asker, sources: Sequence[Source], output: Output, fill_folder: Fill) -> int:
     """Fill the folder of a job with the shards that it does not have; how many rows were refused."""
     assert output.folder is not None
     job = open_job(asker, sources, output, output.folder)
@@ -229,7 +246,7 @@ async def _fill(asker: Asker, sources: Sequence[Source], output: Output) -> int:
         num_rows = sum(shard.num_rows for shard in unfinished)
         with progress("answering", num_rows) as bar:
             asker.describe = bar.describe
-            num_refused = await fill(job, unfinished, asker, output.prefix, bar.advance)
+            num_refused = await fill_folder(unfinished, asker, output, bar.advance)
         job.succeed()
         _say(f"{output.folder} has {len(job.shards)} files with {sum(shard.num_rows for shard in job.shards)} rows")
         return num_refused
@@ -262,9 +279,9 @@ def open_job(asker: Asker, sources: Sequence[Source], output: Output, folder: Pa
 
 
 async def fill(
-    job: BulkJob, shards: Sequence[Shard], asker: Asker, prefix: str, advance: Callable[[int], None] = lambda _: None
+    folder: Path, shards: Sequence[Shard], asker: Asker, prefix: str, advance: Callable[[int], None] = lambda _: None
 ) -> int:
-    """Answer `shards` and put their files into the folder; how many rows were refused.
+    """Answer `shards` and put their files into `folder`, a job's; how many rows were refused.
 
     Raises:
         InputError: a source has changed.
@@ -282,7 +299,7 @@ async def fill(
             num_refused += isinstance(answer, Refused)
             advance(1)
             if len(rows) == shard.num_rows:
-                await asyncio.to_thread(job.finish, shard, rows, answers)
+                await asyncio.to_thread(write_part, folder, shard, rows, answers)
                 rows, answers = [], []
                 shard = next(waiting, shard)
     return num_refused

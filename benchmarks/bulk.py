@@ -28,7 +28,7 @@ import torch
 from app.answers import analyze_answer
 from app.bulk.columns import answer_columns, answer_names
 from app.bulk.inputs import table_sources
-from app.local import Asker, Output, Question, fill, open_job, run_service
+from app.local import Asker, Output, Query, fill, open_job, run_service
 from app.planning import Planner, TextRequest
 from app.service import Service
 from benchmarks import ours, report, servers
@@ -90,14 +90,15 @@ def markdown(data: dict[str, Any]) -> str:
 
 
 async def _here(service: Service, tasks: tuple[str, ...], source: Path, texts: list[str]) -> tuple[Measured, Measured]:
-    asker = Asker(service, Question(analyze_answer, TextRequest(tasks)))
+    asker = Asker(service, Query(analyze_answer, TextRequest(tasks)))
     columns = answer_columns(asker.checkpoint.tasks, tasks, "")
     sources = table_sources([str(source)], "text", answer_names(tasks, ""), columns)
     with tempfile.TemporaryDirectory() as folder:
-        job = open_job(asker, sources, Output(shard_rows=1000), Path(folder) / "out")
+        target = Path(folder) / "out"
+        job = open_job(asker, sources, Output(shard_rows=1000), target)
         try:
             started_at, used_before = time.perf_counter(), time.process_time()
-            await fill(job, job.unfinished, asker, "")
+            await fill(target, job.unfinished, asker, "")
             bulk = len(texts) / (time.perf_counter() - started_at), time.process_time() - used_before
         finally:
             job.close()

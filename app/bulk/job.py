@@ -10,6 +10,7 @@ Names with `_` or `.` at the start are ignored by what reads the folder as one t
 import fcntl
 import json
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,13 +56,6 @@ class BulkJob:
         """The shards that have no file yet, in order."""
         return [shard for shard in self.shards if not (self._folder / _part(shard)).exists()]
 
-    def finish(self, shard: Shard, rows: Sequence[Row], answers: Sequence[Answer]) -> None:
-        """Write the file of `shard` and rename it into place."""
-        partial = self._folder / f".{_part(shard)}"
-        shard.source.write(partial, shard, rows, answers)
-        partial.rename(self._folder / _part(shard))
-        _flush_folder(self._folder)
-
     def succeed(self) -> None:
         """All shards are done."""
         self._publish(_SUCCESS, b"")
@@ -93,6 +87,17 @@ class BulkJob:
             (self._folder / name).unlink(missing_ok=True)
         for part in self._folder.glob("part-*"):
             part.unlink()
+
+
+def write_part(folder: Path, shard: Shard, rows: Sequence[Row], answers: Sequence[Answer]) -> None:
+    """Write the file of `shard` and rename it into place, from any process that fills `folder` for the job's own.
+
+    What another process writes of the same shard, such as one that was given up for dead, is another file until then.
+    """
+    partial = folder / f".{_part(shard)}.{uuid.uuid4().hex}"
+    shard.source.write(partial, shard, rows, answers)
+    partial.rename(folder / _part(shard))
+    _flush_folder(folder)
 
 
 def _part(shard: Shard) -> str:
