@@ -26,7 +26,7 @@ help:
 	@echo "make soak    half an hour of everything at once, every answer checked (ARGS=\"--minutes 120\")"
 	@echo "make answers record anew what the bundled checkpoint answers to the examples, after a change of either"
 	@echo "make image-test  build the image and run it: as root, with buildah, and debootstrap where there is no registry"
-	@echo "make ray-test  the tests of leximind bulk --ray, in an environment of their own"
+	@echo "make ray-test  the tests of deploy/ray and of leximind bulk --ray, in an environment of their own"
 	@echo "make load    ask URL at RATE arrivals a second for TIME seconds, ARRIVALS=constant, ramp or spike; writes REPORT"
 	@echo "make docs    build the pages of docs/ into build/site"
 	@echo "make space   write what a Hugging Face Space of the demo's page is built from into SPACE (build/space)"
