@@ -81,10 +81,12 @@ class Documents:
 
         Raises:
             TextError, UnsupportedTask: as `Planner.plan`.
-            Overloaded: too much text waits for the tokenizer.
+            Overloaded: too much text waits for the tokenizer, or the queue is too full for as many texts.
             DeadlineExceeded: `deadline` passed before the texts were tokenized.
             EngineStopped: the service ends.
         """
+        # Tokenizing what is refused afterwards took a third of the cost of a refusal.
+        self._engine.check_room(len(texts), request.priority)
         with stage("tokenize") as counts:
             plans = await self._plan(texts, request, deadline)
             counts |= {"texts": len(texts), "tokens": sum(plan.num_tokens for plan in plans)}

@@ -22,9 +22,9 @@ import httpx
 GOOD_WITHIN_S = 10.0
 _CLIENTS = 64
 _FACTOR = 10
-_TEXT = "The council voted on Tuesday to build a new bridge over the river. Engineers had asked for it for years. "
+TEXT = "The council voted on Tuesday to build a new bridge over the river. Engineers had asked for it for years. "
 # Heavy enough that one core of Python can offer ten times the peak.
-_BODY = {"text": [f"{_TEXT * 5}{number}" for number in range(16)], "max_new_tokens": 128, "min_new_tokens": 128}
+BODY = {"text": [f"{TEXT * 5}{number}" for number in range(16)], "max_new_tokens": 128, "min_new_tokens": 128}
 
 
 async def measure(url: str, seconds: float) -> dict[str, object]:
@@ -37,7 +37,7 @@ async def measure(url: str, seconds: float) -> dict[str, object]:
 
         async def again_and_again() -> None:
             while time.perf_counter() < stop_at:
-                if (await client.post("/summarize", json=_BODY)).status_code == 200:
+                if (await client.post("/summarize", json=BODY)).status_code == 200:
                     ends.append(time.perf_counter())
 
         await asyncio.gather(*(again_and_again() for _ in range(_CLIENTS)))
@@ -49,7 +49,7 @@ async def measure(url: str, seconds: float) -> dict[str, object]:
         async def once(at: float) -> None:
             await asyncio.sleep(at - time.perf_counter())
             try:
-                response = await client.post("/summarize", json=_BODY)
+                response = await client.post("/summarize", json=BODY)
             except httpx.HTTPError as error:
                 outcomes[type(error).__name__] += 1
                 return

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from app.engine.admission import Admission
 from app.engine.backlog import Backlog
-from app.engine.request import EngineError, EngineRequest, EngineResult, EngineStopped, Job, Update
+from app.engine.request import EngineError, EngineRequest, EngineResult, EngineStopped, Job, Priority, Update
 from app.engine.runner import Runner, gpu_memory_bytes
 from app.engine.scheduler import Scheduler
 from app.engine.worker import Cancel, Stop, Worker
@@ -118,6 +118,14 @@ class Engine:
         self._worker.commands.put(Stop())
         await asyncio.to_thread(self._thread.join, _JOIN_S)
         self._fail_all(EngineStopped("the engine stopped before the answer was complete; ask again"))
+
+    def check_room(self, num_requests: int, priority: Priority) -> None:
+        """Refuse at once what will be as many requests at least, and is not worth preparing.
+
+        Raises:
+            Overloaded: the queue is too full for them, whatever their lengths.
+        """
+        self._admission.check(num_requests, num_requests, priority)
 
     async def run(self, request: EngineRequest) -> EngineResult:
         """The result of `request`. Cancelling the awaiting task cancels the request.

@@ -9,6 +9,7 @@ import pytest
 
 from app.main import create_app
 from app.metrics import FAILURES
+from app.planning import Planner
 from app.settings import Settings
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
@@ -103,6 +104,25 @@ async def test_full_queue_is_429_with_an_integer_retry_after(serving: Serving, h
             assert response.json()["error_type"] == "overloaded"
         assert [(await one).status_code for one in (running, *queued)] == [200, 200, 200]
         assert sample(client, "request_failures_total", reason="queue") == 1
+
+
+async def test_full_queue_refuses_before_it_tokenizes(
+    serving: Serving, hold: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At ten times the load that can be carried, nine of ten texts would be tokenized for nothing."""
+    async with serving(max_queued_requests=16) as client:
+        with hold:
+            running = asyncio.create_task(client.post("/topic", json={"text": "running"}))
+            assert await asyncio.to_thread(hold.reached.wait, 30)
+            queued = [asyncio.create_task(client.post("/topic", json={"text": ["a"] * 8})) for _ in range(2)]
+            await until(lambda: sample(client, "queue_requests") == 16)
+            with monkeypatch.context() as patched:
+                patched.setattr(Planner, "plan", None)
+                for text in ("a", ["a"] * 8, "long " * 10_000):
+                    refused = await client.post("/topic", json={"text": text})
+                    assert refused.status_code == 429
+                    assert "the queue is full" in refused.json()["detail"]
+        assert [(await one).status_code for one in (running, *queued)] == [200, 200, 200]
 
 
 async def test_refusals_are_counted_by_the_limit_that_was_reached(
