@@ -9,6 +9,7 @@ TERMS = {
     "ag_news": ("AG News", "research and non-commercial use"),
     "ag_headline": ("AG News", "research and non-commercial use"),
     "ag_lead": ("AG News", "research and non-commercial use"),
+    "ag_joined": ("AG News", "research and non-commercial use"),
     "dialogsum": ("DialogSum", "CC BY-NC-SA 4.0"),
     "scitldr_abstract": ("SciTLDR abstracts", "Apache-2.0"),
     "cnn_dailymail": ("CNN/DailyMail", "research use; articles belong to their publishers"),
