@@ -16,7 +16,7 @@ from app.bulk.rows import InputError, Shard
 from app.engine.request import EngineError
 from app.local import Asker, Fill, Output, Query, fill
 from app.service import Service
-from app.settings import Settings
+from app.settings import Settings, prepare_ray
 from app.telemetry import configure_logging
 
 # Two shards at once in an actor: the rows of the second fill up the batches in which the first has its last ones.
@@ -90,11 +90,11 @@ class _Answerer:
 
 def _begin(shards: Sequence[Shard], asker: Asker, output: Output, num_actors: int | None) -> Iterator[Any]:
     """What is done of `shards`, as it is done."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    has_cluster = prepare_ray()
     import ray
     import ray.data
 
-    _connect(ray)
+    _connect(ray, has_cluster=has_cluster)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     backend = asker.checkpoint.backend
     threads = asker.settings.threads or 1
@@ -135,8 +135,8 @@ def _begin(shards: Sequence[Shard], asker: Asker, output: Output, num_actors: in
     return iter(made.iter_rows())
 
 
-def _connect(ray: Any) -> None:
-    if "RAY_ADDRESS" in os.environ:
+def _connect(ray: Any, *, has_cluster: bool) -> None:
+    if has_cluster:
         ray.init(log_to_driver=False, logging_level="error")
     else:
         ray.init(

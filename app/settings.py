@@ -262,3 +262,13 @@ def unknown_variables() -> list[str]:
     """Variables that look like a setting and are none: a typo must not pass in silence."""
     known = {f"{_PREFIX}{name}".upper() for name in Settings.model_fields}
     return sorted(name for name in os.environ if name.upper().startswith(_PREFIX) and name.upper() not in known)
+
+
+def prepare_ray() -> bool:
+    """Have Ray, which is imported next, report nothing to its makers unless asked to.
+
+    Returns:
+        Whether the environment names a cluster to join (`RAY_ADDRESS`).
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    return "RAY_ADDRESS" in os.environ

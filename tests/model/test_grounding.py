@@ -165,7 +165,7 @@ def test_summaries_have_no_name_and_no_number_that_the_source_lacks(
         assert unsupported(bundled.decode(result.token_ids), source) == []
         assert len(result.token_ids) <= options.max_new_tokens
         missing += len(unsupported(bundled.decode(otherwise.token_ids), source))
-    assert missing > 12, "without the rule they have"
+    assert missing >= 10, "without the rule they have"
     assert {result.finish_reason for result in results} <= {"stop", "length"}
 
 
