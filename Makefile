@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -19,7 +20,7 @@ RAY := .bench/ray
 help:
 	@echo "make setup   prepare $(VENV) for everything, and nothing else"
 	@echo "make serve   answer on http://127.0.0.1:8000 (HOST, PORT, CHECKPOINT)"
-	@echo "make test    run the tests (ARGS go to pytest)"
+	@echo "make test    run the tests in WORKERS (2) processes (ARGS go to pytest)"
 	@echo "make check   formatting, lint, types and import contracts"
 	@echo "make constraints   ask pip whether every pin exists for every Python that is promised (minutes)"
 	@echo "make proof   the tests of what the service promises, in their long forms (an hour)"
@@ -81,8 +82,9 @@ flag = $(if $(filter command,$(origin $(1))),--$(2) "$($(1))")
 serve: $(if $(wildcard $(STAMP)),$(STAMP),$(SERVE_STAMP))
 	@exec $(BIN)/leximind serve $(call flag,HOST,host) $(call flag,PORT,port) $(call flag,CHECKPOINT,checkpoint)
 
+# A file's tests stay in one process, since they share what is made once a file.
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
