@@ -10,6 +10,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +59,18 @@ def is_for_this_machine() -> bool:
 
 
 def compile_all(name: str = "g++") -> tuple[list[Build], str]:
-    """Compile, by the compiler `name`, what can be on this machine.
+    """Compile, by the compiler `name`, what can be on this machine; what was compiled before and is not now goes.
 
     Returns:
         The builds that are there now, and what to say: in one line those, or why there are none.
     """
-    for build in BUILDS:
-        build.path.unlink(missing_ok=True)
+    compiled, message = _compile_all(name)
+    for path in set(_FOLDER.glob("kernels*.so")) - {build.path for build in compiled}:
+        path.unlink(missing_ok=True)
+    return compiled, message
+
+
+def _compile_all(name: str) -> tuple[list[Build], str]:
     if not is_for_this_machine():
         return [], "native kernels: none, they are for Linux on x86-64; a CPU computes by torch, more slowly"
     if (compiler := shutil.which(name)) is None:
@@ -84,12 +90,17 @@ def compile_all(name: str = "g++") -> tuple[list[Build], str]:
 
 
 def _compile(compiler: str, build: Build) -> str | None:
-    # What the compiler says if it fails.
+    # What the compiler says if it fails. Renamed into place: what starts meanwhile finds the library of before, whole.
     sources = sorted(map(str, _FOLDER.glob("*.cpp")))
     digest = runpy.run_path(str(_FOLDER / "sources.py"))["digest"]()
-    command = [compiler, *_FLAGS, *build.flags, f"-DLEXIMIND_SOURCES={digest}u", *sources, "-o", str(build.path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stderr if done.returncode else None
+    with tempfile.TemporaryDirectory(prefix=".compiling-", dir=_FOLDER) as folder:
+        library = Path(folder, build.path.name)
+        command = [compiler, *_FLAGS, *build.flags, f"-DLEXIMIND_SOURCES={digest}u", *sources, "-o", str(library)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            return done.stderr
+        library.replace(build.path)
+    return None
 
 
 if __name__ == "__main__":

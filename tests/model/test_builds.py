@@ -95,6 +95,24 @@ def test_sources_that_do_not_compile_are_said_with_the_reason(monkeypatch: pytes
     assert "on purpose" in said
 
 
+@pytest.mark.skipif(not builds.is_for_this_machine(), reason="there are no kernels for this machine")
+def test_while_they_are_compiled_those_of_before_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """For what starts meanwhile, such as a service, from the folder that a wheel is built in."""
+    shutil.copy(Path(builds.__file__).with_name("sources.py"), tmp_path)
+    monkeypatch.setattr(builds, "_FOLDER", tmp_path)
+    for path in (*(build.path for build in BUILDS), tmp_path / "kernels.so"):  # the last one of a former version
+        path.write_text("before")
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\nfor out; do :; done\ncd {tmp_path} && ls kernels*.so > "$out"\n')
+    compiler.chmod(0o755)
+    found, _ = builds.compile_all(str(compiler))
+    assert found == list(BUILDS)
+    for build in BUILDS:
+        assert set(build.path.read_text().split()) == {"kernels.so", *(one.path.name for one in BUILDS)}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"compiler", "sources.py", *(build.path.name for build in BUILDS)}
+
+
 def test_without_kernels_torch_computes() -> None:
     library.choose(library.NONE)
     assert not library.is_available()
