@@ -85,7 +85,7 @@ class Documents:
             DeadlineExceeded: `deadline` passed before the texts were tokenized.
             EngineStopped: the service ends.
         """
-        # Tokenizing what is refused afterwards took a third of the cost of a refusal.
+        # Tokenizing what is refused afterwards took more than half of the cost of a refusal.
         self._engine.check_room(len(texts), request.priority)
         with stage("tokenize") as counts:
             plans = await self._plan(texts, request, deadline)

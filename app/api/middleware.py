@@ -60,9 +60,8 @@ class Observe:
             return
         given_headers = Headers(scope=scope)
         given = given_headers.get("x-request-id", "")
-        request_id = (
-            given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
-        )  # without a system call
+        # No secret: drawn without a system call.
+        request_id = given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
         token = request_id_var.set(request_id)
         route = self._route(scope["path"])
         trace = None
