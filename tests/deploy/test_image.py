@@ -24,9 +24,10 @@ HADOLINT = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or sh
 
 
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed")
-def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+@pytest.mark.parametrize("name", ["Dockerfile", "deploy/ray/Dockerfile"])
+def test_hadolint_finds_nothing_in_the_dockerfile(name: str) -> None:
     assert HADOLINT
-    linted = subprocess.run([HADOLINT, REPOSITORY / "Dockerfile"], capture_output=True, text=True, check=False)
+    linted = subprocess.run([HADOLINT, REPOSITORY / name], capture_output=True, text=True, check=False)
     assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
@@ -49,6 +50,14 @@ def test_context_holds_what_the_build_needs() -> None:
     named = {name for line in copied for name in line.split() if name != "."}
     assert all(any(name == one or name.startswith(f"{one}/") for one in kept) for name in named)
     assert all((REPOSITORY / name).is_file() for name in named)
+
+
+def test_ray_s_image_has_an_ignore_file_of_its_own_that_keeps_what_it_copies() -> None:
+    folder = REPOSITORY / "deploy" / "ray"
+    copied = re.findall(r"^COPY (\S+) \S+$", (folder / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    ignored = (folder / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    assert [line[1:] for line in ignored if line.startswith("!")] == copied
+    assert all(list(REPOSITORY.glob(pattern)) for pattern in copied)
 
 
 def test_no_layer_below_the_source_sees_the_source() -> None:
