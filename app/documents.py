@@ -12,7 +12,7 @@ A long text is several chunks, and their results become one:
 import asyncio
 import math
 import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -23,8 +23,9 @@ from app.answers import ChunkDetail, SummaryAnswer, TextResult
 from app.chunks import tokenizing_cost
 from app.engine.admission import half_of
 from app.engine.engine import Engine
-from app.engine.request import DeadlineExceeded, EngineResult, EngineStopped, Overloaded
+from app.engine.request import DeadlineExceeded, EngineRequest, EngineResult, EngineStopped, Overloaded
 from app.metrics import Metrics
+from app.pieces import DistinctSentences, JoinedText, distinct_sentences
 from app.planning import Plan, PlanCancelled, Planner, TextRequest
 from app.settings import Settings
 from app.support import support_of
@@ -34,8 +35,6 @@ from app.warnings import label_warnings
 from model.inference.decoding.options import DecodingResult
 from model.probabilities import joined, mean_by_tokens
 from model.storage.checkpoint import Checkpoint
-from model.support import folded, sentence_spans
-from model.tokenizer import IncrementalDecoder
 
 # What costs more (see `tokenizing_cost`) is tokenized in a thread; the rest delays the event loop by 3 ms at most.
 _INLINE_COST = 8_000
@@ -182,15 +181,15 @@ class Documents:
 
     async def _last_round(self, plan: Plan, first: TextResult, on_progress: Callable[[Progress], None]) -> TextResult:
         result = first
-        async for item in self._further_rounds(plan, first):
-            if isinstance(item, TextResult):
-                result = item
-            else:
-                on_progress(item)
+        async for piece in self._further_rounds(plan, first):
+            if isinstance(piece, TextResult):
+                result = piece
+            elif isinstance(piece, Progress):
+                on_progress(piece)
         return result
 
-    async def _further_rounds(self, plan: Plan, first: TextResult) -> AsyncGenerator["Progress | TextResult", None]:
-        """What is done of each round after the first, then its result; nothing where none is needed."""
+    async def _further_rounds(self, plan: Plan, first: TextResult) -> AsyncGenerator["Piece", None]:
+        """The pieces of each round after the first and then its result; nothing where none is needed."""
         reduction, result, deadline = plan.reduction, first, plan.requests[0].deadline
         while reduction is not None and result.summary and result.summary.output_tokens > reduction.target_tokens:
             summary = result.summary
@@ -200,16 +199,44 @@ class Documents:
             if not requests:
                 return
             assert summary.rounds is not None
-            rounds, done = summary.rounds + 1, dict[int, EngineResult]()
-            async with aclosing(self._engine.stream(requests, goes_on=True)) as items:
-                async for number, item in items:
-                    if isinstance(item, EngineResult):
-                        done[number] = item
-                        yield Progress(rounds, len(done), len(requests))
-            found = [one for number in range(len(requests)) if (one := done[number].summary)]
-            update = {**self._text_of(found, without_repeats=True), "rounds": rounds}
-            result = replace(result, summary=summary.model_copy(update=update))
-            yield result
+            rounds = summary.rounds + 1
+            async with aclosing(self._round(requests, rounds, reduction.target_tokens)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, list):
+                        found = [one.summary for one in piece if one.summary]
+                        update = {**self._text_of(found, without_repeats=True), "rounds": rounds}
+                        result = replace(result, summary=summary.model_copy(update=update))
+                        yield result
+                    else:
+                        yield piece
+
+    async def _round(
+        self, requests: Sequence[EngineRequest], number: int, target_tokens: int
+    ) -> AsyncGenerator["str | Progress | list[EngineResult]", None]:
+        """What is done of a round, then its results.
+
+        Once it is certain to be the last, because it cannot have more than `target_tokens` any more, its text comes
+        instead as it is decoded.
+        """
+        text, sentences = JoinedText(self._tokenizer, len(requests)), DistinctSentences()
+        unread: list[tuple[int, int | EngineResult]] = []  # as long as it is not certain
+        done: dict[int, EngineResult] = {}
+        is_last = False
+        async with aclosing(self._engine.stream(requests, goes_on=number > 1)) as items:
+            async for part, item in items:
+                unread.append((part, item))
+                if isinstance(item, EngineResult):
+                    done[part] = item
+                is_last = is_last or _most_tokens(requests, done) <= target_tokens
+                if is_last:
+                    if new := sentences.push("".join(text.take(*one) for one in unread)):
+                        yield new
+                    unread = []
+                elif isinstance(item, EngineResult):
+                    yield Progress(number, len(done), len(requests))
+        if is_last and (new := sentences.end()):
+            yield new
+        yield [done[part] for part in range(len(requests))]
 
     def stream(self, plan: Plan) -> AsyncGenerator["Piece", None]:
         """As `run`, of one plan; before the result what it is made of, as it comes.
@@ -217,29 +244,31 @@ class Documents:
         Raises:
             EngineError: refused, late or failed, possibly after some pieces.
         """
-        return self._rounds(plan) if plan.reduction else self._chunks(plan)
+        return self._rounds(plan, plan.reduction.target_tokens) if plan.reduction else self._chunks(plan)
 
-    async def _rounds(self, plan: Plan) -> AsyncGenerator["Piece", None]:
-        """What is done of each round, then the summary in sentences, and the result."""
+    async def _rounds(self, plan: Plan, target_tokens: int) -> AsyncGenerator["Piece", None]:
+        """What is done of each round, of the last the summary as it is decoded, then the result."""
+        result: TextResult | None = None
+        is_written = False
         with self._engine.hold():
-            done: dict[int, EngineResult] = {}
-            async with aclosing(self._engine.stream(plan.requests)) as items:
-                async for number, item in items:
-                    if isinstance(item, EngineResult):
-                        done[number] = item
-                        yield Progress(1, len(done), len(plan.requests))
-            result = self._join(plan, [done[number] for number in range(len(plan.requests))])
-            async with aclosing(self._further_rounds(plan, result)) as rounds:
-                async for piece in rounds:
-                    if isinstance(piece, TextResult):
-                        result = piece
-                    else:
-                        yield piece
+            async with aclosing(self._round(plan.requests, 1, target_tokens)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, list):
+                        result = self._join(plan, piece)
+                        continue
+                    is_written = is_written or isinstance(piece, str)
+                    yield piece
+            assert result is not None
+            async with aclosing(self._further_rounds(plan, result)) as further:
+                async for item in further:
+                    if isinstance(item, TextResult):
+                        result = item
+                        continue
+                    is_written = is_written or isinstance(item, str)
+                    yield item
             [result] = await self._with_support([plan], [result])
-            text, start = result.summary.summary if result.summary else "", 0
-            for span in sentence_spans(text):
-                yield text[start : span.end]
-                start = span.end
+            if not is_written and result.summary and result.summary.summary:
+                yield result.summary.summary  # there was nothing to make it shorter from
             yield result
 
     async def _chunks(self, plan: Plan) -> AsyncGenerator["Piece", None]:
@@ -247,24 +276,15 @@ class Documents:
 
         All chunks are admitted together, and decoded at once.
         """
-        decoders = [IncrementalDecoder(self._tokenizer) for _ in plan.requests]
-        pending = [""] * len(decoders)  # of each chunk, and not yielded yet
+        text = JoinedText(self._tokenizer, len(plan.requests))
         results: dict[int, EngineResult] = {}
-        current, has_text, separator = 0, False, ""
         async with aclosing(self._engine.stream(plan.requests)) as items:
-            async for number, item in items:
+            async for part, item in items:
                 if isinstance(item, EngineResult):
-                    results[number] = item
-                else:
-                    pending[number] += decoders[number].push(item)
-                while current < len(pending):
-                    if pending[current]:
-                        yield separator + pending[current]
-                        pending[current], has_text, separator = "", True, ""
-                    if current not in results:
-                        break
-                    current, separator = current + 1, " " if has_text else ""
-        joined = self._join(plan, [results[number] for number in range(len(decoders))])
+                    results[part] = item
+                if new := text.take(part, item):
+                    yield new
+        joined = self._join(plan, [results[part] for part in range(len(plan.requests))])
         yield (await self._with_support([plan], [joined]))[0]
 
     async def _with_support(self, plans: Sequence[Plan], results: list[TextResult]) -> list[TextResult]:
@@ -316,7 +336,7 @@ class Documents:
         """The members of a summary that its decoding decides."""
         text = " ".join(text for result in results if (text := self._tokenizer.decode(result.token_ids)))
         return {
-            "summary": _without_repeats(text) if without_repeats else text,
+            "summary": distinct_sentences(text) if without_repeats else text,
             "finish_reason": "length" if any(result.finish_reason == "length" for result in results) else "stop",
             "output_tokens": sum(len(result.token_ids) for result in results),
         }
@@ -327,13 +347,15 @@ class Documents:
         return ChunkDetail(start=span[0], end=span[1], summary=summary, scores=scores or None)
 
 
-def _without_repeats(text: str) -> str:
-    """`text` without the sentences that it has before."""
-    sentences = [text[span.start : span.end] for span in sentence_spans(text)]
-    kept: dict[str, str] = {}
-    for sentence in sentences:
-        kept.setdefault(" ".join(folded(sentence).split()), sentence)
-    return text if len(kept) == len(sentences) else " ".join(kept.values())
+def _most_tokens(requests: Sequence[EngineRequest], done: Mapping[int, EngineResult]) -> int:
+    """How many tokens the summaries of `requests` can have in all, of which these are done."""
+    most = 0
+    for part, request in enumerate(requests):
+        if part not in done:
+            most += request.options.max_new_tokens if request.options else 0
+        elif summary := done[part].summary:
+            most += len(summary.token_ids)
+    return most
 
 
 def _with_support(plan: Plan, result: TextResult, is_wanted: Callable[[], bool]) -> TextResult:

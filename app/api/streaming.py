@@ -1,6 +1,7 @@
 """A summary as server-sent events: any number of `token` with text, then one `summary` (the answer) or `error`.
 
-With `on_long` "reduce" there are `progress` events before, one for each chunk that is done.
+With `on_long` "reduce" there are `progress` events before: one for each chunk that is done, until the last round is
+known to be the last.
 """
 
 import json
