@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
-from app.planning import TextRequest
 from app.service import Deployment
+from app.text_request import TextRequest
 from model.inference.decoding.options import DecodingOptions
 from model.tasks import SUMMARIZE
 

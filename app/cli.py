@@ -1,60 +1,32 @@
 """`leximind`: serve, run tasks at the command line, import, inform. A refusal is one line and an exit code.
 
-Knows nothing of HTTP: only `serve` loads what does, which takes a second.
+Knows nothing of HTTP. A command imports what it needs when it runs: torch alone takes longer than who asks for help, or
+a shell that completes a word, should wait.
 """
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 
-from app.answers import (
-    AnalyzeAnswer,
-    EmotionsAnswer,
-    LabelAnswer,
-    LabelsAnswer,
-    SummaryAnswer,
-    TextResult,
-    TopicAnswer,
-    analyze_answer,
-    emotions_answer,
-    head_answer,
-    summary_answer,
-    topic_answer,
-)
-from app.bench import NEW_TOKENS, Figure, loads, measure
-from app.bulk.inputs import Given, inputs_of
-from app.bulk.rows import InputError
-from app.doctor import Finding, checkpoint_findings, machine_findings
+from app.exits import LOAD_FAILED, MODEL_FAILED, fail, refused_options
 from app.flags import SettingsError, options_from, settings_from, with_decoding_flags, with_flags, with_input_flags
-from app.keys import KeysError
-from app.local import (
-    LOAD_FAILED,
-    MODEL_FAILED,
-    Fill,
-    Output,
-    Query,
-    ask,
-    ask_tables,
-    fail,
-    refused_options,
-    run_service,
-)
-from app.planning import ON_LONG, OnLong, TextRequest
-from app.progress import progress
-from app.service import Service
-from app.tables import AnyAnswer, print_figures
-from app.telemetry import configure_logging
+from app.text_request import ON_LONG, OnLong, TextRequest
 from app.thresholds import MAX_THRESHOLD, MIN_THRESHOLD, MIN_TOP_K
 from app.version import VERSION
-from model.errors import ModelError
-from model.storage.checkpoint import Checkpoint
-from model.storage.flan_t5 import import_flan_t5
+
+if TYPE_CHECKING:  # what runs a model: a command imports it when it runs
+    from app.answers import TextResult
+    from app.bench import Figure
+    from app.doctor import Finding
+    from app.local import Fill
+    from app.service import Service
+    from app.tables import AnyAnswer
+    from model.storage.checkpoint import Checkpoint
 
 # The settings of the commands that run here.
 _LOCAL = ("checkpoint", "device", "dtype", "kernels", "threads")
@@ -123,6 +95,7 @@ def main() -> None:
 def serve(**flags: Any) -> None:
     """Serve over HTTP. Every flag is an environment variable too; a flag wins."""
     from app import server
+    from app.keys import KeysError
 
     try:
         server.serve(settings_from(flags))
@@ -180,8 +153,10 @@ def summarize(
     **flags: Any,
 ) -> None:
     """Summarize texts."""
+    from app.answers import SummaryAnswer, summary_answer
+
     request = _request(("summarize",), on_long, target_tokens, detail, support)
-    _run(texts, Query(summary_answer, request), SummaryAnswer.model_fields, flags)
+    _run(texts, summary_answer, request, SummaryAnswer.model_fields, flags)
 
 
 @app.command(
@@ -194,12 +169,13 @@ def summarize(
 @with_input_flags
 def emotions(texts: Texts = None, top_k: TopK = None, threshold: Threshold = None, **flags: Any) -> None:
     """Detect the emotions in texts."""
+    from app.answers import EmotionsAnswer, emotions_answer
 
-    def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
+    def shape(checkpoint: "Checkpoint", result: "TextResult") -> "AnyAnswer":
         return emotions_answer(checkpoint, result, top_k, threshold)
 
     facts = {"top_k": top_k, "threshold": threshold}
-    _run(texts, Query(shape, TextRequest(("emotions",)), facts=facts), EmotionsAnswer.model_fields, flags)
+    _run(texts, shape, TextRequest(("emotions",)), EmotionsAnswer.model_fields, flags, facts)
 
 
 @app.command(
@@ -212,11 +188,12 @@ def emotions(texts: Texts = None, top_k: TopK = None, threshold: Threshold = Non
 @with_input_flags
 def topic(texts: Texts = None, top_k: TopK = None, **flags: Any) -> None:
     """Detect the topic of texts."""
+    from app.answers import TopicAnswer, topic_answer
 
-    def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
+    def shape(checkpoint: "Checkpoint", result: "TextResult") -> "AnyAnswer":
         return topic_answer(checkpoint, result, top_k)
 
-    _run(texts, Query(shape, TextRequest(("topic",)), facts={"top_k": top_k}), TopicAnswer.model_fields, flags)
+    _run(texts, shape, TextRequest(("topic",)), TopicAnswer.model_fields, flags, {"top_k": top_k})
 
 
 @app.command(
@@ -234,8 +211,9 @@ def classify(
     **flags: Any,
 ) -> None:
     """Classify texts with any head of the checkpoint."""
+    from app.answers import LabelAnswer, LabelsAnswer, head_answer
 
-    def shape(checkpoint: Checkpoint, result: TextResult) -> AnyAnswer:
+    def shape(checkpoint: "Checkpoint", result: "TextResult") -> "AnyAnswer":
         found = checkpoint.tasks.head(head)
         if threshold is not None and found.kind == "single_label":
             fail(f"--threshold is {threshold} with {head}, which has one label a text; leave it out, or give --top-k")
@@ -243,7 +221,7 @@ def classify(
 
     added = {**LabelAnswer.model_fields, **LabelsAnswer.model_fields}
     facts = {"top_k": top_k, "threshold": threshold}
-    _run(texts, Query(shape, TextRequest((head,)), facts=facts), added, flags)
+    _run(texts, shape, TextRequest((head,)), added, flags, facts)
 
 
 @app.command(
@@ -264,8 +242,10 @@ def analyze(
     **flags: Any,
 ) -> None:
     """Run every task of the checkpoint."""
+    from app.answers import AnalyzeAnswer, analyze_answer
+
     request = _request((), on_long, target_tokens, detail, support)
-    _run(texts, Query(analyze_answer, request), AnalyzeAnswer.model_fields, flags)
+    _run(texts, analyze_answer, request, AnalyzeAnswer.model_fields, flags)
 
 
 @app.command(
@@ -306,6 +286,9 @@ def bulk(
     **flags: Any,
 ) -> None:
     """Answer every row of a table; stopped in any way, the same command goes on where it stopped."""
+    from app.answers import analyze_answer
+    from app.local import Output, Query, ask_tables
+
     if ray_actors is not None and not ray:
         fail(f"--ray-actors is {ray_actors} without --ray; give both, or neither")
     with refused_options():
@@ -317,7 +300,8 @@ def bulk(
     ask_tables(query, [source], text_column, output, flags, _on_ray(ray_actors) if ray else None)
 
 
-def _on_ray(num_actors: int | None) -> Fill:
+def _on_ray(num_actors: int | None) -> "Fill":
+    from app.bulk.rows import InputError
     from app.pool import filling_by_ray
 
     try:
@@ -349,6 +333,9 @@ def import_checkpoint(
     overwrite: Annotated[bool, typer.Option(help="Replace TARGET and all that is in it.")] = False,
 ) -> None:
     """Make a checkpoint of a published FLAN-T5."""
+    from model.errors import ModelError
+    from model.storage.flan_t5 import import_flan_t5
+
     if target.exists() and not overwrite:
         fail(f"{target} is there already; name another folder, or replace it with all that is in it by --overwrite")
     try:
@@ -367,6 +354,8 @@ def import_checkpoint(
 @with_flags(_LOCAL)
 def info(as_json: AsJson = False, **flags: Any) -> None:
     """What the checkpoint is and can do."""
+    from app.local import run_service
+
     facts = run_service(flags, _facts)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
@@ -381,7 +370,7 @@ def _shown(value: object) -> str:
     return ", ".join(words) or "none"
 
 
-async def _facts(service: Service) -> dict[str, Any]:
+async def _facts(service: "Service") -> dict[str, Any]:
     checkpoint = service.deployment.checkpoint
     labels = {head.name: list(head.labels) for head in checkpoint.tasks.heads}
     return {
@@ -411,13 +400,18 @@ async def _facts(service: Service) -> dict[str, Any]:
 @with_flags(_DOCTOR)
 def doctor(as_json: AsJson = False, **flags: Any) -> None:
     """Look at this machine and the checkpoint, and say what to do about what is wrong."""
+    from app.doctor import checkpoint_findings, machine_findings
+    from app.progress import progress
+    from app.service import Service
+    from app.telemetry import configure_logging
+
     try:
         settings = settings_from(flags)
     except SettingsError as error:
         fail(str(error))
     findings: list[Finding] = []
 
-    def show(ones: list[Finding]) -> None:
+    def show(ones: "list[Finding]") -> None:
         findings.extend(ones)
         for one in () if as_json else ones:
             typer.echo(f"{one.state:8} {one.name}: {one.value}")
@@ -452,8 +446,14 @@ def bench(
     **flags: Any,
 ) -> None:
     """Measure how fast this machine answers with the checkpoint, in about a minute."""
+    import torch
 
-    async def run(service: Service) -> list[Figure]:
+    from app.bench import NEW_TOKENS, loads, measure
+    from app.local import run_service
+    from app.progress import progress
+    from app.tables import print_figures
+
+    async def run(service: "Service") -> "list[Figure]":
         deployment = service.deployment
         checkpoint, backend = deployment.checkpoint, deployment.checkpoint.backend
         if not as_json:
@@ -476,8 +476,22 @@ def bench(
         print_figures(figures)
 
 
-def _run(texts: list[str] | None, query: Query, added: Iterable[str], flags: dict[str, Any]) -> None:
-    """Ask `query` of `texts` and of those that the flags name; an answer adds the fields `added`."""
+def _run(
+    texts: list[str] | None,
+    shape: "Callable[[Checkpoint, TextResult], AnyAnswer]",
+    request: TextRequest,
+    added: Collection[str],
+    flags: dict[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Ask `request` of `texts` and of those that the flags name; an answer, by `shape`, adds the fields `added`.
+
+    `facts` are what else the answer depends on.
+    """
+    from app.bulk.inputs import Given, inputs_of
+    from app.bulk.rows import InputError
+    from app.local import Output, Query, ask
+
     prefix = flags.pop("prefix")
     output = Output(flags.pop("output"), flags.pop("overwrite"), prefix=prefix, as_json=flags.pop("json"))
     named = {name: flags.pop(name) or () for name in ("file", "lines", "jsonl")}
@@ -488,9 +502,10 @@ def _run(texts: list[str] | None, query: Query, added: Iterable[str], flags: dic
         inputs = inputs_of(given, [prefix + name for name in added])
     except InputError as error:
         fail(str(error))
-    request = replace(query.request, options=options)
-    facts = {**query.facts, "text_column": given.text_column}
-    ask(replace(query, request=request, has_length=has_length, facts=facts), inputs, output, flags)
+    query = Query(
+        shape, replace(request, options=options), has_length, {**(facts or {}), "text_column": given.text_column}
+    )
+    ask(query, inputs, output, flags)
 
 
 if __name__ == "__main__":

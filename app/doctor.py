@@ -21,16 +21,16 @@ import torch
 
 from app.cores import usable_cores
 from app.memory import available_bytes
-from app.planning import TextRequest
 from app.service import Service
 from app.settings import Settings, unknown_variables
+from app.text_request import TextRequest
 from app.version import VERSION
+from model.choices import PRECISIONS
 from model.devices import device_named
 from model.errors import DeviceError, ModelError
-from model.kernels.builds import BUILDS, is_for_this_machine
+from model.kernels.builds import BUILDS, NONE, is_for_this_machine
 from model.kernels.formats import FORMATS
-from model.kernels.library import NONE, choose, chosen_build, lacking_features
-from model.precision import PRECISIONS
+from model.kernels.library import choose, chosen_build, lacking_features
 from model.storage.checkpoint import default_precision, is_computable
 from model.storage.stored_weights import StoredWeights
 

@@ -26,10 +26,11 @@ from app.engine.engine import Engine
 from app.engine.request import DeadlineExceeded, EngineRequest, EngineResult, EngineStopped, Overloaded
 from app.metrics import Metrics
 from app.pieces import DistinctSentences, JoinedText, distinct_sentences
-from app.planning import Plan, PlanCancelled, Planner, TextRequest
+from app.planning import Plan, PlanCancelled, Planner
 from app.settings import Settings
 from app.support import support_of
 from app.telemetry import stage
+from app.text_request import TextRequest
 from app.thresholds import ranked
 from app.warnings import label_warnings
 from model.inference.decoding.options import DecodingResult

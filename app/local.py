@@ -1,16 +1,16 @@
 """Texts answered in this process, without a server: what the commands of the command line share.
 
-Owns the exit codes. Knows no HTTP.
+Knows no HTTP.
 """
 
 import asyncio
 import contextlib
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import typer
 
@@ -23,23 +23,18 @@ from app.bulk.records import json_line
 from app.bulk.rows import ERROR, Answer, InputError, Row, Shard, Source, cut_into_shards
 from app.documents import Progress
 from app.engine.request import EngineError, EngineStopped
+from app.exits import INTERRUPTED, LOAD_FAILED, MODEL_FAILED, SOME_REFUSED, fail, refused_options, say
 from app.flags import SettingsError, settings_from
 from app.limits import limit_options
-from app.planning import TextError, TextRequest, UnsupportedTask
+from app.planning import TextError, UnsupportedTask
 from app.progress import Bar, progress
 from app.service import Service
 from app.tables import AnyAnswer, print_answers
 from app.telemetry import configure_logging
+from app.text_request import TextRequest
 from app.version import VERSION
-from model.errors import OptionsError
 from model.storage.checkpoint import Checkpoint
 from model.tasks import BUILT_IN
-
-LOAD_FAILED = 1
-BAD_INPUT = 2
-MODEL_FAILED = 3
-SOME_REFUSED = 4  # the others were answered
-INTERRUPTED = 130  # as a shell has it for SIGINT
 
 # There are no other clients, and how much is begun is bounded by the pipeline: no text waits for or is refused by the
 # limits of a queue, and no stream is to be kept from stuttering.
@@ -190,7 +185,7 @@ _GOES_ON = "the same command goes on where it stopped"
 
 def _end(num_refused: int) -> None:
     if num_refused:
-        _say(f"{num_refused} {'row has' if num_refused == 1 else 'rows have'} no answer; each says why under {ERROR}")
+        say(f"{num_refused} {'row has' if num_refused == 1 else 'rows have'} no answer; each says why under {ERROR}")
         raise typer.Exit(SOME_REFUSED)
 
 
@@ -239,16 +234,16 @@ async def _fill(asker: Asker, sources: Sequence[Source], output: Output, fill_fo
         unfinished = job.unfinished
         if not unfinished:
             job.succeed()
-            _say(f"{output.folder} has all {len(job.shards)} files; there is nothing to do")
+            say(f"{output.folder} has all {len(job.shards)} files; there is nothing to do")
             return 0
         if len(unfinished) < len(job.shards):
-            _say(f"{len(job.shards) - len(unfinished)} of {len(job.shards)} files are there; going on")
+            say(f"{len(job.shards) - len(unfinished)} of {len(job.shards)} files are there; going on")
         num_rows = sum(shard.num_rows for shard in unfinished)
         with progress("answering", num_rows) as bar:
             asker.describe = bar.describe
             num_refused = await fill_folder(unfinished, asker, output, bar.advance)
         job.succeed()
-        _say(f"{output.folder} has {len(job.shards)} files with {sum(shard.num_rows for shard in job.shards)} rows")
+        say(f"{output.folder} has {len(job.shards)} files with {sum(shard.num_rows for shard in job.shards)} rows")
         return num_refused
     finally:
         job.close()
@@ -357,22 +352,3 @@ async def _with_service(flags: Mapping[str, Any], run: Callable[[Service], Await
         return await run(service)
     finally:
         await service.drain(0.0)
-
-
-@contextlib.contextmanager
-def refused_options() -> Iterator[None]:
-    """A decoding option that is refused in the block ends the command."""
-    try:
-        yield
-    except OptionsError as error:
-        fail(f"--{error.field.replace('_', '-')}: {error.message}")
-
-
-def fail(message: str, code: int = BAD_INPUT) -> NoReturn:
-    """End the command with one line on standard error."""
-    _say(" ".join(message.split()))  # a library's message may have several lines
-    raise typer.Exit(code)
-
-
-def _say(message: str) -> None:
-    typer.echo(f"leximind: {message}", err=True)

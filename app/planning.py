@@ -3,12 +3,12 @@
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
 
 from app.chunks import Chunk, TextEncoder, cut_into_chunks, encode_in_blocks
 from app.engine.request import EngineRequest, Priority
+from app.text_request import OnLong, TextRequest
 from app.warnings import AnswerWarning, text_warnings
 from model.errors import CheckpointError
 from model.inference.decoding.grounding import Grounding
@@ -19,11 +19,6 @@ from model.tasks import SUMMARIZE
 from model.tokenizer import Tokenizer
 
 _BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Hangul fillers and the Braille pattern without dots
-OnLong = Literal["chunk", "reduce", "truncate", "error"]
-ON_LONG = (
-    "A text longer than the model reads is cut into chunks, whose summaries are joined (chunk) or summarized again "
-    "(reduce); or it is truncated, or refused."
-)
 
 
 class TextError(Exception):
@@ -41,24 +36,6 @@ class PlanCancelled(Exception):
 
 class UnsupportedTask(Exception):
     """The checkpoint has no head for a task."""
-
-
-@dataclass(frozen=True)
-class TextRequest:
-    """Which tasks to run on a text, and how; tasks are heads, but for `summarize`.
-
-    All but `tasks`, `on_long` and `detail` matter with `summarize` only. `target_tokens` bounds a summary that is made
-    by `on_long` "reduce", `max_new_tokens` by default. With `support` the answer says what backs the summary, with
-    `detail` what came of each chunk.
-    """
-
-    tasks: tuple[str, ...]
-    options: DecodingOptions = field(default_factory=DecodingOptions)
-    on_long: OnLong = "chunk"
-    support: bool = False
-    priority: Priority = "interactive"
-    target_tokens: int | None = None
-    detail: bool = False
 
 
 @dataclass(frozen=True)

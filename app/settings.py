@@ -11,11 +11,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.keys import key_digest
-from model.devices import DEVICE_NAME
-from model.kernels.builds import BUILDS
-from model.kernels.library import AUTO, NONE
-from model.precision import Precision
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED, DEVICE_NAME, Precision
+from model.kernels.builds import AUTO, BUILDS, NONE
 
 _PREFIX = "LEXIMIND_"
 CommaSeparated = Annotated[tuple[str, ...], NoDecode]

@@ -29,11 +29,13 @@ from app.answers import analyze_answer
 from app.bulk.columns import answer_columns, answer_names
 from app.bulk.inputs import table_sources
 from app.local import Asker, Output, Query, fill, open_job, run_service
-from app.planning import Planner, TextRequest
+from app.planning import Planner
 from app.service import Service
+from app.text_request import TextRequest
 from benchmarks import ours, report, servers
+from model.choices import BUNDLED
 from model.inference.decoding.batch import decode
-from model.storage.checkpoint import BUNDLED, ServedCheckpoint
+from model.storage.checkpoint import ServedCheckpoint
 
 TASKS = {
     "classify": ("emotions", "topic"),

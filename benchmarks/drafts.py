@@ -21,9 +21,10 @@ from typing import Any
 import torch
 
 from benchmarks import ours, report
+from model.choices import BUNDLED
 from model.inference.decoding.batch import DecodingBatch
 from model.inference.decoding.options import DecodingOptions, DecodingResult
-from model.storage.checkpoint import BUNDLED, ServedCheckpoint, load_served
+from model.storage.checkpoint import ServedCheckpoint, load_served
 from model.tasks import SUMMARIZE
 
 KINDS = {"news": "cnn_dailymail", "abstracts": "scitldr_abstract", "dialogues": "dialogsum"}

@@ -22,12 +22,12 @@ from torch import Tensor
 from benchmarks import ours
 from benchmarks.interpreters import ROOT
 from benchmarks.weights import BASE, SMOKE, Shape, Weights, prepare
+from model.choices import Precision
 from model.config import ModelConfig
 from model.inference.decoding.batch import DecodingBatch
 from model.inference.graphs import StepGraphs
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
-from model.precision import Precision
 
 XL = Shape("xl", 2048, 32, 64, 5120, 24, 32000, 32128, 0)
 # TensorRT-LLM's PyTorch backend on an H100, as NVIDIA publishes it: FLAN-T5-XL in bfloat16, tokens/s.

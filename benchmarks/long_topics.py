@@ -13,7 +13,7 @@ import httpx
 
 from app.main import create_app
 from app.settings import Settings
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 
 TOPICS = {"business": "Business", "sport": "Sports", "tech": "Sci/Tech"}
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model.choices import Precision
 from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch, decode
 from model.inference.decoding.options import DecodingOptions
-from model.kernels.library import AUTO, choose
-from model.precision import Precision
+from model.kernels.builds import AUTO
+from model.kernels.library import choose
 from model.storage.checkpoint import load_served
 
 

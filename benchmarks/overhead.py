@@ -24,7 +24,7 @@ from benchmarks import report
 from benchmarks.interpreters import Worker, interpreters
 from benchmarks.servers import Server, free_port, ours, running
 from benchmarks.weights import BASE, CACHE, SMOKE, Weights, prepare
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 from model.tasks import FLAN_PROMPT
 from model.tokenizer import Tokenizer
 

@@ -20,6 +20,7 @@ from benchmarks import ours, report
 from benchmarks.decoding import FULL, QUICK, Plan, sources
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.weights import CACHE, prepare
+from model.choices import PRECISIONS
 from model.inference import torch_backend
 from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch
@@ -29,7 +30,6 @@ from model.inference.kv_cache import KVCache, row_elements
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import stage_seconds
-from model.precision import PRECISIONS
 
 _WARM_UP_STEPS = 8
 # Modules by the end of their name, then methods by class: part, where.

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report, servers
-from benchmarks.startup import BUNDLED
 from benchmarks.vitals import look
 from benchmarks.weights import CACHE, SMALL, prepare
+from model.choices import BUNDLED
 
 RESULTS = report.FOLDER / "reliability.md"
 MODES = ("beside", "drain")

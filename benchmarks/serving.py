@@ -26,7 +26,7 @@ from benchmarks.servers import SERVERS, Server, free_port, running
 from benchmarks.stages import KINDS, Stage
 from benchmarks.texts import Language, News
 from benchmarks.weights import BASE, CACHE, SMOKE, Weights, prepare
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -35,7 +35,8 @@ from benchmarks import report
 from benchmarks.interpreters import ROOT
 from benchmarks.servers import free_port
 from benchmarks.vitals import Vitals, growth, look, resident_early_and_late
-from model.storage.checkpoint import BUNDLED, load_checkpoint
+from model.choices import BUNDLED
+from model.storage.checkpoint import load_checkpoint
 from model.storage.saving import save_checkpoint
 
 RESULTS = report.FOLDER / "reliability.md"

@@ -18,8 +18,8 @@ from typing import Any
 
 from benchmarks import report, servers
 from benchmarks.weights import BASE, CACHE, SMOKE, prepare
+from model.choices import PRECISIONS, Precision
 from model.kernels.formats import FORMATS
-from model.precision import PRECISIONS, Precision
 
 BUNDLED = Path(__file__).parents[1] / "model" / "pretrained" / "tiny"
 _TEXT = "The council voted on Tuesday to build a new bridge over the river. Engineers said the old one is too weak. "

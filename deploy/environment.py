@@ -4,7 +4,7 @@ import textwrap
 
 from app.settings import Settings
 from deploy.queries import FOLDER
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 
 TARGET = FOLDER.parent / "leximind.env.example"
 _HEAD = """\

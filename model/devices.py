@@ -4,11 +4,11 @@ import re
 
 import torch
 
+from model.choices import DEVICE_NAME
 from model.errors import DeviceError
 
 # In messages of torch's allocator for CPUs, of C++ and of cuBLAS, whose exceptions are plain RuntimeErrors.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "not enough memory", "bad_alloc", "ALLOC_FAILED")
-DEVICE_NAME = r"auto|cpu|cuda(:\d{1,3})?"  # as a regular expression
 
 
 def device_named(name: str) -> torch.device:

@@ -8,13 +8,11 @@ document's tokens are bit for bit the same alone, batched or joined mid-flight i
 on a CPU, that holds for float32 and int8.
 """
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-Precision = Literal["float32", "bfloat16", "int8"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+from model.choices import Precision
+
 ON_CPUS_ALONE: tuple[Precision, ...] = ("int8",)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from model.choices import PRECISIONS
 from model.devices import device_named
 from model.errors import DeviceError, ModelError
 from model.inference.decoding.options import DecodingOptions
-from model.precision import PRECISIONS
 from model.storage.checkpoint import LoadedCheckpoint, checkpoint_name, load_checkpoint, load_served
 from model.storage.saving import describe_checkpoint
 from training.data.examples import HEAD_DATA

@@ -17,7 +17,7 @@ from app.api.inference import answer_texts, decoding_options
 from app.api.openapi import INFERENCE_ERRORS, KEY, REQUEST_HEADERS, errors
 from app.api.problems import invalid_field
 from app.api.schemas import EXAMPLE_COMMENT, EXAMPLE_TEXT, Body, SummaryOptions, Texts
-from app.planning import OnLong, TextRequest
+from app.text_request import OnLong, TextRequest
 from app.thresholds import MIN_TOP_K, Score, ranked
 from model.storage.checkpoint import Checkpoint
 from model.tasks import BUILT_IN, HeadKind

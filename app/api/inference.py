@@ -10,7 +10,8 @@ from app.answers import TextResult
 from app.api.context import context_of, deployment_of, service_of
 from app.api.schemas import SummaryOptions
 from app.limits import FieldError, LimitError, check_cost, check_size, check_texts, field_of, limit_options
-from app.planning import Plan, TextError, TextRequest
+from app.planning import Plan, TextError
+from app.text_request import TextRequest
 from model.errors import OptionsError
 from model.inference.decoding.options import DecodingOptions
 from model.storage.checkpoint import Checkpoint

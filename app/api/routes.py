@@ -26,7 +26,7 @@ from app.api.openapi import INFERENCE_ERRORS, KEY, REQUEST_HEADERS, STREAM, erro
 from app.api.problems import invalid_field
 from app.api.schemas import AnalyzeBody, ClassifyBody, EmotionsBody, SummarizeBody, SummaryOptions, TopicBody
 from app.api.streaming import EventStream, open_stream
-from app.planning import TextRequest
+from app.text_request import TextRequest
 from model.inference.decoding.options import DecodingOptions
 from model.storage.checkpoint import Checkpoint
 

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, T
 from pydantic_core import PydanticCustomError
 
 from app.api.heads import AtMostEveryTask, TaskName
-from app.planning import ON_LONG, OnLong
+from app.text_request import ON_LONG, OnLong
 from app.thresholds import MAX_THRESHOLD, MIN_THRESHOLD, MIN_TOP_K
 from model.errors import OptionsError
 from model.inference.decoding.options import DecodingOptions

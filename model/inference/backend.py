@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from model.choices import Precision
 from model.config import ModelConfig
 from model.inference.kv_cache import KVCache
-from model.precision import Precision
 
 
 class Backend(ABC):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.choices import Precision
 from model.config import ModelConfig
 from model.inference.backend import Backend
 from model.inference.kv_cache import KVCache, row_elements
@@ -17,7 +18,7 @@ from model.kernels.structs import Cache
 from model.network.heads import head_tensors
 from model.network.positions import add_positions, add_positions_at
 from model.network.relative_bias import bias_by_offset
-from model.precision import Precision, computing_dtype
+from model.precision import computing_dtype
 
 
 def can_be_native(config: ModelConfig) -> bool:

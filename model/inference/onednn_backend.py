@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model.choices import Precision
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
-from model.precision import INT8_LEVELS, INT8_ZERO, Precision, int8_levels
+from model.precision import INT8_LEVELS, INT8_ZERO, int8_levels
 
 
 class OneDnnBackend(TorchBackend):

@@ -6,6 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from model.choices import Precision
 from model.config import ModelConfig
 from model.inference.backend import Backend
 from model.inference.kv_cache import KVCache
@@ -14,7 +15,6 @@ from model.network.decoder import DecoderLayer
 from model.network.leximind import LexiMind
 from model.network.positions import add_positions_at
 from model.network.relative_bias import RelativeBias
-from model.precision import Precision
 
 
 class TorchBackend(Backend):

@@ -51,6 +51,7 @@ _AVX512BF16 = Build(
 )
 # The first that a processor runs computes. AVX-512 without VNNI (Skylake) is served by AVX2.
 BUILDS = (_AVX512BF16, _AVX512VNNI, _AVXVNNI, _AVX2)
+AUTO, NONE = "auto", "none"  # instead of a build: the first that a processor runs; torch
 
 
 def is_for_this_machine() -> bool:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from model.choices import Precision
 from model.config import ModelConfig
 from model.kernels import structs
 from model.kernels.library import loaded_library
 from model.kernels.packing import Packer, gates_and_values, padded_rows, shape_of
-from model.precision import Precision, computing_dtype
+from model.precision import computing_dtype
 
 
 class NativeEncoder:

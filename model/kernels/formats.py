@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.precision import Precision, int8_levels
+from model.choices import Precision
+from model.precision import int8_levels
 
 
 @dataclass(frozen=True)

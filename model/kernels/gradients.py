@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.choices import Precision
 from model.kernels.formats import FORMATS
 from model.kernels.library import is_available, loaded_library
-from model.precision import Precision
 
 _CHUNK = 64  # rows whose gradients of a norm's weight the kernel sums up
 _DTYPES: dict[torch.dtype, Precision] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}

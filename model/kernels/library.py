@@ -8,13 +8,12 @@ from functools import cache
 import torch
 
 from model.errors import ModelError
-from model.kernels.builds import BUILDS, Build, is_for_this_machine
+from model.kernels.builds import AUTO, BUILDS, NONE, Build, is_for_this_machine
 from model.kernels.sources import digest
 from model.kernels.structs import Cache, Decoder, Encoder, Linear, Shape
 
 logger = logging.getLogger(__name__)
 
-AUTO, NONE = "auto", "none"
 STAGES = ("conversions", "attention matrices", "self-attention", "cross-attention", "feed-forward", "output matrix")
 COLUMNS = 32  # outputs of a weight block; every row of numbers is padded to a multiple of it
 MAX_HEAD_WIDTH = 128

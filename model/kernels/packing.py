@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.choices import Precision
 from model.config import ModelConfig
 from model.kernels.formats import FORMATS
 from model.kernels.library import COLUMNS
 from model.kernels.structs import Linear, Shape
-from model.precision import INT8_ZERO, Precision
+from model.precision import INT8_ZERO
 
 _NUMBERS_AT_ONCE = 2**18  # small, so that the heap reuses the same place each time
 _MAPPED_AT_ONCE = 2**25

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from model.choices import Precision
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError, ModelError, TokenizerError
 from model.inference.backend import Backend
@@ -25,15 +26,13 @@ from model.inference.torch_backend import TorchBackend
 from model.kernels.library import has_bfloat16, is_available
 from model.network.attention import avoid_cudnn_attention
 from model.network.leximind import LexiMind, from_tensors, tensor_shapes
-from model.precision import ON_CPUS_ALONE, Precision, computing_dtype
+from model.precision import ON_CPUS_ALONE, computing_dtype
 from model.storage.consistency import check_fit, check_tensors
 from model.storage.format1 import upgrade_config, upgrade_tasks, weight_name
 from model.storage.manifest import FORMAT_VERSION, read_json, verified_manifest
 from model.storage.stored_weights import StoredWeights
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
-
-BUNDLED = Path(__file__).parents[1] / "pretrained" / "tiny"
 
 
 @dataclass(frozen=True)

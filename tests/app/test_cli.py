@@ -182,7 +182,7 @@ def test_message_of_several_lines_becomes_one(leximind: Any, monkeypatch: pytest
     def fail(*_: object) -> None:
         raise CheckpointError("cannot be downloaded (no route\nto host)")
 
-    monkeypatch.setattr("app.cli.import_flan_t5", fail)
+    monkeypatch.setattr("model.storage.flan_t5.import_flan_t5", fail)
     assert leximind("import", "a/b", "target").stderr == "leximind: cannot be downloaded (no route to host)\n"
 
 
@@ -190,7 +190,7 @@ def test_import_replaces_a_folder_only_with_overwrite(
     leximind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imported: list[Path] = []
-    monkeypatch.setattr("app.cli.import_flan_t5", lambda _, target: imported.append(target))
+    monkeypatch.setattr("model.storage.flan_t5.import_flan_t5", lambda _, target: imported.append(target))
     refused = leximind("import", "a/b", str(tmp_path))
     assert (refused.exit_code, imported) == (2, [])
     assert f"{tmp_path} is there already" in refused.stderr
@@ -280,10 +280,27 @@ def test_shell_completes_commands_and_flags() -> None:
     assert completions("leximind", "summarize", "--num-b") == ["--num-beams"]
 
 
-def test_command_line_loads_no_http() -> None:
-    code = "import sys, app.cli; print(*(name for name in ('app.api', 'fastapi', 'uvicorn') if name in sys.modules))"
+def loaded_by(code: str, *modules: str) -> list[str]:
+    """Which of `modules` a process has loaded after `code`."""
+    code = f"import sys\n{code}\nprint('loaded:', *(name for name in {modules} if name in sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert run.stdout.strip() == ""
+    return run.stdout.rpartition("loaded:")[2].split()
+
+
+def test_command_line_loads_no_http() -> None:
+    code = "import app.bench, app.cli, app.doctor, app.local"  # what its commands load
+    assert loaded_by(code, "app.api", "fastapi", "uvicorn", "torch") == ["torch"]
+
+
+def test_help_loads_nothing_that_takes_long() -> None:
+    code = """
+from typer.main import get_command
+from typer.testing import CliRunner
+from app.cli import app
+for name in ((), *((name,) for name in get_command(app).commands)):
+    assert not CliRunner().invoke(app, [*name, "--help"], catch_exceptions=False).exit_code
+"""
+    assert loaded_by(code, "torch", "numpy", "fastapi", "gradio", "app.cli") == ["app.cli"]
 
 
 def test_every_setting_is_a_flag_of_serve_with_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

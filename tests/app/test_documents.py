@@ -12,8 +12,9 @@ from app.documents import Documents
 from app.engine.engine import Engine
 from app.engine.request import DeadlineExceeded, EngineStopped, Overloaded
 from app.metrics import Metrics
-from app.planning import Plan, TextError, TextRequest
+from app.planning import Plan, TextError
 from app.settings import Settings
+from app.text_request import TextRequest
 from model.inference.decoding.options import DecodingOptions
 from model.storage.checkpoint import Checkpoint, load_served
 from model.tokenizer import Tokenizer

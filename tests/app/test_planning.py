@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from app.planning import Planner, TextError, TextRequest, UnsupportedTask
+from app.planning import Planner, TextError, UnsupportedTask
+from app.text_request import TextRequest
 from model.errors import CheckpointError
 from model.inference.decoding.options import DecodingOptions
 from model.storage.checkpoint import Checkpoint

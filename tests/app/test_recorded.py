@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from model.storage.checkpoint import BUNDLED, load_checkpoint
+from model.choices import BUNDLED
+from model.storage.checkpoint import load_checkpoint
 from model.storage.saving import save_checkpoint
 from support.recorded import answers_of, identity_of
 from support.recorded_requests import REQUESTS

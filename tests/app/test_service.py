@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from app.engine.request import EngineError
-from app.planning import TextRequest
 from app.service import NotReady, Reloading, Service
 from app.settings import Settings
+from app.text_request import TextRequest
+from model.choices import Precision
 from model.errors import CheckpointError
 from model.inference.backend import Backend
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import has_bfloat16
-from model.precision import Precision
 from model.storage.checkpoint import ServedCheckpoint, load_served
 from support.waiting import until
 

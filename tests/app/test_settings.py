@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from app.flags import SettingsError, settings_from
 from app.keys import key_digest
 from app.settings import Settings, unknown_variables
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 
 
 def test_defaults_are_those_of_the_contract() -> None:

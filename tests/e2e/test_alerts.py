@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from deploy.queries import dashboard_queries, rule_queries, rules
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 from support.prometheus import minutes_to_seconds
 
 pytestmark = [

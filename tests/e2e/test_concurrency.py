@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BUNDLED.is_dir(), reason="no checkpoint is bundled")]
 

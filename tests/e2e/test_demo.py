@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 from support.documents import docx, pdf
 from support.servers import READY_WITHIN_S, Server
 

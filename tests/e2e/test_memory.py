@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 
 pytestmark = [
     pytest.mark.slow,

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 ENDPOINTS = {"/summarize", "/emotions", "/topic", "/analyze"}

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 from support.servers import started_servers, wait_until_ready
 
 # Locust finds it beside its file; shapes.py itself would replace this process's sockets.

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.choices import PRECISIONS, Precision
 from model.errors import ModelError
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels import builds, library
 from model.kernels.builds import BUILDS, Build
-from model.precision import PRECISIONS, Precision, computing_dtype
+from model.precision import computing_dtype
 from support.models import CONFIG, random_model
 from support.reference import TOLERANCE
 

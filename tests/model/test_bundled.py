@@ -7,11 +7,12 @@ import unicodedata
 import pytest
 import torch
 
+from model.choices import BUNDLED
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
 from model.inference.torch_backend import TorchBackend
 from model.probabilities import probabilities
-from model.storage.checkpoint import BUNDLED, Checkpoint, load_checkpoint
+from model.storage.checkpoint import Checkpoint, load_checkpoint
 
 NEWS = {
     "Sports": "Maria Lopez scored twice in the final ten minutes as Valencia came from behind to beat Sevilla 3-2 on "

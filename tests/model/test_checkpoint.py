@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.choices import BUNDLED, PRECISIONS, Precision
 from model.errors import ModelError
 from model.inference.backend import Backend
 from model.inference.decoding.batch import decode
@@ -18,8 +19,8 @@ from model.inference.decoding.options import DecodingOptions
 from model.inference.native_backend import NativeBackend, can_be_native
 from model.inference.onednn_backend import OneDnnBackend
 from model.inference.torch_backend import TorchBackend
-from model.precision import PRECISIONS, Precision, computing_dtype
-from model.storage.checkpoint import BUNDLED, Checkpoint, checkpoint_name, load_checkpoint, load_served
+from model.precision import computing_dtype
+from model.storage.checkpoint import Checkpoint, checkpoint_name, load_checkpoint, load_served
 from model.storage.saving import describe_checkpoint, save_checkpoint
 from support.checkpoints import FILES, refuse, sign
 from support.models import random_model

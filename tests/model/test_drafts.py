@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.choices import BUNDLED, PRECISIONS
 from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch, decode
 from model.inference.decoding.drafts import Candidate, CopyTracker, DraftPolicy, StepCost
@@ -16,8 +17,8 @@ from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
-from model.precision import PRECISIONS, computing_dtype
-from model.storage.checkpoint import BUNDLED, load_served
+from model.precision import computing_dtype
+from model.storage.checkpoint import load_served
 from support.models import CONFIG, random_model
 from support.reference import BEAM, GREEDY, Pair
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.choices import BUNDLED
 from model.config import ModelConfig
 from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch, decode
@@ -18,7 +19,6 @@ from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
-from model.storage.checkpoint import BUNDLED
 from model.support import NO_NAMES, UNIT, folded, names_and_numbers, unsupported
 from model.tokenizer import Tokenizer
 from support.models import random_model

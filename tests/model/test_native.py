@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.choices import PRECISIONS, Precision
 from model.config import ModelConfig
 from model.inference.backend import Backend
 from model.inference.decoding.batch import decode
@@ -19,7 +20,7 @@ from model.inference.decoding.options import DecodingOptions
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels import library, sources, structs
-from model.precision import PRECISIONS, Precision, computing_dtype
+from model.precision import computing_dtype
 from support.models import CONFIG, random_model
 from support.reference import BEAM, GREEDY, TOLERANCE, Pair, generate
 

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from model.choices import Precision
 from model.inference.backend import Backend
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
 from model.inference.onednn_backend import Int8Linear, OneDnnBackend, PackedLinear
 from model.inference.torch_backend import TorchBackend
-from model.precision import Precision, computing_dtype
+from model.precision import computing_dtype
 from support.models import CONFIG, random_model
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 from model.tokenizer import Tokenizer
 from model.vocabulary_words import count_words, whole_words
 

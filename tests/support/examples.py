@@ -19,10 +19,11 @@ import torch
 from app.api.examples import RECORDED
 from app.main import create_app
 from app.settings import Settings
+from model.choices import BUNDLED
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import from_tensors
-from model.storage.checkpoint import BUNDLED, load_checkpoint
+from model.storage.checkpoint import load_checkpoint
 from model.storage.saving import save_checkpoint
 from support.example_requests import ANSWERED, SHARES, THANKS, WRONG, WRONG_OPTIONS
 from support.recorded import identity_of

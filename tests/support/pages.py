@@ -22,7 +22,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 from support.example_requests import BRIDGE, LONG, QUAKE, SHARES, THANKS
 from support.servers import Server, started_servers, wait_until_ready
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 from support.depth import only_in_full
 from support.training_runs import write_jsonl
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from app.api.examples import RECORDED
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 from support.examples import record
 from support.recorded import identity_of
 from support.services import Serving

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from app import documents
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 from model.support import unsupported
 from support.services import Serving, open_service
 

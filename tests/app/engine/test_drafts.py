@@ -13,10 +13,11 @@ from app.engine.engine import Engine
 from app.engine.request import EngineRequest, EngineResult
 from app.metrics import Metrics
 from app.settings import Settings
+from model.choices import BUNDLED
 from model.inference.decoding.batch import DecodingBatch
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.kernels.library import is_available
-from model.storage.checkpoint import BUNDLED, ServedCheckpoint, load_served
+from model.storage.checkpoint import ServedCheckpoint, load_served
 
 pytestmark = pytest.mark.skipif(
     not is_available(), reason="no native kernels: no compiler, or a processor without AVX2"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from model.storage.checkpoint import BUNDLED
+from model.choices import BUNDLED
 from model.storage.manifest import verified_manifest
 from training.data.terms import RESEARCH_ONLY, UNKNOWN, terms_of_use
 
