@@ -238,9 +238,18 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         async def run(scope: Scope, receive: Receive, send: Send) -> None:
+            ends_by_closing = False  # as HTTP/1.0 has it where the length is not known; uvicorn would send it chunks
+
             async def send_if_open(message: Message) -> None:
-                if not self.transport.is_closing():  # asyncio logs each further write to a connection that is lost
-                    await send(message)
+                nonlocal ends_by_closing
+                if self.transport.is_closing():  # asyncio logs each further write to a connection that is lost
+                    return
+                if message["type"] == "http.response.start" and scope["http_version"] == "1.0":
+                    ends_by_closing = not any(name.lower() == b"content-length" for name, _ in message["headers"])
+                    cycle.chunked_encoding = False if ends_by_closing else None
+                elif ends_by_closing:
+                    cycle.expected_content_length = len(message.get("body", b""))
+                await send(message)
 
             await app(scope, receive, send_if_open)
 

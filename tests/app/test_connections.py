@@ -176,3 +176,23 @@ async def test_answer_to_a_client_that_left_is_not_written_on(
     client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     await asyncio.wait_for(ended.wait(), 10)
     assert "raised exception" not in caplog.text
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("headers", [[], [(b"Content-Length", b"4")]])
+async def test_only_who_knows_chunks_is_sent_some(
+    connections: Connections, version: str, headers: list[tuple[bytes, bytes]]
+) -> None:
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for body in (b"one", b"", b"2"):
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    _, client = await accepted(connections, app)
+    with client:
+        client.send(f"GET / HTTP/{version}\r\nHost: x\r\nConnection: keep-alive\r\n\r\n".encode())
+        head, _, body = (await received(client)).partition(b"\r\n\r\n")
+    is_chunked = version == "1.1" and not headers
+    assert body == (b"3\r\none\r\n1\r\n2\r\n0\r\n\r\n" if is_chunked else b"one2")
+    assert (b"transfer-encoding" in head.lower()) == is_chunked

@@ -140,6 +140,32 @@ def test_client_that_hangs_up_frees_the_model(serve: Serve) -> None:
     assert metric(server.url, 'leximind_request_failures_total{reason="cancelled"}') == 1
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_last_round_of_a_long_text_is_streamed_as_it_is_decoded(serve: Serve, version: str) -> None:
+    server = serve()
+    text = " ".join(f"Shares of the chip maker rose {number} percent on Tuesday." for number in range(60))
+    body = {"text": text, "on_long": "reduce", "target_tokens": 60, "max_new_tokens": 60, "min_new_tokens": 30}
+    answer = httpx.post(f"{server.url}/summarize", json=body, timeout=60).json()
+    assert answer["rounds"] > 1
+    request = raw_request(json.dumps({**body, "stream": True}).encode()).replace(
+        b"HTTP/1.1\r\n", b"HTTP/%b\r\nConnection: close\r\n" % version.encode()
+    )
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(request)
+        stream = http.client.HTTPResponse(connection)
+        stream.begin()
+        blocks = stream.read().decode().strip().split("\n\n")
+    events = [
+        (event.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        for event, data in (block.split("\n") for block in blocks)
+    ]
+    assert (stream.getheader("Transfer-Encoding") is None) == (version == "1.0")
+    pieces = [data["text"] for event, data in events if event == "token"]
+    assert "".join(pieces) == answer["summary"]
+    assert len(pieces) > answer["output_tokens"] / 2
+    assert events[-1] == ("summary", answer)
+
+
 def test_client_that_hangs_up_on_a_stream_frees_the_model(serve: Serve) -> None:
     server = serve()
     body = {"text": NEWS, "stream": True, "max_new_tokens": 500, "min_new_tokens": 499}
