@@ -109,7 +109,7 @@ answers: $(STAMP)
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# On the Dockerfile's base, on BASE_IMAGE, or on a debootstrap of this machine's Debian; of torch the CPU build.
+# On the Dockerfile's base, on BASE_IMAGE, or on a debootstrap of this machine's Debian, or of SUITE; of torch the CPU build.
 # IMAGE_STORE=DIR keeps the layers for the next time.
 image-test: $(STAMP)
 	@command -v buildah >/dev/null && test "$$(id -u)" = 0 || { \
@@ -117,16 +117,18 @@ image-test: $(STAMP)
 	TORCH_INDEX_URL=$$($(HAS_INDEX) || echo $(TORCH_INDEX)) $(BIN)/python -m pytest -m image --log-cli-level=INFO \
 		tests/image $(ARGS)
 
-# Ray beside what serves and what tests, and no second build of the kernels: the source is found as it lies here.
+# What .venv has is found there, after Ray and what it brings, and is not installed again.
 ray-test: $(RAY)/.installed
 	RAY_USAGE_STATS_ENABLED=0 $(RAY)/bin/python -m pytest -m ray tests/cluster $(ARGS)
 
-$(RAY)/.installed: pyproject.toml constraints.txt | $(STAMP)
-	$(PYTHON) -m venv $(RAY)
-	$(PYTHON) deploy/image/requirements.py serve,ray > $(RAY)/requirements.txt
+PURELIB := -c 'import sysconfig; print(sysconfig.get_path("purelib"))'
+
+$(RAY)/.installed: $(STAMP)
+	$(BIN)/python -m venv --clear $(RAY)
+	$(BIN)/python $(PURELIB) > "$$($(RAY)/bin/python $(PURELIB))/venv.pth"
+	$(BIN)/python deploy/image/requirements.py ray > $(RAY)/requirements.txt
 	$(RAY)/bin/python -m pip install --disable-pip-version-check --quiet -c constraints.txt \
-		$$($(NEEDS_CPU_TORCH) && echo --extra-index-url $(TORCH_INDEX)) -r $(RAY)/requirements.txt \
-		hypothesis httpx pytest pytest-asyncio pytest-timeout
+		-r $(RAY)/requirements.txt
 	@touch $@
 
 SPACE ?= build/space

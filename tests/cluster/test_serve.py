@@ -1,4 +1,4 @@
-"""deploy/ray on a real Ray: of two replicas on CPUs one is killed, then one is ended by the autoscaler."""
+"""deploy/ray on a real Ray: of two replicas on CPUs one is killed, and the autoscaler ends one and starts one."""
 
 import asyncio
 import contextlib
@@ -18,6 +18,8 @@ import httpx
 import pytest
 import yaml
 
+from support.waiting import until
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "ray"
@@ -30,6 +32,7 @@ ray.init("local", namespace="serve", include_dashboard=False, num_cpus=2, object
 for line in sys.stdin:
     cli(["run", "--non-blocking", line.strip()], standalone_mode=False)
 """
+_SILENT_S = 180
 WORD = "Shares of the chip maker rose twelve percent after it reported record profits. "
 
 
@@ -59,9 +62,11 @@ class Cluster:
         return [pid for pid in descendants(self.process.pid) if b"ServeReplica" in command_of(pid)]
 
     def wait(self, is_so: Callable[["Cluster"], bool]) -> None:
-        """Until it is so."""
-        give_up = time.monotonic() + 120
+        """Until it is so; no longer than Ray, which tells every half minute what it waits for, has been silent."""
+        size, give_up = -1, 0.0
         while not is_so(self):
+            if self.log.stat().st_size != size:
+                size, give_up = self.log.stat().st_size, time.monotonic() + _SILENT_S
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < give_up, self.log.read_text()
             time.sleep(0.2)
@@ -131,14 +136,14 @@ def is_answering(cluster: Cluster) -> bool:
     return False
 
 
-async def summarize(client: httpx.AsyncClient, number: int, num_texts: int = 4) -> httpx.Response:
-    body = {"text": [f"{WORD}{number} {index}" for index in range(num_texts)], "max_new_tokens": 64}
+async def summarize(client: httpx.AsyncClient, number: int, num_texts: int = 16, length: int = 64) -> httpx.Response:
+    body = {"text": [f"{WORD}{number} {index}" for index in range(num_texts)], "max_new_tokens": length}
     return await client.post("/summarize", json=body)
 
 
 def client_of(cluster: Cluster) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None)
-    return httpx.AsyncClient(base_url=cluster.url, timeout=120, limits=limits, trust_env=False)
+    return httpx.AsyncClient(base_url=cluster.url, timeout=_SILENT_S, limits=limits, trust_env=False)
 
 
 def summaries(response: httpx.Response) -> Any:
@@ -149,10 +154,19 @@ def summaries(response: httpx.Response) -> Any:
 async def test_requests_of_a_replica_that_is_killed_get_503_and_succeed_on_one_retry(cluster: Cluster) -> None:
     async with client_of(cluster) as client:
         alone = [summaries(await summarize(client, number)) for number in range(8)]
-        first, _ = cluster.replicas
-        begun = [asyncio.create_task(summarize(client, number)) for number in range(8)]
-        await asyncio.sleep(0.1)
-        os.kill(first, signal.SIGKILL)
+        is_killed, num_answered = False, 0
+
+        async def ask(number: int) -> httpx.Response:
+            """The answer to what is asked when the replica is killed."""
+            nonlocal num_answered
+            while (answer := await summarize(client, number)).status_code == 200 and not is_killed:
+                num_answered += 1
+            return answer
+
+        begun = [asyncio.create_task(ask(number)) for number in range(8)]
+        await until(lambda: num_answered >= 16, _SILENT_S)
+        os.kill(cluster.replicas[0], signal.SIGKILL)
+        is_killed = True
         answers = await asyncio.gather(*begun)
         lost = [number for number, answer in enumerate(answers) if answer.status_code != 200]
         assert lost, "some were with the replica that was killed"
@@ -182,6 +196,24 @@ async def test_a_replica_that_is_scaled_down_finishes_what_it_has(cluster: Clust
         await asyncio.gather(*(ask() for _ in range(6)))
     assert num_answered > 6
     assert "Removing 1 replica" in cluster.log.read_text()
+
+
+async def test_tokens_that_wait_start_a_replica(cluster: Cluster) -> None:
+    cluster.scale(1, 2)
+    cluster.wait(lambda one: len(one.replicas) == 1)
+    num_ready = cluster.num_ready
+    async with client_of(cluster) as client:
+
+        async def ask() -> list[Any]:
+            """The same again and again: 24 of these have some 40,000 tokens between them."""
+            answers = []
+            while cluster.num_ready == num_ready:
+                answers.append(summaries(await summarize(client, 0, num_texts=32, length=8)))
+            return answers
+
+        answers = [one for some in await asyncio.gather(*(ask() for _ in range(24))) for one in some]
+    assert answers == len(answers) * [answers[0]]
+    assert "Adding 1 replica" in cluster.log.read_text()
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray's own, of pydantic

@@ -58,6 +58,16 @@ def test_manifests_are_valid_to_the_api(overlay: str, version: str) -> None:
             kubernetes_validate.validate(one, version, strict=True)
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_pods_of_the_ray_service_are_valid_to_the_api_and_of_the_ray_that_is_pinned(version: str) -> None:
+    manifest = yaml.safe_load((FOLDER / "ray" / "rayservice.yaml").read_text(encoding="utf-8"))
+    cluster = manifest["spec"]["rayClusterConfig"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod_of_group = {"apiVersion": "v1", "kind": "Pod", "metadata": {}, **group["template"]}
+        kubernetes_validate.validate(pod_of_group, version, strict=True)
+    assert f"ray=={cluster['rayVersion']}\n" in (FOLDER.parent / "constraints.txt").read_text(encoding="utf-8")
+
+
 @needs_kubectl
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_custom_resources_are_valid_to_their_definitions(overlay: str) -> None:

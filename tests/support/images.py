@@ -114,7 +114,7 @@ def builder(folder: Path) -> Iterator[Builder]:
 
 
 def _base(folder: Path) -> str:
-    """BASE_IMAGE of the environment, else the Dockerfile's, else this machine's own release of Debian."""
+    """BASE_IMAGE of the environment, else the Dockerfile's, else by debootstrap SUITE or this machine's own Debian."""
     assert _DEFAULT_BASE
     name = os.environ.get("BASE_IMAGE") or f"docker.io/library/{_DEFAULT_BASE[1]}"
     try:
@@ -128,7 +128,8 @@ def _base(folder: Path) -> str:
 
 def _debootstrapped(folder: Path) -> str:
     release = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    suite = release["VERSION_CODENAME"] if release["ID"] == "debian" else "trixie"
+    own = release["VERSION_CODENAME"] if release["ID"] == "debian" else "trixie"
+    suite = os.environ.get("SUITE", own)
     if f"base:{suite}" in buildah(folder, "images", "--format", "{{.Name}}:{{.Tag}}"):
         return f"localhost/base:{suite}"
     root = folder / suite
