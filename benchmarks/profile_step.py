@@ -26,7 +26,7 @@ from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch
 from model.inference.decoding.rows import Rows
 from model.inference.decoding.rules import Rules
-from model.inference.kv_cache import KVCache, row_elements
+from model.inference.kv_cache import KVCache
 from model.inference.native_backend import NativeBackend
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import stage_seconds
@@ -124,10 +124,9 @@ class _Steps:
         rows, config = batch * beams, backend.config
         target_length = _WARM_UP_STEPS + num_steps // 2
         cache = backend.new_cache(1)
-        own, source = (row_elements(config.d_kv, dtype) * dtype.itemsize for dtype in (cache.dtype, cache.source_dtype))
-        keys = rows * target_length * own + batch * plan.source_length * source  # of a head
-        keys *= config.num_decoder_layers * config.num_heads * 2
-        self.num_bytes = keys + _weight_bytes(backend)
+        keys = rows * target_length * config.num_heads * config.d_kv * 2 * cache.dtype.itemsize  # of a layer
+        keys += batch * plan.source_length * cache.layout.position_bytes
+        self.num_bytes = keys * config.num_decoder_layers + _weight_bytes(backend)
 
     def by_part(self) -> tuple[dict[str, float], float]:
         """Seconds of a step by part, and of a step that is not taken apart: medians and means over the steps."""

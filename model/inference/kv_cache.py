@@ -36,16 +36,38 @@ class StepTokens:
         return StepTokens(documents, torch.arange(len(documents)) - (ends - sizes)[documents], ends)
 
 
+@dataclass(frozen=True)
+class SourceLayout:
+    """How the source's keys and values lie: arrays (L, documents, rows, source, numbers) of `dtype`.
+
+    `keys` and `values` are each a document's rows and their numbers a position. `block` positions lie together: what a
+    slice of fewer holds, a backend alone knows.
+    """
+
+    dtype: torch.dtype
+    keys: tuple[int, int]
+    values: tuple[int, int]
+    block: int = 1
+
+    def stored(self, length: int) -> int:
+        """Positions of the array that hold `length` tokens."""
+        return -(-length // self.block) * self.block
+
+    @property
+    def position_bytes(self) -> int:
+        """What a source token takes in one layer."""
+        return (self.keys[0] * self.keys[1] + self.values[0] * self.values[1]) * self.dtype.itemsize
+
+
 class KVCache:
     """Self- and cross-attention keys and values.
 
     `window`, (documents, source, target), makes a step work on that much whatever is in use, in shapes that stay the
     same: rows that no document has compute what nobody reads. None: exactly what is in use.
 
-    Self: (L, documents·N, H, target, K), one row a beam. Cross: (L, documents, H, source, K), shared by the
-    beams of a document, of `source_dtype` where it is another; in int8, which the native step alone reads, each K has
-    its float32 scale behind. Sizes are capacities; `reserve` enlarges them, `append` and `source` return what is in
-    use.
+    Self: (L, documents·N, H, target, K), one row a beam. Cross: (L, documents, H, source, K), shared by the beams of a
+    document, or in another `layout`, which the native step alone reads. Sizes are capacities; `reserve` enlarges them,
+    `append` and `source` return what is in use.
     """
 
     def __init__(
@@ -54,18 +76,21 @@ class KVCache:
         num_beams: int,
         device: torch.device,
         dtype: torch.dtype,
-        source_dtype: torch.dtype | None = None,
+        layout: SourceLayout | None = None,
     ) -> None:
         self.num_beams = num_beams
         self.num_documents = 0
         self.window: tuple[int, int, int] | None = None
         self.step_tokens: StepTokens | None = None  # of the coming step; None: one a row
         self.generation = 0  # of the arrays: goes up when they are replaced
-        self._shape = (config.num_decoder_layers, config.num_heads, config.d_kv)
-        self.dtype, self.source_dtype = dtype, source_dtype or dtype
+        self._num_layers = config.num_decoder_layers
+        self._row = (config.num_heads, config.d_kv)
+        self.dtype = dtype
+        self.layout = layout or SourceLayout(dtype, keys=self._row, values=self._row)
         self._device = device
-        self.self_keys = self.self_values = self._array(self.dtype, 0, 0)
-        self.cross_keys = self.cross_values = self._array(self.source_dtype, 0, 0)
+        self.self_keys = self.self_values = self._array(dtype, 0, self._row, 0)
+        self.cross_keys = self._array(self.layout.dtype, 0, self.layout.keys, 0)
+        self.cross_values = self._array(self.layout.dtype, 0, self.layout.values, 0)
         self.additive_mask = torch.empty(0, 0, device=device)  # (documents, source), float32, -inf at padding
         self.positions = torch.empty(0, dtype=torch.int64, device=device)  # (documents·N,) of the token to come
         self.lineage = torch.empty(0, 0, dtype=torch.int32, device=device)  # (documents·N, target), beam numbers
@@ -121,7 +146,7 @@ class KVCache:
         """Let documents join.
 
         Args:
-            cross: for each layer the keys and values of the source, two of (B, H, S, K).
+            cross: for each layer the keys and values of the source, two of (B, H, S, K), or as `layout` has them.
             source_mask: (B, S) bool, True at real tokens.
             target_lengths: for each document the most tokens that it may hold.
         """
@@ -129,8 +154,8 @@ class KVCache:
         first, last = self.num_documents, self.num_documents + batch
         self.reserve(last, length, max(target_lengths))
         for layer, (k, v) in enumerate(cross):
-            self.cross_keys[layer, first:last, :, :length] = k
-            self.cross_values[layer, first:last, :, :length] = v
+            self.cross_keys[layer, first:last, :, : k.shape[2]] = k
+            self.cross_values[layer, first:last, :, : v.shape[2]] = v
         self.additive_mask[first:last] = float("-inf")
         self.additive_mask[first:last, :length].masked_fill_(source_mask, 0.0)
         places = torch.arange(1, length + 1, device=self._device)
@@ -200,8 +225,9 @@ class KVCache:
         for array in (self.self_keys, self.self_values):
             array[:, rows[1], :, :age] = array[:, rows[0], :, :age]
         self.lineage[rows[1]] = self.lineage[rows[0]]
+        stored = self.layout.stored(length)
         for array in (self.cross_keys, self.cross_values):
-            array[:, target, :, :length] = array[:, source, :, :length]
+            array[:, target, :, :stored] = array[:, source, :, :stored]
         self.additive_mask[target] = self.additive_mask[source]
         self.source_ends[target] = self.source_ends[source]
         self.positions[rows[1]] = self.positions[rows[0]]
@@ -224,10 +250,11 @@ class KVCache:
         if (documents, source, target) == before:  # as nearly always: new arrays cost more than a step
             return
         rows = documents * self.num_beams
-        self.self_keys = _enlarge(self.self_keys, self._array(self.dtype, rows, target))
-        self.self_values = _enlarge(self.self_values, self._array(self.dtype, rows, target))
-        self.cross_keys = _enlarge(self.cross_keys, self._array(self.source_dtype, documents, source))
-        self.cross_values = _enlarge(self.cross_values, self._array(self.source_dtype, documents, source))
+        layout = self.layout
+        self.self_keys = _enlarge(self.self_keys, self._array(self.dtype, rows, self._row, target))
+        self.self_values = _enlarge(self.self_values, self._array(self.dtype, rows, self._row, target))
+        self.cross_keys = _enlarge(self.cross_keys, self._array(layout.dtype, documents, layout.keys, source))
+        self.cross_values = _enlarge(self.cross_values, self._array(layout.dtype, documents, layout.values, source))
         bias = torch.full((documents, source), float("-inf"), device=self._device)
         bias[:, :1] = 0.0  # or the softmax of rows that no document has would be no number, and stay in their keys
         self.additive_mask = _enlarge(self.additive_mask, bias)
@@ -238,16 +265,9 @@ class KVCache:
         self.source_ends = _enlarge(self.source_ends, torch.zeros(documents, dtype=torch.int64, device=self._device))
         self.generation += 1
 
-    def _array(self, dtype: torch.dtype, rows: int, length: int) -> Tensor:
+    def _array(self, dtype: torch.dtype, count: int, row: tuple[int, int], length: int) -> Tensor:
         # Zeros, not empty: a masked key's value is multiplied by 0, and 0 times a stray NaN is NaN.
-        layers, heads, width = self._shape
-        sizes = (layers, rows, heads, length, row_elements(width, dtype))
-        return torch.zeros(sizes, device=self._device, dtype=dtype)
-
-
-def row_elements(width: int, dtype: torch.dtype) -> int:
-    """Elements of `dtype` that `width` numbers of a key or value take, with their scale in int8."""
-    return width + torch.float32.itemsize if dtype == torch.int8 else width
+        return torch.zeros(self._num_layers, count, row[0], length, row[1], device=self._device, dtype=dtype)
 
 
 def _round_up(length: int) -> int:

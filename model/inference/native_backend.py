@@ -9,11 +9,11 @@ from torch.nn import functional as F
 from model.choices import Precision
 from model.config import ModelConfig
 from model.inference.backend import Backend
-from model.inference.kv_cache import KVCache, row_elements
+from model.inference.kv_cache import KVCache, SourceLayout
 from model.kernels.decoder import NativeDecoder
 from model.kernels.encoder import NativeEncoder
 from model.kernels.formats import FORMATS
-from model.kernels.library import MAX_HEAD_WIDTH, chosen_name, is_available
+from model.kernels.library import COLUMNS, MAX_HEAD_WIDTH, chosen_name, is_available
 from model.kernels.structs import Cache
 from model.network.heads import head_tensors
 from model.network.positions import add_positions, add_positions_at
@@ -48,6 +48,7 @@ class NativeBackend(Backend):
         self._precision = precision
         self.kernels = chosen_name()
         self._format = FORMATS[precision]
+        self._layout = _source_layout(config, precision)
 
         def small(name: str) -> Tensor:
             return weights[name].to(computing_dtype(precision), copy=True)
@@ -101,14 +102,15 @@ class NativeBackend(Backend):
 
     def new_cache(self, num_beams: int) -> KVCache:
         """As the precision's `Format` has it."""
-        return KVCache(self.config, num_beams, self.device, self._format.cache_dtype, self._format.source_dtype)
+        return KVCache(self.config, num_beams, self.device, self._format.cache_dtype, self._layout)
 
     def project_source(self, encoder_states: Tensor, encoder_mask: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Zeros where `encoder_mask` is False; in int8 with their scales, as `KVCache` holds them."""
-        config, dtype = self.config, self._format.source_dtype
-        batch, length, _ = encoder_states.shape
-        sizes = (config.num_decoder_layers, batch, config.num_heads, length, row_elements(config.d_kv, dtype))
-        keys, values = torch.zeros(2, *sizes, dtype=dtype).unbind()
+        """Zeros where `encoder_mask` is False."""
+        layout, (batch, length, _) = self._layout, encoder_states.shape
+        keys, values = (
+            torch.zeros(self.config.num_decoder_layers, batch, rows, layout.stored(length), numbers, dtype=layout.dtype)
+            for rows, numbers in (layout.keys, layout.values)
+        )
         self._decoder.project_source(encoder_states, encoder_mask, keys, values)
         return list(zip(keys, values, strict=True))
 
@@ -120,6 +122,13 @@ class NativeBackend(Backend):
         for cache in caches:
             cache.advance()
         return logits
+
+
+def _source_layout(config: ModelConfig, precision: Precision) -> SourceLayout:
+    """As source.h has it: blocks of `COLUMNS` positions; values in rows of as many of their numbers."""
+    layout, heads, width = FORMATS[precision], config.num_heads, config.d_kv
+    key = -(-width // layout.group) * layout.group + layout.key_extra
+    return SourceLayout(layout.source_dtype, (heads, key), (heads * -(-width // COLUMNS), COLUMNS), block=COLUMNS)
 
 
 def _struct_of(cache: KVCache) -> Cache:
@@ -135,7 +144,8 @@ def _struct_of(cache: KVCache) -> Cache:
         lineage_stride=cache.lineage.shape[1],
         cross_keys=cache.cross_keys.data_ptr(),
         cross_values=cache.cross_values.data_ptr(),
-        cross_stride=cache.cross_keys.stride(0),
+        cross_key_stride=cache.cross_keys.stride(0),
+        cross_value_stride=cache.cross_values.stride(0),
         source_capacity=cache.cross_keys.shape[3],
         additive_mask=cache.additive_mask.data_ptr(),
         mask_stride=cache.additive_mask.shape[1],

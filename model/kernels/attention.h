@@ -30,79 +30,45 @@ float exponentiate(float* scores, int64_t length, const Bias& bias) {
   return 1.0f / add_lanes(total);
 }
 
-constexpr int kQueries = 4;  // that read a key at a time
-
-// Some queries of one head, where their contexts go, and room for the scores of `kQueries` of them.
-struct Queries {
-  const float* rows;
-  int64_t stride, count;
-  float* context;
-  int64_t context_stride;
-  float* scores;
-  int64_t scores_stride;
-};
-
-// `kCount` queries from the `first` on. `key(t)` and `value(t)` point to rows as `store_row` writes them, `bias(t)` is 16
-// scores' worth from key t on. A query's numbers do not depend on how many are taken together.
-template <int kChunks, int kCount, typename Number, typename Key, typename Value, typename Bias>
-void attend(const Queries& of, int64_t first, int64_t width, int64_t length, const Key& key, const Value& value,
-            const Bias& bias) {
+// One query of a head on keys wherever they are: `key(t)` and `value(t)` point to rows as `store_row` writes them,
+// `bias(t)` is 16 scores' worth from key t on. `scores` has room for `length`, up to the next 16.
+template <int kChunks, typename Number, typename Key, typename Value, typename Bias>
+void attend(const float* query, int64_t width, int64_t length, const Key& key, const Value& value, const Bias& bias,
+            float* scores, float* context) {
   Mask masks[kChunks];
-  Floats q[kCount][kChunks], sum[kCount][kChunks], inverse[kCount];
+  Floats q[kChunks], sum[kChunks];
   for (int c = 0; c < kChunks; ++c) {
     masks[c] = lane_mask(width - c * kLanes);
-    for (int n = 0; n < kCount; ++n) {
-      q[n][c] = load16(of.rows + (first + n) * of.stride + c * kLanes, masks[c]);
-      sum[n][c] = splat(0.0f);
-    }
+    q[c] = load16(query + c * kLanes, masks[c]);
+    sum[c] = splat(0.0f);
   }
   for (int64_t t = 0; t < length; ++t) {
     const Number* k = key(t);
-    const float scale = scale_of(k, width);
-    Floats dot[kCount];
-    for (int c = 0; c < kChunks; ++c) {
-      const Floats part = load16(k + c * kLanes, masks[c]);
-      for (int n = 0; n < kCount; ++n) dot[n] = c ? fma(q[n][c], part, dot[n]) : q[n][0] * part;
-    }
-    for (int n = 0; n < kCount; ++n) of.scores[n * of.scores_stride + t] = add_lanes(dot[n]) * scale;
+    Floats dot = q[0] * load16(k, masks[0]);
+    for (int c = 1; c < kChunks; ++c) dot = fma(q[c], load16(k + c * kLanes, masks[c]), dot);
+    scores[t] = add_lanes(dot);
   }
-  for (int n = 0; n < kCount; ++n)
-    inverse[n] = splat(exponentiate(of.scores + n * of.scores_stride, length, bias));
+  const Floats inverse = splat(exponentiate(scores, length, bias));
   for (int64_t t = 0; t < length; ++t) {
     const Number* v = value(t);
-    const float scale = scale_of(v, width);
-    Floats p[kCount];
-    for (int n = 0; n < kCount; ++n) p[n] = splat(of.scores[n * of.scores_stride + t] * scale);
-    for (int c = 0; c < kChunks; ++c) {
-      const Floats part = load16(v + c * kLanes, masks[c]);
-      for (int n = 0; n < kCount; ++n) sum[n][c] = fma(p[n], part, sum[n][c]);
-    }
+    const Floats p = splat(scores[t]);
+    for (int c = 0; c < kChunks; ++c) sum[c] = fma(p, load16(v + c * kLanes, masks[c]), sum[c]);
   }
-  for (int n = 0; n < kCount; ++n)
-    for (int c = 0; c < kChunks; ++c)
-      store16(of.context + (first + n) * of.context_stride + c * kLanes, masks[c], sum[n][c] * inverse[n]);
-}
-
-template <int kChunks, typename Number, typename Key, typename Value, typename Bias>
-void attend_all(const Queries& of, int64_t width, int64_t length, const Key& key, const Value& value, const Bias& bias) {
-  int64_t n = 0;
-  if constexpr (kChunks <= 4)  // of wider heads the registers hold two
-    for (; n + 4 <= of.count; n += 4) attend<kChunks, 4, Number>(of, n, width, length, key, value, bias);
-  for (; n + 2 <= of.count; n += 2) attend<kChunks, 2, Number>(of, n, width, length, key, value, bias);
-  if (n < of.count) attend<kChunks, 1, Number>(of, n, width, length, key, value, bias);
+  for (int c = 0; c < kChunks; ++c) store16(context + c * kLanes, masks[c], sum[c] * inverse);
 }
 
 template <typename Number, typename Key, typename Value, typename Bias>
-void attend_any(const Queries& of, int64_t width, int64_t length, const Key& key, const Value& value, const Bias& bias) {
+void attend_any(const float* query, int64_t width, int64_t length, const Key& key, const Value& value, const Bias& bias,
+                float* scores, float* context) {
   switch ((width + kLanes - 1) / kLanes) {  // at most 128 numbers a head, which `library.py` checks
-    case 1: return attend_all<1, Number>(of, width, length, key, value, bias);
-    case 2: return attend_all<2, Number>(of, width, length, key, value, bias);
-    case 3: return attend_all<3, Number>(of, width, length, key, value, bias);
-    case 4: return attend_all<4, Number>(of, width, length, key, value, bias);
-    case 5: return attend_all<5, Number>(of, width, length, key, value, bias);
-    case 6: return attend_all<6, Number>(of, width, length, key, value, bias);
-    case 7: return attend_all<7, Number>(of, width, length, key, value, bias);
-    case 8: return attend_all<8, Number>(of, width, length, key, value, bias);
+    case 1: return attend<1, Number>(query, width, length, key, value, bias, scores, context);
+    case 2: return attend<2, Number>(query, width, length, key, value, bias, scores, context);
+    case 3: return attend<3, Number>(query, width, length, key, value, bias, scores, context);
+    case 4: return attend<4, Number>(query, width, length, key, value, bias, scores, context);
+    case 5: return attend<5, Number>(query, width, length, key, value, bias, scores, context);
+    case 6: return attend<6, Number>(query, width, length, key, value, bias, scores, context);
+    case 7: return attend<7, Number>(query, width, length, key, value, bias, scores, context);
+    case 8: return attend<8, Number>(query, width, length, key, value, bias, scores, context);
     default: __builtin_unreachable();
   }
 }

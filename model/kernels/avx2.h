@@ -26,6 +26,7 @@ struct Mask {  // the first so many lanes
 constexpr Mask kAllLanes{kLanes}, kNoLanes{0};
 
 inline void relax() { _mm_pause(); }
+inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
 
 inline Mask lane_mask(int64_t count) { return {count >= kLanes ? kLanes : static_cast<int>(count)}; }
 inline bool is_whole(Mask mask) { return __builtin_expect(mask.lanes == kLanes, true); }
@@ -169,6 +170,7 @@ inline Ints operator+(Ints a, Ints b) { return {_mm256_add_epi32(a.low, b.low), 
 inline Ints operator-(Ints a, Ints b) { return {_mm256_sub_epi32(a.low, b.low), _mm256_sub_epi32(a.high, b.high)}; }
 inline Ints operator*(Ints a, Ints b) { return {_mm256_mullo_epi32(a.low, b.low), _mm256_mullo_epi32(a.high, b.high)}; }
 inline Ints operator|(Ints a, Ints b) { return {_mm256_or_si256(a.low, b.low), _mm256_or_si256(a.high, b.high)}; }
+inline Ints operator>>(Ints x, int bits) { return {_mm256_srai_epi32(x.low, bits), _mm256_srai_epi32(x.high, bits)}; }
 inline Ints operator<<(Ints x, int bits) { return {_mm256_slli_epi32(x.low, bits), _mm256_slli_epi32(x.high, bits)}; }
 
 inline Ints min(Ints a, Ints b) { return {_mm256_min_epi32(a.low, b.low), _mm256_min_epi32(a.high, b.high)}; }

@@ -18,6 +18,7 @@ using Mask = __mmask16;  // the first so many lanes
 constexpr Mask kAllLanes = 0xffff, kNoLanes = 0;
 
 inline void relax() { _mm_pause(); }
+inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
 
 inline Mask lane_mask(int64_t count) { return count >= kLanes ? kAllLanes : static_cast<Mask>((1u << count) - 1); }
 

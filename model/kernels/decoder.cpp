@@ -6,7 +6,7 @@
 
 #include <chrono>
 
-#include "attention.h"
+#include "source.h"
 #include "team.h"
 
 namespace {
@@ -51,8 +51,7 @@ class Step {
     int64_t longest = 0;
     for (int64_t c = 0; c < num_caches; ++c)
       longest = std::max({longest, caches[c].target_capacity, caches[c].source_capacity});
-    scores_stride_ = round_up(longest, kLanes) + kLanes;
-    scores_.resize(kQueries * scores_stride_);
+    head_scratch.reserve(longest, width_);
   }
 
   void run(float* logits) {
@@ -150,11 +149,16 @@ class Step {
           const int64_t holder = t >= past ? r : first_row + lineage[t];
           return (holder * heads_ + h) * room + t * width_;
         };
+        // Of the head that this thread takes next.
+        const int64_t next = (i + omp_get_num_threads()) * room, bytes = past * width_ * sizeof(Number);
+        prefetch_bytes(reinterpret_cast<const uint8_t*>(keys + next), bytes);
+        prefetch_bytes(reinterpret_cast<const uint8_t*>(values + next), bytes);
         for (int64_t n = begin; n < end; ++n) {
           const int64_t age = past + n - begin;
           attend_any<Number>(
-              queries(first + n, 1, h), width_, age + 1, [&](int64_t t) { return keys + place(t); },
-              [&](int64_t t) { return values + place(t); }, distance_bias(h, age));
+              query(first + n, h), width_, age + 1, [&](int64_t t) { return keys + place(t); },
+              [&](int64_t t) { return values + place(t); }, distance_bias(h, age), head_scratch.scores.data(),
+              context(first + n, h));
         }
       });
     });
@@ -172,28 +176,25 @@ class Step {
 
   void attend_to_source(int64_t layer) {
     for_each_cache([&](const Cache& cache, int64_t first) {
-      const int64_t step = row_numbers<Source>(width_), room = cache.source_capacity * step;
+      uint8_t* keys = cache.cross_keys + layer * cache.cross_key_stride * static_cast<int64_t>(sizeof(Source));
+      uint8_t* values = cache.cross_values + layer * cache.cross_value_stride * static_cast<int64_t>(sizeof(Source));
       share(cache.num_documents * heads_, [&](int64_t i) {
         const int64_t document = i / heads_, h = i % heads_;
-        const Source* keys = reinterpret_cast<const Source*>(cache.cross_keys) + layer * cache.cross_stride + i * room;
-        const Source* values =
-            reinterpret_cast<const Source*>(cache.cross_values) + layer * cache.cross_stride + i * room;
         const float* additive_mask = cache.additive_mask + document * cache.mask_stride;
         // Beams and proposed tokens share the keys.
         const int64_t begin = first_token(cache, document * cache.num_beams);
         const int64_t count = first_token(cache, (document + 1) * cache.num_beams) - begin;
-        attend_any<Source>(
-            queries(first + begin, count, h), width_, cache.source_ends[document],
-            [&](int64_t t) { return keys + t * step; }, [&](int64_t t) { return values + t * step; },
-            [&](int64_t t, Mask mask) { return load16(additive_mask + t, mask); });
+        SourceHead<kind>(keys, values, i, cache.source_capacity, width_)
+            .attend(query(first + begin, h), work_.wide_stride, count, cache.source_ends[document],
+                    [&](int64_t t, Mask mask) { return load16(additive_mask + t, mask); }, context(first + begin, h),
+                    work_.context_stride, omp_get_num_threads(), head_scratch);
       });
     });
   }
 
-  // Of `count` tokens from `first` on, in one head.
-  Queries queries(int64_t first, int64_t count, int64_t head) {
-    return {wide_ + first * work_.wide_stride + head * width_, work_.wide_stride, count,
-            context_ + first * work_.context_stride + head * width_, work_.context_stride, scores_.data(), scores_stride_};
+  const float* query(int64_t token, int64_t head) const { return wide_ + token * work_.wide_stride + head * width_; }
+  float* context(int64_t token, int64_t head) const {
+    return context_ + token * work_.context_stride + head * width_;
   }
 
   const Decoder& decoder_;
@@ -202,8 +203,6 @@ class Step {
   const int64_t num_caches_;
   float* x_;
   Scratch& work_;
-  std::vector<float> scores_;
-  int64_t scores_stride_;
   StageClock clock_;
   const int64_t heads_ = shape_.num_heads, width_ = shape_.d_kv, inner_ = heads_ * width_;
   const int64_t x_stride_ = round_up(shape_.d_model, kColumns), num_rows_ = count_tokens(caches_, num_caches_);

@@ -51,9 +51,9 @@ class NativeDecoder:
         return num_bytes(self._kept)
 
     def project_source(self, encoder_states: Tensor, mask: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write the cross-attention keys and values of (B, S, D) states: two of (L, B, H, S, numbers of a key).
+        """Write the cross-attention keys and values of (B, S, D) states: arrays as source.h has them, zeros before.
 
-        Where `mask` (B, S) is False they stay as they are; int8 rows end with their scales.
+        Where `mask` (B, S) is False they stay as they are.
         """
         places = mask.nonzero().T.contiguous()  # documents, then their tokens
         rows = padded_rows(encoder_states[mask])
@@ -67,7 +67,8 @@ class NativeDecoder:
             places[1].data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
-            keys.stride(0),
+            keys.stride(0) * keys.itemsize,
+            values.stride(0) * values.itemsize,
             keys.shape[3],
             torch.get_num_threads(),
         )

@@ -6,7 +6,7 @@
 
 #include <utility>
 
-#include "attention.h"
+#include "source.h"
 #include "team.h"
 
 namespace {
@@ -150,13 +150,18 @@ class Encoding {
   float *const wide_ = work_.wide.data(), *const context_ = work_.context.data();
 };
 
+// Where the keys and values of some documents are: (L, documents, H), each a `SourceHead` of `room` positions; strides
+// of a layer in bytes.
+struct Projection {
+  uint8_t *keys, *values;
+  int64_t key_stride, value_stride, room;
+};
+
 template <Kind kind>
 void project(const Shape& shape, const Linear* layers, int64_t num_layers, const float* states, int64_t num_rows,
-             const int64_t* document, const int64_t* place, uint8_t* keys, uint8_t* values, int64_t layer_stride,
-             int64_t room, Scratch& work) {
-  using Number = typename Format<kind>::Source;
+             const int64_t* document, const int64_t* place, const Projection& to, Scratch& work) {
   const int64_t heads = shape.num_heads, width = shape.d_kv, inner = heads * width;
-  const int64_t stride = round_up(shape.d_model, kColumns), step = row_numbers<Number>(width);
+  const int64_t stride = round_up(shape.d_model, kColumns);
   float* wide = work.wide.data();
   share(num_rows, [&](int64_t r) {
     convert_row<kind>(states + r * stride, nullptr, 1.0f, shape.d_model, work.operand, r);
@@ -165,12 +170,12 @@ void project(const Shape& shape, const Linear* layers, int64_t num_layers, const
   for (int64_t l = 0; l < num_layers; ++l) {
     multiply<kind>(layers[l], work.operand, num_rows, Write{wide, work.wide_stride});
     work.barrier.wait();
-    share(num_rows, [&](int64_t r) {
-      for (int64_t h = 0; h < heads; ++h) {
-        const int64_t at = l * layer_stride + ((document[r] * heads + h) * room + place[r]) * step;
-        const float* from = wide + r * work.wide_stride + h * width;
-        store_row(from, width, reinterpret_cast<Number*>(keys) + at);
-        store_row(from + inner, width, reinterpret_cast<Number*>(values) + at);
+    share(heads, [&](int64_t h) {  // positions share cache lines
+      for (int64_t r = 0; r < num_rows; ++r) {
+        const float* key = wide + r * work.wide_stride + h * width;
+        SourceHead<kind>(to.keys + l * to.key_stride, to.values + l * to.value_stride, document[r] * heads + h, to.room,
+                         width)
+            .store(place[r], key, key + inner);
       }
     });
     work.barrier.wait();
@@ -205,20 +210,21 @@ void leximind_encode(const Encoder* encoder, const int64_t* starts, int64_t num_
 }
 
 // Cross-attention's keys and values of encoder states `states` (rows, d_model up to the next 32), written to `keys` and
-// `values` (L, documents, H, room, K), as in `Cache`, at each row's `document` and `place`. `layers` are key and value
-// matrices.
+// `values` as in `Cache` at each row's `document` and `place`, `key_stride` and `value_stride` bytes a layer. `layers`
+// are key and value matrices.
 void leximind_project(const Shape* shape, const Linear* layers, int64_t num_layers, const float* states,
                       int64_t num_rows, const int64_t* document, const int64_t* place, uint8_t* keys, uint8_t* values,
-                      int64_t layer_stride, int64_t room, int64_t num_threads) {
+                      int64_t key_stride, int64_t value_stride, int64_t room, int64_t num_threads) {
   const int64_t stride = round_up(shape->d_model, kColumns);
+  const Projection to{keys, values, key_stride, value_stride, room};
   Scratch& work = scratch;
   for (int64_t begin = 0; begin < num_rows; begin += kGroupRows) {
     const int64_t rows = std::min<int64_t>(kGroupRows, num_rows - begin);
     work.reserve(*shape, rows);
 #pragma omp parallel num_threads(num_threads)
     with_kind(shape->kind, [&](auto kind) {
-      project<kind()>(*shape, layers, num_layers, states + begin * stride, rows, document + begin, place + begin, keys,
-                      values, layer_stride, room, work);
+      project<kind()>(*shape, layers, num_layers, states + begin * stride, rows, document + begin, place + begin, to,
+                      work);
     });
   }
 }

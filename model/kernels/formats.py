@@ -15,8 +15,8 @@ class Format:
     """How numbers of one precision lie in the kernels' arrays.
 
     `kind` is the value of `Kind` in numbers.h. `group` inputs of a matrix lie side by side, as `dtype`. The decoder's
-    own keys and values are of `cache_dtype`, the source's of `source_dtype`. `quantise` gives a matrix (out, in) as
-    levels and the scale of each output, where there are any.
+    own keys and values are of `cache_dtype`, the source's of `source_dtype`, with `key_extra` numbers behind a key.
+    `quantise` gives a matrix (out, in) as levels and the scale of each output, where there are any.
     """
 
     kind: int
@@ -24,6 +24,7 @@ class Format:
     dtype: torch.dtype
     cache_dtype: torch.dtype
     source_dtype: torch.dtype
+    key_extra: int = 0
     quantise: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
@@ -48,6 +49,7 @@ FORMATS: dict[Precision, Format] = {
         dtype=torch.int8,
         cache_dtype=torch.bfloat16,
         source_dtype=torch.int8,
+        key_extra=3 * torch.float32.itemsize,  # the key's scale and sum, the value's scale
         quantise=int8_levels,
     ),
 }

@@ -109,7 +109,7 @@ def _check_sources(loaded: ctypes.CDLL, build: Build) -> None:
 def _declare(loaded: ctypes.CDLL) -> ctypes.CDLL:
     p, n = c_void_p, c_int64
     loaded.leximind_encode.argtypes = (POINTER(Encoder), p, n, p, p, p, n, n)
-    loaded.leximind_project.argtypes = (POINTER(Shape), POINTER(Linear), n, p, n, p, p, p, p, n, n, n)
+    loaded.leximind_project.argtypes = (POINTER(Shape), POINTER(Linear), n, p, n, p, p, p, p, n, n, n, n)
     loaded.leximind_decoder_step.argtypes = (POINTER(Decoder), POINTER(Cache), n, p, p, n)
     loaded.leximind_stages.argtypes = (c_int64 * len(STAGES),)
     loaded.leximind_normalise.argtypes = (n, p, p, p, p, n, n, c_float, n)

@@ -214,6 +214,9 @@ constexpr auto sums_of(std::integer_sequence<int, kRows...>) {
   return std::array<Sum, sizeof...(kRows)>{sum_tile<kind, kRows + 1>...};
 }
 
+template <Kind kind>
+constexpr auto kSums = sums_of<kind>(std::make_integer_sequence<int, kTileRows>{});  // by the number of rows less one
+
 // The int32 sums of some rows by one block as floats, in place. Not inlined: the compiler would add the products of the
 // scales to what they are added to without rounding them before, in some builds and places and in others not.
 [[gnu::noinline]] inline void scale_sums(uint8_t* sums, const Linear& linear, int64_t block, const float* scales,
@@ -231,42 +234,56 @@ constexpr auto sums_of(std::integer_sequence<int, kRows...>) {
 template <Kind kind, typename Epilogue>
 void tile(int64_t count, const Linear& linear, int64_t block, const Rows& x, int64_t row, int64_t first_row,
           const Epilogue& epilogue) {
-  static constexpr auto kSums = sums_of<kind>(std::make_integer_sequence<int, kTileRows>{});
   alignas(64) uint8_t sums[kTileRows * 4 * kColumns];
-  kSums[count - 1](linear, block, x, row, sums);
+  kSums<kind>[count - 1](linear, block, x, row, sums);
   if constexpr (kind == kInt8) scale_sums(sums, linear, block, x.scales + row, count);
   const float* floats = reinterpret_cast<const float*>(sums);
   for (int64_t r = 0; r < count; ++r)
     epilogue(first_row + row + r, block, load16(floats + r * kColumns), load16(floats + r * kColumns + kLanes));
 }
 
+// Memory is read ahead, or the processor would wait for it before it computes.
+inline void prefetch_bytes(const uint8_t* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) prefetch(from + i);
+}
+
 // This thread's share of the blocks, for all rows.
 template <Kind kind, typename Epilogue>
 void multiply(const Linear& linear, const Rows& x, int64_t num_rows, const Epilogue& epilogue) {
   const int64_t blocks = (linear.out + kColumns - 1) / kColumns;
+  const int64_t bytes = (linear.in + Format<kind>::kGroup - 1) / Format<kind>::kGroup * 4 * kColumns;  // of a block
   const int64_t threads = omp_get_num_threads(), thread = omp_get_thread_num();
   for (int64_t panel = 0; panel < num_rows; panel += kPanelRows) {
     const int64_t rows = std::min<int64_t>(kPanelRows, num_rows - panel);
     const int64_t height = (rows + kTileRows - 1) / kTileRows;  // equal tiles: 16 rows as 8 and 8
     const Widened<kind> widened(x, panel, rows, linear.in);
-    for (int64_t block = blocks * thread / threads; block < blocks * (thread + 1) / threads; ++block)
+    for (int64_t block = blocks * thread / threads; block < blocks * (thread + 1) / threads; ++block) {
+      const uint8_t* next = linear.weight + (block + 1) * bytes;
       for (int64_t part = 0; part < height; ++part) {
         const int64_t begin = rows * part / height, end = rows * (part + 1) / height;
+        if (height > 1) prefetch_bytes(next + bytes * part / height, bytes / height);
         tile<kind>(end - begin, linear, block, widened.rows(), begin, panel, epilogue);
       }
+    }
+  }
+}
+
+// One block, for few rows.
+template <Kind kind, typename Epilogue>
+void multiply_block(const Linear& linear, int64_t block, const Rows& x, int64_t num_rows, const Epilogue& epilogue) {
+  const int64_t parts = (num_rows + kTileRows - 1) / kTileRows;
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t begin = num_rows * part / parts, end = num_rows * (part + 1) / parts;
+    tile<kind>(end - begin, linear, block, x, begin, 0, epilogue);
   }
 }
 
 // All blocks, for few rows, by this thread alone.
 template <Kind kind, typename Epilogue>
 void multiply_alone(const Linear& linear, const Rows& x, int64_t num_rows, const Epilogue& epilogue) {
-  const int64_t parts = (num_rows + kTileRows - 1) / kTileRows;
   const Widened<kind> widened(x, 0, num_rows, linear.in);
   for (int64_t block = 0; block < (linear.out + kColumns - 1) / kColumns; ++block)
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t begin = num_rows * part / parts, end = num_rows * (part + 1) / parts;
-      tile<kind>(end - begin, linear, block, widened.rows(), begin, 0, epilogue);
-    }
+    multiply_block<kind>(linear, block, widened.rows(), num_rows, epilogue);
 }
 
 // What becomes of the sums.

@@ -45,8 +45,8 @@ struct Cache {
   int64_t self_stride, target_capacity;
   const int32_t* lineage;  // (rows, target): which beam of the document wrote a row's key
   int64_t lineage_stride;
-  const uint8_t *cross_keys, *cross_values;  // (L, documents, H, source, K), in int8 with the scale of each K behind
-  int64_t cross_stride, source_capacity;
+  uint8_t *cross_keys, *cross_values;  // (L, documents, H), each a `SourceHead` of `source_capacity` positions
+  int64_t cross_key_stride, cross_value_stride, source_capacity;
   const float* additive_mask;  // (documents, source), 0 or -inf
   int64_t mask_stride;
   const int64_t *positions, *source_ends;  // (rows,), (documents,)

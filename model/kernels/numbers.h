@@ -87,36 +87,22 @@ inline Floats gelu16(Floats x) {
   return x / (e + splat(1.0f));
 }
 
-// A row of `width` floats in other numbers; in int8 with what they are to be multiplied by behind them.
+// A row of `width` floats in other numbers.
 template <typename Number>
 void store_row(const float* from, int64_t width, Number* to) {
-  if constexpr (!std::is_same_v<Number, int8_t>) {
-    for (int64_t j = 0; j < width; j += kLanes) store16(to + j, lane_mask(width - j), load16(from + j, lane_mask(width - j)));
-  } else {
-    Floats most = splat(1e-12f);
-    for (int64_t j = 0; j < width; j += kLanes)
-      most = max(most, abs(load16(from + j, lane_mask(width - j))));
-    const float scale = largest_lane(most) / 127.0f;
-    const Floats inverse = splat(1.0f / scale);
-    for (int64_t j = 0; j < width; j += kLanes) {
-      const Floats levels = load16(from + j, lane_mask(width - j)) * inverse;
-      store_bytes(to + j, lane_mask(width - j), to_ints(levels));
-    }
-    std::memcpy(to + width, &scale, sizeof(scale));
+  for (int64_t j = 0; j < width; j += kLanes) store16(to + j, lane_mask(width - j), load16(from + j, lane_mask(width - j)));
+}
+
+// The same as levels of a byte; gives what they are to be multiplied by.
+inline float quantise_row(const float* from, int64_t width, int8_t* to) {
+  Floats most = splat(1e-12f);
+  for (int64_t j = 0; j < width; j += kLanes) most = max(most, abs(load16(from + j, lane_mask(width - j))));
+  const float scale = largest_lane(most) / 127.0f;
+  const Floats inverse = splat(1.0f / scale);
+  for (int64_t j = 0; j < width; j += kLanes) {
+    const Floats levels = load16(from + j, lane_mask(width - j)) * inverse;
+    store_bytes(to + j, lane_mask(width - j), to_ints(levels));
   }
-}
-
-// What such a row takes.
-template <typename Number>
-constexpr int64_t row_numbers(int64_t width) {
-  return std::is_same_v<Number, int8_t> ? width + static_cast<int64_t>(sizeof(float)) : width;
-}
-
-inline float scale_of(const float*, int64_t) { return 1.0f; }
-inline float scale_of(const uint16_t*, int64_t) { return 1.0f; }
-inline float scale_of(const int8_t* row, int64_t width) {
-  float scale;
-  std::memcpy(&scale, row + width, sizeof(scale));
   return scale;
 }
 
