@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # what runs a model: a command imports it when it runs
     from app.answers import TextResult
     from app.bench import Figure
     from app.doctor import Finding
-    from app.local import Fill
+    from app.local import FillElsewhere
     from app.service import Service
     from app.tables import AnyAnswer
     from model.storage.checkpoint import Checkpoint
@@ -300,7 +300,7 @@ def bulk(
     ask_tables(query, [source], text_column, output, flags, _on_ray(ray_actors) if ray else None)
 
 
-def _on_ray(num_actors: int | None) -> "Fill":
+def _on_ray(num_actors: int | None) -> "FillElsewhere":
     from app.bulk.rows import InputError
     from app.pool import filling_by_ray
 

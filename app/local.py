@@ -7,11 +7,13 @@ import asyncio
 import contextlib
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 import typer
 
 from app.answers import TextResult
@@ -28,12 +30,15 @@ from app.flags import SettingsError, settings_from
 from app.limits import limit_options
 from app.planning import TextError, UnsupportedTask
 from app.progress import Bar, progress
-from app.service import Service
+from app.service import Service, device_and_precision
+from app.settings import Settings
 from app.tables import AnyAnswer, print_answers
 from app.telemetry import configure_logging
 from app.text_request import TextRequest
 from app.version import VERSION
-from model.storage.checkpoint import Checkpoint
+from model.choices import Precision
+from model.errors import ModelError
+from model.storage.checkpoint import Checkpoint, read_checkpoint
 from model.tasks import BUILT_IN
 
 # There are no other clients, and how much is begun is bounded by the pipeline: no text waits for or is refused by the
@@ -75,25 +80,41 @@ class Output:
     as_json: bool = False
 
 
-class Asker:
-    """Asks a loaded service one query about any number of texts at once.
+@dataclass(frozen=True)
+class Resolved:
+    """A query, and what its answers depend on beside the texts; the weights need not be loaded."""
 
-    Exits if the checkpoint does not have a task, or an option is outside its range.
-    """
+    query: Query
+    settings: Settings
+    checkpoint: Checkpoint
+    device: torch.device
+    precision: Precision
 
-    def __init__(self, service: Service, query: Query) -> None:
-        self.settings = service.settings
-        self.deployment = service.deployment
-        self.checkpoint = self.deployment.checkpoint
-        known = self.checkpoint.tasks
-        tasks = query.request.tasks or known.names
+    @cached_property
+    def request(self) -> TextRequest:
+        """With the tasks and lengths that are meant where none are given.
+
+        Exits if the checkpoint does not have a task, or an option is outside its range.
+        """
+        request, known = self.query.request, self.checkpoint.tasks
+        tasks = request.tasks or known.names
         if unknown := [task for task in tasks if not known.has(task) and task not in BUILT_IN]:
             names = ", ".join(head.name for head in known.heads) or "none"
             fail(f"{unknown[0]}: the checkpoint {self.checkpoint.name} has no head of that name; it has {names}")
         with refused_options():
-            options = limit_options(service.settings, query.request.options, is_given=query.has_length)
-        self.query = query
-        self.request = replace(query.request, tasks=tasks, options=options)
+            options = limit_options(self.settings, request.options, is_given=self.query.has_length)
+        return replace(request, tasks=tasks, options=options)
+
+
+class Asker:
+    """Asks a loaded service one query about any number of texts at once."""
+
+    def __init__(self, service: Service, query: Query) -> None:
+        self.deployment = service.deployment
+        self.checkpoint = self.deployment.checkpoint
+        backend = self.checkpoint.backend
+        self.resolved = Resolved(query, service.settings, self.checkpoint, backend.device, backend.precision)
+        self.request = self.resolved.request
         self.describe: Callable[[str], None] = lambda _: None  # is told what is done of a long text that is alone
         self._num_running = 0
 
@@ -106,7 +127,7 @@ class Asker:
         if row.error is not None:
             return Refused(row.error)
         try:
-            return self.query.shape(self.checkpoint, await self._result(row.text))
+            return self.resolved.query.shape(self.checkpoint, await self._result(row.text))
         except TextError as error:
             return Refused(f"{row.place} {error.message}")
         except EngineStopped:
@@ -138,7 +159,9 @@ class Asker:
 
 
 # Answers shards and puts their files into the folder, telling how many rows are done; how many of them were refused.
-Fill = Callable[[Sequence[Shard], Asker, Output, Callable[[int], None]], Awaitable[int]]
+Fill = Callable[[Sequence[Shard], Bar], Awaitable[int]]
+# The same by other processes, which load the checkpoint themselves.
+FillElsewhere = Callable[[Resolved, Output, Sequence[Shard], Callable[[int], None]], Awaitable[int]]
 
 
 def ask(query: Query, inputs: Inputs, output: Output, flags: Mapping[str, Any]) -> None:
@@ -150,7 +173,7 @@ def ask(query: Query, inputs: Inputs, output: Output, flags: Mapping[str, Any]) 
         asker = Asker(service, query)
         if output.folder is None:
             return await _print(asker, inputs, output)
-        return await _fill(asker, inputs.sources, output, _fill_here)
+        return await _fill(asker.resolved, inputs.sources, output, _filling(asker, output))
 
     _end(run_service(flags, run, f"with --output FOLDER {_GOES_ON}" if output.folder is None else _GOES_ON))
 
@@ -161,23 +184,30 @@ def ask_tables(
     text_column: str,
     output: Output,
     flags: Mapping[str, Any],
-    fill_folder: Fill | None = None,
+    fill_elsewhere: FillElsewhere | None = None,
 ) -> None:
-    """Answer the rows of the tables of these names into a folder, by this process or by `fill_folder`."""
+    """Answer the rows of the tables of these names into a folder, by this process or by `fill_elsewhere`."""
 
-    async def run(service: Service) -> int:
-        asker = Asker(service, query)
-        request = asker.request
+    async def job(resolved: Resolved, fill_folder: Fill) -> int:
+        request = resolved.request
         extras = ["support"] if request.support else []
-        columns = answer_columns(asker.checkpoint.tasks, request.tasks, output.prefix, extras)
+        columns = answer_columns(resolved.checkpoint.tasks, request.tasks, output.prefix, extras)
         added = answer_names(request.tasks, output.prefix)
-        return await _fill(asker, table_sources(names, text_column, added, columns), output, fill_folder or _fill_here)
+        return await _fill(resolved, table_sources(names, text_column, added, columns), output, fill_folder)
+
+    async def here(service: Service) -> int:
+        asker = Asker(service, query)
+        return await job(asker.resolved, _filling(asker, output))
+
+    async def elsewhere(fill_elsewhere: FillElsewhere) -> int:
+        resolved = await _resolve(query, _settings(flags))
+        return await job(resolved, lambda shards, bar: fill_elsewhere(resolved, output, shards, bar.advance))
 
     try:
         table_files(names)  # before the checkpoint is loaded
     except InputError as error:
         fail(str(error))
-    _end(run_service(flags, run, _GOES_ON))
+    _end(_run(elsewhere(fill_elsewhere), _GOES_ON) if fill_elsewhere else run_service(flags, here, _GOES_ON))
 
 
 _GOES_ON = "the same command goes on where it stopped"
@@ -221,15 +251,21 @@ def _is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-async def _fill_here(shards: Sequence[Shard], asker: Asker, output: Output, advance: Callable[[int], None]) -> int:
-    assert output.folder is not None
-    return await fill(output.folder, shards, asker, output.prefix, advance)
+def _filling(asker: Asker, output: Output) -> Fill:
+    """Answers by `asker`."""
+
+    async def fill_here(shards: Sequence[Shard], bar: Bar) -> int:
+        assert output.folder is not None
+        asker.describe = bar.describe
+        return await fill(output.folder, shards, asker, output.prefix, bar.advance)
+
+    return fill_here
 
 
-async def _fill(asker: Asker, sources: Sequence[Source], output: Output, fill_folder: Fill) -> int:
+async def _fill(resolved: Resolved, sources: Sequence[Source], output: Output, fill_folder: Fill) -> int:
     """Fill the folder of a job with the shards that it does not have; how many rows were refused."""
     assert output.folder is not None
-    job = open_job(asker, sources, output, output.folder)
+    job = open_job(resolved, sources, output, output.folder)
     try:
         unfinished = job.unfinished
         if not unfinished:
@@ -240,8 +276,7 @@ async def _fill(asker: Asker, sources: Sequence[Source], output: Output, fill_fo
             say(f"{len(job.shards) - len(unfinished)} of {len(job.shards)} files are there; going on")
         num_rows = sum(shard.num_rows for shard in unfinished)
         with progress("answering", num_rows) as bar:
-            asker.describe = bar.describe
-            num_refused = await fill_folder(unfinished, asker, output, bar.advance)
+            num_refused = await fill_folder(unfinished, bar)
         job.succeed()
         say(f"{output.folder} has {len(job.shards)} files with {sum(shard.num_rows for shard in job.shards)} rows")
         return num_refused
@@ -249,7 +284,7 @@ async def _fill(asker: Asker, sources: Sequence[Source], output: Output, fill_fo
         job.close()
 
 
-def open_job(asker: Asker, sources: Sequence[Source], output: Output, folder: Path) -> BulkJob:
+def open_job(resolved: Resolved, sources: Sequence[Source], output: Output, folder: Path) -> BulkJob:
     """The job of these sources in `folder`.
 
     Raises:
@@ -262,10 +297,10 @@ def open_job(asker: Asker, sources: Sequence[Source], output: Output, folder: Pa
         raise InputError("there are no rows; give an input that has some")
     facts = {
         "version": VERSION,
-        "checkpoint": asker.deployment.id,
-        "dtype": asker.checkpoint.backend.precision,
-        **asdict(asker.request),
-        **asker.query.facts,
+        "checkpoint": resolved.checkpoint.id,
+        "dtype": resolved.precision,
+        **asdict(resolved.request),
+        **resolved.query.facts,
         "prefix": output.prefix,
         "shard_rows": output.shard_rows,
         "inputs": [f"{type(source).__name__} {source.digest}" for source in sources],
@@ -322,8 +357,13 @@ def as_json(row: Row, answer: AnyAnswer | Refused, prefix: str = "") -> Answer:
 
 def run_service(flags: Mapping[str, Any], run: Callable[[Service], Awaitable[T]], on_interrupt: str = "") -> T:
     """What `run` makes of a loaded service; its failures are one line and an exit code."""
+    return _run(_with_service(flags, run), on_interrupt)
+
+
+def _run(work: Coroutine[Any, Any, T], on_interrupt: str) -> T:
+    """What `work` returns; its failures are one line and an exit code."""
     try:
-        return asyncio.run(_with_service(flags, run))
+        return asyncio.run(work)
     except KeyboardInterrupt:
         fail(f"stopped{on_interrupt and '; ' + on_interrupt}", INTERRUPTED)
     except (InputError, TextError, UnsupportedTask) as error:
@@ -338,13 +378,8 @@ def run_service(flags: Mapping[str, Any], run: Callable[[Service], Awaitable[T]]
 
 
 async def _with_service(flags: Mapping[str, Any], run: Callable[[Service], Awaitable[T]]) -> T:
-    try:
-        settings = settings_from({**flags, **_ALONE})
-    except SettingsError as error:
-        fail(str(error))
-    configure_logging("critical", as_json=False)  # failures are one line, by `fail`
-    service = Service(settings)
-    with progress(f"loading {settings.checkpoint.name}"):
+    service = Service(_settings(flags))
+    with progress(f"loading {service.settings.checkpoint.name}"):
         await service.load()
     if service.failure is not None:
         fail(service.failure, LOAD_FAILED)
@@ -352,3 +387,23 @@ async def _with_service(flags: Mapping[str, Any], run: Callable[[Service], Await
         return await run(service)
     finally:
         await service.drain(0.0)
+
+
+async def _resolve(query: Query, settings: Settings) -> Resolved:
+    """What the answers of `query` will depend on, from the checkpoint's folder alone."""
+    with progress(f"reading {settings.checkpoint.name}"):
+        try:
+            device, precision = device_and_precision(settings)
+            checkpoint = await asyncio.to_thread(read_checkpoint, settings.checkpoint)
+        except ModelError as error:
+            fail(str(error), LOAD_FAILED)
+    return Resolved(query, settings, checkpoint, device, precision)
+
+
+def _settings(flags: Mapping[str, Any]) -> Settings:
+    try:
+        settings = settings_from({**flags, **_ALONE})
+    except SettingsError as error:
+        fail(str(error))
+    configure_logging("critical", as_json=False)  # failures are one line, by `fail`
+    return settings

@@ -14,7 +14,7 @@ from typing import Any
 
 from app.bulk.rows import InputError, Shard
 from app.engine.request import EngineError
-from app.local import Asker, Fill, Output, Query, fill
+from app.local import Asker, FillElsewhere, Output, Query, Resolved, fill
 from app.service import Service
 from app.settings import Settings, prepare_ray
 from app.telemetry import configure_logging
@@ -25,7 +25,7 @@ _OBJECT_STORE_BYTES = 80 * 2**20  # numbers of shards and of rows; texts and ans
 _END = object()
 
 
-def filling_by_ray(num_actors: int | None) -> Fill:
+def filling_by_ray(num_actors: int | None) -> FillElsewhere:
     """Fills a job with `num_actors` actors, by default as many as the cluster has room for.
 
     The cluster is that of `RAY_ADDRESS`; without it one of this machine's is started, for the job.
@@ -36,8 +36,10 @@ def filling_by_ray(num_actors: int | None) -> Fill:
     if importlib.util.find_spec("ray") is None:
         raise InputError("--ray needs Ray: pip install 'leximind[ray]'")
 
-    async def fill_by_ray(shards: Sequence[Shard], asker: Asker, output: Output, advance: Callable[[int], None]) -> int:
-        done = await asyncio.to_thread(_begin, shards, asker, output, num_actors)
+    async def fill_by_ray(
+        resolved: Resolved, output: Output, shards: Sequence[Shard], advance: Callable[[int], None]
+    ) -> int:
+        done = await asyncio.to_thread(_begin, shards, resolved, output, num_actors)
         num_refused = 0
         try:
             while (one := await asyncio.to_thread(_next, done)) is not _END:
@@ -88,7 +90,7 @@ class _Answerer:
         return Asker(self._service, self._query)
 
 
-def _begin(shards: Sequence[Shard], asker: Asker, output: Output, num_actors: int | None) -> Iterator[Any]:
+def _begin(shards: Sequence[Shard], resolved: Resolved, output: Output, num_actors: int | None) -> Iterator[Any]:
     """What is done of `shards`, as it is done."""
     has_cluster = prepare_ray()
     import ray
@@ -96,9 +98,8 @@ def _begin(shards: Sequence[Shard], asker: Asker, output: Output, num_actors: in
 
     _connect(ray, has_cluster=has_cluster)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    backend = asker.checkpoint.backend
-    threads = asker.settings.threads or 1
-    needed = {"CPU": threads} if backend.device.type == "cpu" else {"CPU": threads, "GPU": 1}
+    threads = resolved.settings.threads or 1
+    needed = {"CPU": threads} if resolved.device.type == "cpu" else {"CPU": threads, "GPU": 1}
     num_fitting = min(int(ray.cluster_resources().get(name, 0) // amount) for name, amount in needed.items())
     if num_fitting < 1 or (num_actors or 1) > num_fitting:
         wanted = " and ".join(f"{amount} {name}" for name, amount in needed.items())
@@ -106,11 +107,11 @@ def _begin(shards: Sequence[Shard], asker: Asker, output: Output, num_actors: in
             f"--ray: an actor takes {wanted}, and the cluster has room for {num_fitting} of them, not "
             f"{num_actors or 1}; give a lower --ray-actors or --threads"
         )
-    settings = asker.settings.model_copy(
+    settings = resolved.settings.model_copy(
         update={
-            "checkpoint": asker.checkpoint.folder.resolve(),
-            "device": backend.device.type,  # its number is Ray's to give
-            "dtype": backend.precision,
+            "checkpoint": resolved.checkpoint.folder.resolve(),
+            "device": resolved.device.type,  # its number is Ray's to give
+            "dtype": resolved.precision,
             "threads": threads,
         }
     )
@@ -122,7 +123,7 @@ def _begin(shards: Sequence[Shard], asker: Asker, output: Output, num_actors: in
         [{"number": shard.number} for shard in shards], override_num_blocks=len(shards)
     ).map_batches(
         _Answerer,
-        fn_constructor_args=(settings, asker.deployment.id, asker.query, shards, output, str(Path.cwd())),
+        fn_constructor_args=(settings, resolved.checkpoint.id, resolved.query, shards, output, str(Path.cwd())),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             size=size,

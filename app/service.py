@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import hashlib
-import json
 import logging
 import math
 import time
@@ -13,7 +11,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from urllib.parse import quote
 
 import torch
 
@@ -24,6 +21,7 @@ from app.engine.heap import release_free_memory
 from app.engine.request import EngineError
 from app.metrics import Metrics
 from app.settings import Settings
+from model.choices import Precision
 from model.devices import device_named
 from model.errors import ModelError
 from model.kernels.library import choose
@@ -32,7 +30,6 @@ from model.tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
-_ID_DIGITS = 12
 _SPARE_S = 5.0  # beyond the deadline, for answers that are being written
 _LOAD_S = 5  # about what a small checkpoint takes
 
@@ -52,15 +49,14 @@ class Reloading(Exception):
 class Deployment:
     """A checkpoint in service, from its loading until the last of its requests has ended.
 
-    `id` is `NAME@HASH`, the first digits of a hash of its manifest; `load_s` is how long loading took.
+    `id` is the checkpoint's; `load_s` is how long loading took.
     """
 
     def __init__(self, checkpoint: ServedCheckpoint, engine: Engine, documents: Documents) -> None:
         self.checkpoint = checkpoint
         self.engine = engine
         self.documents = documents
-        manifest = json.dumps(checkpoint.manifest, sort_keys=True).encode()
-        self.id = f"{quote(checkpoint.name)}@{hashlib.sha256(manifest).hexdigest()[:_ID_DIGITS]}"
+        self.id = checkpoint.id
         self.loaded_at = datetime.now(UTC)
         self.load_s = 0.0
         self._num_users = 0
@@ -367,10 +363,18 @@ def _release_memory() -> None:
 
 def _load(settings: Settings, folder: Path) -> ServedCheckpoint:
     _limit_threads(settings.threads)
+    return load_served(folder, *device_and_precision(settings))
+
+
+def device_and_precision(settings: Settings) -> tuple[torch.device, Precision]:
+    """Those to serve by on this machine, with the kernels that are set.
+
+    Raises:
+        ModelError: the machine does not offer the device or the kernels.
+    """
     choose(settings.kernels)
     device = device_named(settings.device)
-    precision = default_precision(device) if settings.dtype == "auto" else settings.dtype
-    return load_served(folder, device, precision)
+    return device, default_precision(device) if settings.dtype == "auto" else settings.dtype
 
 
 def _limit_threads(threads: int) -> None:

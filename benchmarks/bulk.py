@@ -97,7 +97,7 @@ async def _here(service: Service, tasks: tuple[str, ...], source: Path, texts: l
     sources = table_sources([str(source)], "text", answer_names(tasks, ""), columns)
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "out"
-        job = open_job(asker, sources, Output(shard_rows=1000), target)
+        job = open_job(asker.resolved, sources, Output(shard_rows=1000), target)
         try:
             started_at, used_before = time.perf_counter(), time.process_time()
             await fill(target, job.unfinished, asker, "")

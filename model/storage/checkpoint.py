@@ -8,11 +8,14 @@ MODEL_CARD.md      for people
 manifest.json      sha256 of each of the above, package version, and whatever the writer wants remembered
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 
@@ -34,6 +37,8 @@ from model.storage.stored_weights import StoredWeights
 from model.tasks import Tasks
 from model.tokenizer import Tokenizer
 
+_ID_DIGITS = 12
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -50,6 +55,12 @@ class Checkpoint:
     def name(self) -> str:
         """What reports and answers call it."""
         return checkpoint_name(self.folder)
+
+    @property
+    def id(self) -> str:
+        """`NAME@HASH`, the first digits of a hash of its manifest."""
+        manifest = json.dumps(self.manifest, sort_keys=True).encode()
+        return f"{quote(self.name)}@{hashlib.sha256(manifest).hexdigest()[:_ID_DIGITS]}"
 
     @property
     def terms(self) -> str:

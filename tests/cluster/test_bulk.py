@@ -11,7 +11,7 @@ import pytest
 from support.commands import local_flags, run, started
 from support.depth import depth, only_in_full
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 NUM_ROWS, SHARD_ROWS = 6000, 200  # half a minute's work: a kill finds it in the middle
 ON_TWO = ("--ray", "--ray-actors", "2")
