@@ -22,6 +22,7 @@ from app.telemetry import configure_logging
 # Two shards at once in an actor: the rows of the second fill up the batches in which the first has its last ones.
 _SHARDS_AT_ONCE = 2
 _OBJECT_STORE_BYTES = 80 * 2**20  # numbers of shards and of rows; texts and answers never pass through it
+_STARTS = 3
 _END = object()
 
 
@@ -137,16 +138,30 @@ def _begin(shards: Sequence[Shard], resolved: Resolved, output: Output, num_acto
 
 
 def _connect(ray: Any, *, has_cluster: bool) -> None:
+    """To a cluster that is there, or to one that is started here.
+
+    Raises:
+        EngineError: it does not start.
+    """
     if has_cluster:
         ray.init(log_to_driver=False, logging_level="error")
-    else:
-        ray.init(
-            "local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="error",
-            object_store_memory=_OBJECT_STORE_BYTES,
-        )
+        return
+    for attempt in range(1, _STARTS + 1):
+        try:
+            ray.init(
+                "local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="error",
+                object_store_memory=_OBJECT_STORE_BYTES,
+            )
+        except Exception as error:  # a plain one, where its agents have not begun within its 15 s: the machine is busy
+            ray.shutdown()
+            if attempt == _STARTS:
+                message = f"Ray did not start on this machine in {_STARTS} attempts: {error}"
+                raise EngineError(f"{message}; run the same command again once it has less to do") from error
+        else:
+            return
 
 
 def _next(done: Iterator[Any]) -> Any:

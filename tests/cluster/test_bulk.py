@@ -15,6 +15,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 NUM_ROWS, SHARD_ROWS = 6000, 200  # half a minute's work: a kill finds it in the middle
 ON_TWO = ("--ray", "--ray-actors", "2")
+# The first agent of a Ray begins later than Ray waits for it.
+SLOW_AGENT = """
+import pathlib, sys, time
+begun = pathlib.Path(__file__).with_name("begun")
+if any(argument.endswith("dashboard/agent.py") for argument in sys.orig_argv) and not begun.exists():
+    begun.touch()
+    time.sleep(20)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +80,18 @@ def test_killed_and_interrupted_it_goes_on_to_the_files_of_a_run_without_ray(
     assert files_of(target) == files_of(whole)
     done = run("bulk", str(source), str(target), *flags)
     assert b"there is nothing to do" in done.stderr, "with Ray and without it is one job"
+
+
+@only_in_full
+def test_a_ray_whose_agents_are_too_slow_is_started_again(
+    flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_AGENT)
+    monkeypatch.syspath_prepend(tmp_path)  # of the command and of what it starts
+    (tmp_path / "rows.jsonl").write_text('{"text": "Shares rose."}')
+    done = run("bulk", str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), *flags, *ON_TWO)
+    assert done.returncode == 0, done.stderr.decode()
+    assert (tmp_path / "begun").exists()
 
 
 @only_in_full

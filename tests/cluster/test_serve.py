@@ -24,11 +24,18 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "ray"
 CONFIG = yaml.safe_load((FOLDER / "serve.yaml").read_text(encoding="utf-8"))
-# `serve run` for each configuration that comes, on a Ray of its own that ends with it.
+# `serve run` for each configuration that comes, on a Ray of its own that ends with it; app/pool.py has why it may take
+# more than one attempt.
 PROGRAM = """
 import sys, ray
 from ray.serve.scripts import cli
-ray.init("local", namespace="serve", include_dashboard=False, num_cpus=2, object_store_memory=80 * 2**20)
+for _ in range(3):
+    try:
+        ray.init("local", namespace="serve", include_dashboard=False, num_cpus=2, object_store_memory=80 * 2**20)
+        break
+    except Exception as error:
+        print(error, file=sys.stderr)
+        ray.shutdown()
 for line in sys.stdin:
     cli(["run", "--non-blocking", line.strip()], standalone_mode=False)
 """
