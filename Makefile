@@ -15,7 +15,7 @@ OPENVINO := .bench/openvino
 LLAMA := .bench/llama
 RAY := .bench/ray
 
-.PHONY: help setup serve test check constraints proof soak image-test ray-test load bench answers docs space
+.PHONY: help setup serve test check constraints proof soak image-test ray-test load bench answers docs space wheels
 
 help:
 	@echo "make setup   prepare $(VENV) for everything, and nothing else"
@@ -29,6 +29,7 @@ help:
 	@echo "make image-test  build the image and run it: as root, with buildah, and debootstrap where there is no registry"
 	@echo "make ray-test  the tests of deploy/ray and of leximind bulk --ray, in an environment of their own"
 	@echo "make load    ask URL at RATE arrivals a second for TIME seconds, ARRIVALS=constant, ramp or spike; writes REPORT"
+	@echo "make wheels  write wheels that need no compiler where they are installed into dist/"
 	@echo "make docs    build the pages of docs/ into build/site"
 	@echo "make space   write what a Hugging Face Space of the demo's page is built from into SPACE (build/space)"
 	@echo "make bench   measure decoding against the peers (ARGS go to the benchmark)"
@@ -105,6 +106,9 @@ soak: $(STAMP)
 answers: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m support.examples
 	PYTHONPATH=tests $(BIN)/python -m support.pages
+
+wheels: $(STAMP)
+	$(BIN)/python -m deploy.wheels
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

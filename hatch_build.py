@@ -2,7 +2,6 @@
 
 import os
 import runpy
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
-    """`CXX` names another compiler than g++."""
+    """`CXX` names another GCC than g++; by a cross compiler the wheel is for its machine."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
         """Compile, and have the results packed with the wheel."""
@@ -20,4 +19,4 @@ class KernelHook(BuildHookInterface):  # type: ignore[type-arg]
         if compiled:
             build_data["artifacts"] += [str(build.path.relative_to(self.root)) for build in compiled]
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+            build_data["tag"] = f"py3-none-linux_{compiled[0].machine}"

@@ -360,7 +360,7 @@ def info(as_json: AsJson = False, **flags: Any) -> None:
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        typer.echo("\n".join(f"{name}: {_shown(value)}" for name, value in facts.items()))
+        typer.echo("\n".join(f"{name}: {_shown(value)}" for name, value in facts.items() if value is not None))
 
 
 def _shown(value: object) -> str:
@@ -381,6 +381,7 @@ async def _facts(service: "Service") -> dict[str, Any]:
         "device": str(checkpoint.backend.device),
         "dtype": checkpoint.backend.precision,
         "kernels": checkpoint.backend.kernels,
+        "why_no_kernels": checkpoint.why_no_kernels,
         "max_source_tokens": checkpoint.tasks.max_source_tokens,
         "tasks": list(checkpoint.tasks.names),
         "emotions": labels.get("emotions", []),

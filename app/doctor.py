@@ -28,9 +28,9 @@ from app.version import VERSION
 from model.choices import PRECISIONS
 from model.devices import device_named
 from model.errors import DeviceError, ModelError
-from model.kernels.builds import BUILDS, NONE, is_for_this_machine
+from model.kernels.builds import BUILDS
 from model.kernels.formats import FORMATS
-from model.kernels.library import choose, chosen_build, lacking_features
+from model.kernels.library import absence, choose, chosen_build
 from model.storage.checkpoint import default_precision, is_computable
 from model.storage.stored_weights import StoredWeights
 
@@ -155,29 +155,16 @@ def _processor() -> str:
 
 
 def _kernels(settings: Settings) -> Iterator[Finding]:
-    again = "install g++ and then leximind again (pip install --force-reinstall --no-deps)"
-    compiled = [build for build in BUILDS if build.path.exists()]
     try:
         choose(settings.kernels)
     except ModelError as error:
         yield Finding("kernels", "failure", str(error), "use --kernels auto")
         return
     if (build := chosen_build()) is not None:
-        yield Finding("kernels", "ok", f"{build.name} computes, of {', '.join(one.name for one in compiled)}")
-    elif settings.kernels == NONE:
-        yield Finding("kernels", "ok", "none, as asked for: torch computes, more slowly")
-    elif not is_for_this_machine():
-        yield Finding("kernels", "ok", "none: they are for Linux on x86-64; torch computes, more slowly")
-    elif not compiled:
-        remedy = f"{again}; a CPU then decodes several times faster"
-        yield Finding("kernels", "warning", "not compiled: there was no C++ compiler at installation", remedy)
-    elif lacking := lacking_features(BUILDS[-1]):
-        yield Finding("kernels", "ok", f"none: this processor lacks {', '.join(lacking)}; torch computes, more slowly")
-    else:
-        value = (
-            f"{', '.join(one.path.name for one in compiled)}: none can be loaded here; of another machine or version"
-        )
-        yield Finding("kernels", "warning", value, again)
+        compiled = ", ".join(one.name for one in BUILDS if one.path.exists())
+        yield Finding("kernels", "ok", f"{build.name} computes, of {compiled}")
+    elif (absent := absence()) is not None:
+        yield Finding("kernels", "warning" if absent.remedy else "ok", f"none, {absent.reason}", absent.remedy)
 
 
 def _formats(settings: Settings) -> Iterator[Finding]:

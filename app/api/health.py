@@ -56,6 +56,9 @@ class Info(BaseModel):
     kernels: str = Field(
         description="Build of the native kernels that computes; none where torch does.", examples=["avx512bf16"]
     )
+    why_no_kernels: str | None = Field(
+        description="Why none of them computes, and what to do about it; null where one does."
+    )
     drafts: bool = Field(
         description="Whether steps of decoding may give several tokens where a summary copies, by the setting and by "
         "what computes; answers are the same."
@@ -133,6 +136,7 @@ async def info(request: Request) -> Info:
         license=LICENSE,
         model_terms=checkpoint.terms,
         kernels=checkpoint.backend.kernels,
+        why_no_kernels=checkpoint.why_no_kernels,
         drafts=settings.drafts and checkpoint.backend.rows_are_independent,
         max_input_length=checkpoint.tasks.max_source_tokens,
         max_client_batch_size=settings.max_items,

@@ -13,7 +13,7 @@ from model.inference.kv_cache import KVCache, SourceLayout
 from model.kernels.decoder import NativeDecoder
 from model.kernels.encoder import NativeEncoder
 from model.kernels.formats import FORMATS
-from model.kernels.library import COLUMNS, MAX_HEAD_WIDTH, chosen_name, is_available
+from model.kernels.library import COLUMNS, MAX_HEAD_WIDTH, absence, chosen_name
 from model.kernels.structs import Cache
 from model.network.heads import head_tensors
 from model.network.positions import add_positions, add_positions_at
@@ -21,9 +21,15 @@ from model.network.relative_bias import bias_by_offset
 from model.precision import computing_dtype
 
 
-def can_be_native(config: ModelConfig) -> bool:
-    """Whether the native kernels compute such a network on this processor."""
-    return is_available() and config.d_kv <= MAX_HEAD_WIDTH
+def why_not_native(config: ModelConfig, device: torch.device) -> str | None:
+    """Why the native kernels do not compute such a network on `device`, and what to do about it; None where they do."""
+    if device.type != "cpu":
+        return f"they are for a CPU, and {device} computes"
+    if (absent := absence()) is not None:
+        return str(absent)
+    if config.d_kv > MAX_HEAD_WIDTH:
+        return f"this network has {config.d_kv} numbers a head, and they take up to {MAX_HEAD_WIDTH}; torch computes"
+    return None
 
 
 class NativeBackend(Backend):

@@ -2,13 +2,17 @@
 
 import ctypes
 import logging
+import os
+from contextlib import suppress
 from ctypes import POINTER, c_float, c_int64, c_uint32, c_void_p
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 
 from model.errors import ModelError
-from model.kernels.builds import AUTO, BUILDS, NONE, Build, is_for_this_machine
+from model.kernels.builds import AUTO, BUILDS, MACHINES, NONE, Build, builds_for, is_for_this_machine, this_machine
 from model.kernels.sources import digest
 from model.kernels.structs import Cache, Decoder, Encoder, Linear, Shape
 
@@ -18,7 +22,23 @@ STAGES = ("conversions", "attention matrices", "self-attention", "cross-attentio
 COLUMNS = 32  # outputs of a weight block; every row of numbers is padded to a multiple of it
 MAX_HEAD_WIDTH = 128
 
+_REINSTALL = (
+    "install g++ and then leximind again (pip install --force-reinstall --no-deps), or a wheel that has them; "
+    "a CPU then decodes several times faster"
+)
+
 _choice = AUTO
+
+
+@dataclass(frozen=True)
+class Absence:
+    """Why no build computes; `remedy` is what to do about it, empty where nothing is wrong."""
+
+    reason: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
 
 
 def choose(name: str) -> None:
@@ -67,8 +87,24 @@ def chosen_name() -> str:
     return NONE if build is None else build.name
 
 
+def absence() -> Absence | None:
+    """Why there is no `library`; None where there is one."""
+    if library() is not None:
+        return None
+    if _choice == NONE:
+        return Absence("as asked for: torch computes, more slowly")
+    if not is_for_this_machine():
+        return Absence(f"they are for {MACHINES}: torch computes, more slowly")
+    if not (compiled := [build for build in BUILDS if build.path.exists()]):
+        return Absence("not compiled: there was no C++ compiler at installation", _REINSTALL)
+    if lacking := lacking_features(builds_for(this_machine())[-1]):
+        return Absence(f"this processor lacks {', '.join(lacking)}: torch computes, more slowly")
+    files = ", ".join(build.path.name for build in compiled)
+    return Absence(f"{files}: none can be loaded here; of another machine or version", _REINSTALL)
+
+
 def library() -> ctypes.CDLL | None:
-    """The kernels; torch's own OpenMP threads run them, since both ask for the same library. None where there are none.
+    """The kernels; torch's own OpenMP threads run them. None where there are none.
 
     Their absence costs speed, never an answer.
     """
@@ -89,6 +125,7 @@ def _loaded() -> tuple[Build, ctypes.CDLL] | tuple[None, None]:
         if _choice not in (AUTO, build.name) or not build.path.exists() or lacking_features(build):
             continue
         try:
+            _share_openmp()
             loaded = ctypes.CDLL(str(build.path))
             _check_sources(loaded, build)
             return build, _declare(loaded)
@@ -97,6 +134,16 @@ def _loaded() -> tuple[Build, ctypes.CDLL] | tuple[None, None]:
     if _choice == AUTO and is_for_this_machine() and not any(build.path.exists() for build in BUILDS):
         logger.warning("the native kernels were not compiled, all will be slower; leximind doctor has the remedy")
     return None, None
+
+
+def _share_openmp() -> None:
+    # The kernels name no library that has OpenMP's functions, and find those of the one that torch has loaded: on some
+    # machines it did so for itself alone. It is never loaded here, or a second one would have threads of its own.
+    packages = Path(torch.__file__).parents[1]
+    for name in ("libgomp.so.1", *map(str, packages.glob("torch.libs/libgomp*"))):
+        with suppress(OSError):
+            ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_GLOBAL)
+            return
 
 
 def _check_sources(loaded: ctypes.CDLL, build: Build) -> None:

@@ -23,7 +23,7 @@ from model.choices import Precision
 from model.config import ModelConfig
 from model.errors import CheckpointError, ConfigError, ModelError, TokenizerError
 from model.inference.backend import Backend
-from model.inference.native_backend import NativeBackend, can_be_native
+from model.inference.native_backend import NativeBackend, why_not_native
 from model.inference.onednn_backend import OneDnnBackend, can_pack_bfloat16
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import has_bfloat16, is_available
@@ -81,6 +81,11 @@ class ServedCheckpoint(Checkpoint):
     """With what answers for it."""
 
     backend: Backend
+
+    @property
+    def why_no_kernels(self) -> str | None:
+        """Why none of the native kernels computes, and what to do about it; None where they do."""
+        return None if self.backend.kernels != "none" else why_not_native(self.config, self.backend.device)
 
 
 def default_precision(device: torch.device) -> Precision:
@@ -149,7 +154,7 @@ def load_served(folder: Path, device: torch.device, precision: Precision) -> Ser
     checkpoint, weights = _verified(folder)
     config, dtype, byte_pieces = checkpoint.config, computing_dtype(precision), checkpoint.tokenizer.byte_pieces
     backend: Backend
-    if device.type == "cpu" and can_be_native(config):
+    if why_not_native(config, device) is None:
         backend = NativeBackend(weights, config, precision, byte_pieces)
     else:
         model = from_tensors(config, {name: weights.read(name, dtype, device) for name in weights})

@@ -16,7 +16,7 @@ from app.settings import Settings
 from app.version import VERSION
 from model.errors import CheckpointError
 from model.inference.decoding.options import DecodingOptions
-from model.kernels.library import chosen_name, has_bfloat16
+from model.kernels.library import chosen_name, has_bfloat16, is_available
 from model.network.leximind import LexiMind
 from model.storage.checkpoint import Checkpoint
 from model.storage.saving import save_checkpoint
@@ -153,6 +153,7 @@ def test_info_says_what_the_checkpoint_is(leximind: Any, checkpoint_folder: Path
     assert tuple(facts["emotions"]) == EMOTIONS
     assert facts["heads"][1] == {"name": "topic", "kind": "single_label", "labels": list(TOPICS)}
     assert facts["kernels"] == chosen_name()
+    assert (facts["why_no_kernels"] is None) == is_available()
     assert (facts["dtype"], facts["device"], facts["max_source_tokens"]) == (AUTO, "cpu", 64)
     table = leximind("info").stdout
     assert "parameters: " in table

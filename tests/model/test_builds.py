@@ -1,8 +1,10 @@
 """The builds of the kernels: which one a processor gets, that each computes the same, and in its own instructions."""
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +62,8 @@ def test_a_processor_gets_the_first_build_that_it_runs(
     build = library.chosen_build()
     assert (build and build.name) == name
     assert library.is_available() == (name is not None)
+    absent = library.absence()
+    assert (absent and str(absent)) == (None if name else "this processor lacks fma3: torch computes, more slowly")
     assert library.has_bfloat16() == (name == "avx512bf16")
 
 
@@ -83,6 +87,7 @@ def test_a_missing_compiler_does_not_pass_in_silence(
     library._loaded.cache_clear()
     assert not library.is_available()
     assert "the native kernels were not compiled, all will be slower" in caplog.text
+    assert str(library.absence()).startswith("not compiled: there was no C++ compiler at installation; install g++")
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
@@ -96,7 +101,7 @@ def test_sources_that_do_not_compile_are_said_with_the_reason(monkeypatch: pytes
     assert "on purpose" in said
 
 
-@pytest.mark.skipif(not builds.is_for_this_machine(), reason="there are no kernels for this machine")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_while_they_are_compiled_those_of_before_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """For what starts meanwhile, such as a service, from the folder that a wheel is built in."""
     shutil.copy(Path(builds.__file__).with_name("sources.py"), tmp_path)
@@ -104,7 +109,10 @@ def test_while_they_are_compiled_those_of_before_are_there(monkeypatch: pytest.M
     for path in (*(build.path for build in BUILDS), tmp_path / "kernels.so"):  # the last one of a former version
         path.write_text("before")
     compiler = tmp_path / "compiler"
-    compiler.write_text(f'#!/bin/sh\nfor out; do :; done\ncd {tmp_path} && ls kernels*.so > "$out"\n')
+    compiler.write_text(
+        '#!/bin/sh\ncase " $* " in *" -dumpmachine "*) exec g++ "$@";; *" -c "*) exit;; esac\nfor out; do :; done\n'
+        f'(cd {tmp_path} && ls kernels*.so) > "$out"\n'
+    )
     compiler.chmod(0o755)
     found, _ = builds.compile_all(str(compiler))
     assert found == list(BUILDS)
@@ -114,9 +122,30 @@ def test_while_they_are_compiled_those_of_before_are_there(monkeypatch: pytest.M
     assert left == {"compiler", "sources.py", *(build.path.name for build in BUILDS)}
 
 
+@compiled
+def test_kernels_find_openmp_where_torch_loads_it_for_itself_alone() -> None:
+    """As its builds for CUDA and for ARM64 do."""
+    code = (
+        "import ctypes\n"
+        "class Local(ctypes.CDLL):\n"
+        "    def __init__(self, name, mode=ctypes.DEFAULT_MODE, **others):\n"
+        "        is_torchs = 'libtorch_global_deps' in str(name)\n"
+        "        super().__init__(name, mode=ctypes.DEFAULT_MODE if is_torchs else mode, **others)\n"
+        "ctypes.CDLL = Local\n"
+        "from model.kernels import library\n"
+        "print(library.chosen_name())\n"
+    )
+    paths = os.pathsep.join(filter(None, sys.path))
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    assert ran.stdout == f"{library.chosen_name()}\n", ran.stderr
+
+
 def test_without_kernels_torch_computes() -> None:
     library.choose(library.NONE)
     assert not library.is_available()
+    assert library.absence() == library.Absence("as asked for: torch computes, more slowly")
 
 
 @pytest.mark.parametrize("build", RUNNABLE, ids=lambda build: build.name)

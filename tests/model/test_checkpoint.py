@@ -16,9 +16,10 @@ from model.errors import ModelError
 from model.inference.backend import Backend
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
-from model.inference.native_backend import NativeBackend, can_be_native
+from model.inference.native_backend import NativeBackend, why_not_native
 from model.inference.onednn_backend import OneDnnBackend
 from model.inference.torch_backend import TorchBackend
+from model.kernels.library import Absence
 from model.precision import computing_dtype
 from model.storage.checkpoint import Checkpoint, checkpoint_name, load_checkpoint, load_served
 from model.storage.saving import describe_checkpoint, save_checkpoint
@@ -59,14 +60,14 @@ def test_read_part_by_part_it_is_what_packing_the_whole_gives(
     kernels: bool,
 ) -> None:
     if not kernels:
-        monkeypatch.setattr("model.inference.native_backend.is_available", lambda: False)
+        monkeypatch.setattr("model.inference.native_backend.absence", lambda: Absence("for this test"))
     model = random_model(replace(checkpoint.config, tie_lm_head=tied))
     folder, spiece = tmp_path / "saved", checkpoint.folder / "spiece.model"
     save_checkpoint(folder, model, spiece, checkpoint.tasks, card="", dtype=torch.bfloat16)
     loaded = load_checkpoint(folder, CPU, computing_dtype(precision)).model
     pieces = checkpoint.tokenizer.byte_pieces
     whole: Backend
-    if can_be_native(loaded.config):
+    if why_not_native(loaded.config, torch.device("cpu")) is None:
         whole = NativeBackend(loaded.state_dict(), loaded.config, precision, pieces)
     elif precision == "float32":
         whole = TorchBackend(loaded, pieces)

@@ -15,7 +15,7 @@ from support.services import Serving
 REMEDY = "record the examples again: make answers"
 # Of this process or processor, not of the answer; a title is a status in words, which are other ones in other versions
 # of Python.
-PASSING = {"loaded_at", "seconds", "version", "title", "kernels"}
+PASSING = {"loaded_at", "seconds", "version", "title", "kernels", "why_no_kernels"}
 
 
 def flat(value: Any, place: str = "") -> dict[str, Any]:

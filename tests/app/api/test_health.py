@@ -104,6 +104,7 @@ async def test_info_says_what_is_served(client: httpx.AsyncClient, prefix: str) 
     assert (info["license"], info["model_terms"]) == ("MIT", "not recorded: see its MODEL_CARD.md")
     assert (info["model_dtype"], info["model_device_type"]) == (AUTO, "cpu")
     assert info["kernels"] == chosen_name()
+    assert (info["why_no_kernels"] is None) == is_available()
     assert info["drafts"] == is_available()  # by the kernels alone
     assert (info["max_input_length"], info["max_client_batch_size"]) == (64, 32)
     assert info["tasks"] == ["summarize", "emotions", "topic"]
