@@ -52,7 +52,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 FROM build AS application
 ARG EXTRAS=serve
-# optional: an image without the native kernels is wanted, or the processor is not x86-64.
+# optional: an image without the native kernels is wanted, or the processor is neither x86-64 nor ARM64.
 ARG KERNELS=required
 COPY . .
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \

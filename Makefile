@@ -15,7 +15,7 @@ OPENVINO := .bench/openvino
 LLAMA := .bench/llama
 RAY := .bench/ray
 
-.PHONY: help setup serve test check constraints proof soak image-test ray-test load bench answers docs space wheels
+.PHONY: help setup serve test check constraints proof soak image-test ray-test arm-test load bench answers docs space wheels
 
 help:
 	@echo "make setup   prepare $(VENV) for everything, and nothing else"
@@ -27,9 +27,10 @@ help:
 	@echo "make soak    half an hour of everything at once, every answer checked (ARGS=\"--minutes 120\")"
 	@echo "make answers record anew what the bundled checkpoint answers to the examples, after a change of either"
 	@echo "make image-test  build the image and run it: as root, with buildah, and debootstrap where there is no registry"
+	@echo "make arm-test  the kernels for ARM64 under an emulator; needs g++-aarch64-linux-gnu and qemu-user"
 	@echo "make ray-test  the tests of deploy/ray and of leximind bulk --ray, in an environment of their own"
 	@echo "make load    ask URL at RATE arrivals a second for TIME seconds, ARRIVALS=constant, ramp or spike; writes REPORT"
-	@echo "make wheels  write wheels that need no compiler where they are installed into dist/"
+	@echo "make wheels  write wheels that need no compiler into dist/; needs g++ and g++-aarch64-linux-gnu"
 	@echo "make docs    build the pages of docs/ into build/site"
 	@echo "make space   write what a Hugging Face Space of the demo's page is built from into SPACE (build/space)"
 	@echo "make bench   measure decoding against the peers (ARGS go to the benchmark)"
@@ -120,6 +121,9 @@ image-test: $(STAMP)
 		echo "run it as root, after: apt-get install buildah debootstrap runc" >&2; exit 1; }
 	TORCH_INDEX_URL=$$($(HAS_INDEX) || echo $(TORCH_INDEX)) $(BIN)/python -m pytest -m image --log-cli-level=INFO \
 		tests/image $(ARGS)
+
+arm-test: $(STAMP)
+	$(BIN)/python -m pytest -m arm tests/arm $(ARGS)
 
 # What .venv has is found there, after Ray and what it brings, and is not installed again.
 ray-test: $(RAY)/.installed

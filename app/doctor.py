@@ -161,7 +161,7 @@ def _kernels(settings: Settings) -> Iterator[Finding]:
         yield Finding("kernels", "failure", str(error), "use --kernels auto")
         return
     if (build := chosen_build()) is not None:
-        compiled = ", ".join(one.name for one in BUILDS if one.path.exists())
+        compiled = ", ".join(one.name for one in BUILDS if one.machine == build.machine and one.path.exists())
         yield Finding("kernels", "ok", f"{build.name} computes, of {compiled}")
     elif (absent := absence()) is not None:
         yield Finding("kernels", "warning" if absent.remedy else "ok", f"none, {absent.reason}", absent.remedy)

@@ -31,7 +31,8 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", pattern=f"^({DEVICE_NAME})$", description="auto, cpu, cuda or cuda:N.")
     dtype: Literal["auto", Precision] = Field(
         default="auto",
-        description="auto is bfloat16 on a GPU and on a CPU with AVX512-BF16, float32 elsewhere; int8 is for CPUs.",
+        description="auto is bfloat16 on a GPU and on a CPU with instructions for it, float32 elsewhere; int8 is for "
+        "CPUs.",
     )
     kernels: str = Field(
         default=AUTO,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
-COMPILERS = ("x86_64-linux-gnu-g++",)
+COMPILERS = ("x86_64-linux-gnu-g++", "aarch64-linux-gnu-g++")
 
 
 class NotPortable(Exception):
@@ -59,12 +59,15 @@ def tagged(wheel: Path) -> Path:
 
 
 def make(compilers: Sequence[str], into: Path) -> list[Path]:
-    """A wheel by each compiler."""
+    """A wheel by each compiler, of a copy of the sources: what is compiled in this folder stays."""
     into.mkdir(exist_ok=True)
     made = []
-    for compiler in compilers:
-        with tempfile.TemporaryDirectory() as folder:
-            wheel = tagged(build(compiler, REPOSITORY, Path(folder)))
+    with tempfile.TemporaryDirectory() as folder:
+        run("hatchling", "build", "--target", "sdist", "--directory", folder)
+        [archive] = Path(folder).glob("*.tar.gz")
+        shutil.unpack_archive(archive, folder, filter="data")
+        for compiler in compilers:
+            wheel = tagged(build(compiler, Path(folder, archive.name.removesuffix(".tar.gz")), Path(folder, compiler)))
             made.append(Path(shutil.move(wheel, into / wheel.name)))
     return made
 

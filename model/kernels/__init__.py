@@ -1,1 +1,1 @@
-"""The network in C++ for processors with AVX2 or AVX-512; without either, or without a compiler, torch computes."""
+"""The network in C++ for processors with AVX2, AVX-512 or NEON; without any, or without a compiler, torch computes."""

@@ -8,9 +8,9 @@
 #include <cstdint>
 #include <cstring>
 
-namespace {
+#include "tails.h"
 
-constexpr int kLanes = 16;
+namespace {
 
 struct Floats {
   __m256 low, high;
@@ -18,43 +18,14 @@ struct Floats {
 struct Ints {
   __m256i low, high;
 };
-struct Mask {  // the first so many lanes
-  int lanes;
-  explicit operator bool() const { return lanes > 0; }
-};
-
-constexpr Mask kAllLanes{kLanes}, kNoLanes{0};
 
 inline void relax() { _mm_pause(); }
 inline void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T0); }
-
-inline Mask lane_mask(int64_t count) { return {count >= kLanes ? kLanes : static_cast<int>(count)}; }
-inline bool is_whole(Mask mask) { return __builtin_expect(mask.lanes == kLanes, true); }
 
 inline Floats splat(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline Ints splat_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 inline Ints lane_numbers() {
   return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15)};
-}
-
-// The first lanes alone, the others 0. No call of memcpy, around which a loop would have to keep its sums in memory.
-template <typename Number>
-inline const Number* tail(const Number* from, Mask mask, Number (&room)[kLanes]) {
-  for (Number& one : room) one = 0;
-#pragma GCC unroll 1
-  for (int i = 0; i < mask.lanes; ++i) {
-    room[i] = from[i];
-    asm volatile("");
-  }
-  return room;
-}
-template <typename Number>
-inline void copy_tail(Number* to, Mask mask, const Number (&room)[kLanes]) {
-#pragma GCC unroll 1
-  for (int i = 0; i < mask.lanes; ++i) {
-    to[i] = room[i];
-    asm volatile("");
-  }
 }
 
 // Lanes of 32 bits: all ones in those of `mask`.
@@ -241,6 +212,7 @@ inline void store16(uint16_t* to, Mask mask, Floats x) {
 using Register = __m256i;
 constexpr int kTileRows = 6;  // by half a block of 32 outputs: 12 of the 16 registers accumulate
 constexpr int kWholeRows = 3;  // so many rows take a whole block at a time, more half of it
+constexpr int kZero = 128;  // added to bytes of activations, which are multiplied unsigned by signed ones
 
 inline Register load_register(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }
 inline void store_register(void* to, Register x) { _mm256_storeu_si256(static_cast<__m256i*>(to), x); }

@@ -119,6 +119,7 @@ inline void store16(uint16_t* to, Mask mask, Floats x) {
 using Register = __m512i;
 constexpr int kTileRows = 12;  // 24 of the 32 registers accumulate
 constexpr int kWholeRows = kTileRows;  // so many rows take a whole block of 32 outputs at a time, more half of it
+constexpr int kZero = 128;  // added to bytes of activations, which are multiplied unsigned by signed ones
 
 inline Register load_register(const void* from) { return _mm512_loadu_si512(from); }
 inline void store_register(void* to, Register x) { _mm512_storeu_si512(to, x); }

@@ -52,10 +52,16 @@ _AVX512VNNI = Build(
 _AVX512BF16 = Build(
     _X86, "avx512bf16", (*_AVX512VNNI.features, "avx512_bf16"), (*_AVX512VNNI.flags, "-mavx512bf16"), has_bfloat16=True
 )
+_ARM64 = "aarch64"
+_NEON = Build(_ARM64, "neon", ("neon",), ("-march=armv8-a",))
+_NEONDOT = Build(_ARM64, "neondot", (*_NEON.features, "dot"), ("-march=armv8.2-a+dotprod",))
+_NEONBF16 = Build(
+    _ARM64, "neonbf16", (*_NEONDOT.features, "bf16"), ("-march=armv8.2-a+dotprod+bf16",), has_bfloat16=True
+)
 # The first that a processor runs computes. AVX-512 without VNNI (Skylake) is served by AVX2.
-BUILDS = (_AVX512BF16, _AVX512VNNI, _AVXVNNI, _AVX2)
+BUILDS = (_AVX512BF16, _AVX512VNNI, _AVXVNNI, _AVX2, _NEONBF16, _NEONDOT, _NEON)
 AUTO, NONE = "auto", "none"  # instead of a build: the first that a processor runs; torch
-MACHINES = "Linux on x86-64"  # that there are builds for
+MACHINES = "Linux on x86-64 and ARM64"  # that there are builds for
 
 
 def builds_for(machine: str) -> list[Build]:

@@ -140,7 +140,7 @@ def _share_openmp() -> None:
     # The kernels name no library that has OpenMP's functions, and find those of the one that torch has loaded: on some
     # machines it did so for itself alone. It is never loaded here, or a second one would have threads of its own.
     packages = Path(torch.__file__).parents[1]
-    for name in ("libgomp.so.1", *map(str, packages.glob("torch.libs/libgomp*"))):
+    for name in (*map(str, packages.glob("torch.libs/libgomp*")), "libgomp.so.1"):
         with suppress(OSError):
             ctypes.CDLL(name, mode=os.RTLD_NOLOAD | os.RTLD_GLOBAL)
             return

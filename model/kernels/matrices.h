@@ -13,7 +13,7 @@
 #include "numbers.h"
 
 // A matrix in blocks of 32 outputs, (ceil(out / 32), ceil(in / g), 32, g): g inputs of an output lie together in four
-// bytes. `scales` and `sums` (128 times the sum of an output's weights) matter in int8 only.
+// bytes. `scales` and `sums` (128 times the sum of an output's weights, what an added `kZero` makes) matter in int8 only.
 struct Linear {
   const uint8_t* weight;
   const float* scales;
@@ -23,7 +23,6 @@ struct Linear {
 
 namespace {
 
-constexpr int kZero = 128;  // VNNI multiplies unsigned by signed bytes: activations are shifted up by this
 constexpr int kPanelRows = 192;  // rows whose activations stay in the second-level cache beside a weight block
 
 // Rows in the numbers of a kind: `values` with `stride` bytes a row; in int8 one scale a row.
@@ -225,7 +224,8 @@ constexpr auto kSums = sums_of<kind>(std::make_integer_sequence<int, kTileRows>{
     for (int64_t column = 0; column < kColumns; column += kLanes) {
       uint8_t* at = sums + 4 * (r * kColumns + column);
       const int64_t output = block * kColumns + column;
-      const Floats whole = to_floats(load_ints(at) - load_ints(linear.sums + output));
+      const Ints shift = kZero ? load_ints(linear.sums + output) : splat_int(0);
+      const Floats whole = to_floats(load_ints(at) - shift);
       store16(reinterpret_cast<float*>(at), whole * load16(linear.scales + output) * splat(scales[r]));
     }
 }

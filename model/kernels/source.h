@@ -10,8 +10,10 @@ namespace {
 constexpr int kSourceQueries = kQueryRows / 2;  // that a thread takes at a time: in int8 their weights are twice the rows
 
 // The softmax of int8 in 16 bits, the upper halves as one row and the lower ones as the next: in 8 bits, what has less
-// than a five-hundredth of the largest weight would have none.
-constexpr float kWordLevels = 65535.0f;
+// than a five-hundredth of the largest weight would have none. Where bytes of activations are signed, in 15 bits: then the
+// upper half is rounded, and the lower one is what that leaves, -128 to 127.
+constexpr float kWordLevels = kZero ? 65535.0f : 127.0f * 256.0f + 127.0f;
+constexpr int kWordRounding = kZero ? 0 : 128;
 
 // `terms` times `scale(t)`, 16 from t on, as the rows 2r and 2r + 1; gives what their products are to be multiplied by.
 template <typename Scale>
@@ -26,7 +28,7 @@ float convert_words(float* terms, int64_t length, const Scale& scale, Operand& t
   const Floats inverse = splat(kWordLevels / largest);
   uint8_t *upper = to.bytes.data() + 2 * r * to.stride, *lower = upper + to.stride;
   for (int64_t t = 0; t < length; t += kLanes) {
-    const Ints level = to_ints(load16(terms + t) * inverse), high = level >> 8;
+    const Ints level = to_ints(load16(terms + t) * inverse), high = (level + splat_int(kWordRounding)) >> 8;
     store_bytes(upper + t, high);
     store_bytes(lower + t, level - (high << 8));
   }

@@ -3,8 +3,10 @@
 
 #pragma once
 
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
 #include "avx512.h"
+#elif defined(__ARM_NEON)
+#include "neon.h"
 #else
 #include "avx2.h"
 #endif

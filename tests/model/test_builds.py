@@ -22,7 +22,8 @@ from support.models import CONFIG, random_model
 from support.reference import TOLERANCE
 
 RUNNABLE = [build for build in BUILDS if build.path.exists() and not library.lacking_features(build)]
-compiled = pytest.mark.skipif(not all(build.path.exists() for build in BUILDS), reason="no C++ compiler")
+OWN = builds.builds_for(builds.this_machine())
+compiled = pytest.mark.skipif(not OWN or not all(build.path.exists() for build in OWN), reason="no C++ compiler")
 
 HASWELL = {"avx2", "fma3", "f16c"}
 SKYLAKE = HASWELL | {"avx512_f", "avx512_bw", "avx512_dq", "avx512_vl"}
@@ -67,6 +68,21 @@ def test_a_processor_gets_the_first_build_that_it_runs(
     assert library.has_bfloat16() == (name == "avx512bf16")
 
 
+@pytest.mark.parametrize(
+    ("features", "name"),
+    [
+        ({"neon"}, "neon"),  # Cortex-A53 and A72
+        ({"neon", "dot", "fp16_arith"}, "neondot"),  # Graviton 2, Ampere Altra, Apple M1
+        ({"neon", "dot", "fp16_arith", "bf16", "i8mm", "sve"}, "neonbf16"),  # Graviton 3
+    ],
+)
+def test_an_arm_processor_runs_those_of_its_level(
+    monkeypatch: pytest.MonkeyPatch, features: set[str], name: str
+) -> None:
+    pretend(monkeypatch, features)
+    assert next(build.name for build in BUILDS if not library.lacking_features(build)) == name
+
+
 @compiled
 def test_a_build_that_the_processor_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, HASWELL)
@@ -106,7 +122,7 @@ def test_while_they_are_compiled_those_of_before_are_there(monkeypatch: pytest.M
     """For what starts meanwhile, such as a service, from the folder that a wheel is built in."""
     shutil.copy(Path(builds.__file__).with_name("sources.py"), tmp_path)
     monkeypatch.setattr(builds, "_FOLDER", tmp_path)
-    for path in (*(build.path for build in BUILDS), tmp_path / "kernels.so"):  # the last one of a former version
+    for path in (*(build.path for build in OWN), tmp_path / "kernels.so"):  # the last one of a former version
         path.write_text("before")
     compiler = tmp_path / "compiler"
     compiler.write_text(
@@ -115,11 +131,11 @@ def test_while_they_are_compiled_those_of_before_are_there(monkeypatch: pytest.M
     )
     compiler.chmod(0o755)
     found, _ = builds.compile_all(str(compiler))
-    assert found == list(BUILDS)
-    for build in BUILDS:
-        assert set(build.path.read_text().split()) == {"kernels.so", *(one.path.name for one in BUILDS)}
+    assert found == OWN
+    for build in OWN:
+        assert set(build.path.read_text().split()) == {"kernels.so", *(one.path.name for one in OWN)}
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"compiler", "sources.py", *(build.path.name for build in BUILDS)}
+    assert left == {"compiler", "sources.py", *(build.path.name for build in OWN)}
 
 
 @compiled
@@ -178,7 +194,10 @@ def test_every_build_computes_the_network_and_a_row_as_alone(build: Build, preci
 
 @compiled
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="no objdump")
-@pytest.mark.parametrize("build", BUILDS, ids=lambda build: build.name)
+@pytest.mark.skipif(
+    builds.this_machine() != "x86_64", reason="tests/arm runs those for ARM64 on processors of their level"
+)
+@pytest.mark.parametrize("build", OWN, ids=lambda build: build.name)
 def test_no_build_has_instructions_above_its_level(build: Build) -> None:
     """In 64-bit code an instruction that begins with the byte 62 is one of AVX-512, and no other does."""
     listing = subprocess.run(["objdump", "-d", build.path], capture_output=True, text=True, check=True).stdout
