@@ -5,7 +5,7 @@ by the last one, so a step reads contiguous slices and never a finished row. Bea
 keys: `lineage` remembers which beam of the document wrote each of a row's keys.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +77,9 @@ class KVCache:
         device: torch.device,
         dtype: torch.dtype,
         layout: SourceLayout | None = None,
+        zeros: Callable[..., Tensor] = torch.zeros,
     ) -> None:
+        """`zeros` makes the arrays, with the arguments of `torch.zeros`."""
         self.num_beams = num_beams
         self.num_documents = 0
         self.window: tuple[int, int, int] | None = None
@@ -88,6 +90,7 @@ class KVCache:
         self.dtype = dtype
         self.layout = layout or SourceLayout(dtype, keys=self._row, values=self._row)
         self._device = device
+        self._zeros = zeros
         self.self_keys = self.self_values = self._array(dtype, 0, self._row, 0)
         self.cross_keys = self._array(self.layout.dtype, 0, self.layout.keys, 0)
         self.cross_values = self._array(self.layout.dtype, 0, self.layout.values, 0)
@@ -267,7 +270,7 @@ class KVCache:
 
     def _array(self, dtype: torch.dtype, count: int, row: tuple[int, int], length: int) -> Tensor:
         # Zeros, not empty: a masked key's value is multiplied by 0, and 0 times a stray NaN is NaN.
-        return torch.zeros(self._num_layers, count, row[0], length, row[1], device=self._device, dtype=dtype)
+        return self._zeros(self._num_layers, count, row[0], length, row[1], device=self._device, dtype=dtype)
 
 
 def _round_up(length: int) -> int:

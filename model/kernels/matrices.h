@@ -242,7 +242,7 @@ void tile(int64_t count, const Linear& linear, int64_t block, const Rows& x, int
     epilogue(first_row + row + r, block, load16(floats + r * kColumns), load16(floats + r * kColumns + kLanes));
 }
 
-// Memory is read ahead, or the processor would wait for it before it computes.
+// Memory that is read ahead is read while the processor computes, and not before.
 inline void prefetch_bytes(const uint8_t* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) prefetch(from + i);
 }
@@ -261,7 +261,7 @@ void multiply(const Linear& linear, const Rows& x, int64_t num_rows, const Epilo
       const uint8_t* next = linear.weight + (block + 1) * bytes;
       for (int64_t part = 0; part < height; ++part) {
         const int64_t begin = rows * part / height, end = rows * (part + 1) / height;
-        if (height > 1) prefetch_bytes(next + bytes * part / height, bytes / height);
+        if (num_rows > 1) prefetch_bytes(next + bytes * part / height, bytes / height);
         tile<kind>(end - begin, linear, block, widened.rows(), begin, panel, epilogue);
       }
     }

@@ -83,10 +83,10 @@ class Memory:
         self._free = torch.empty(0, dtype=torch.uint8)
 
     def allocate(self, dtype: torch.dtype, *shape: int) -> Tensor:
-        """An uninitialised tensor that begins at a cache line."""
+        """A tensor of zeros that begins at a cache line."""
         num_bytes = math.prod(shape) * dtype.itemsize
         if not num_bytes:
-            return torch.empty(shape, dtype=dtype)
+            return torch.zeros(shape, dtype=dtype)
         if len(self._free) < num_bytes:
             pages = mmap.mmap(-1, max(num_bytes, _MAPPED_AT_ONCE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             with suppress(AttributeError, OSError):  # a system without them

@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr int kSourceQueries = kQueryRows / 2;  // that a thread takes at a time: in int8 their weights are twice the rows
+constexpr int kSourceQueries = kQueryRows / 2;  // at a time; in int8 the weights of each are two rows
 
 // The softmax of int8 in 16 bits, the upper halves as one row and the lower ones as the next: in 8 bits, what has less
 // than a five-hundredth of the largest weight would have none. Where bytes of activations are signed, in 15 bits: then the
@@ -111,8 +111,8 @@ class SourceHead {
   float* value_scales(int64_t place) const { return scales(place) + 2 * kColumns; }
 
   template <typename Bias>
-  void attend_some(const float* queries, int64_t stride, int64_t count, int64_t length, const Bias& bias, float* context,
-                   int64_t context_stride, int64_t next, HeadScratch& work) const {
+  void attend_some(const float* queries, int64_t stride, int64_t count, int64_t length, const Bias& bias,
+                   float* context, int64_t context_stride, int64_t next, HeadScratch& work) const {
     for (int64_t r = 0; r < count; ++r)
       convert_row<kind>(queries + r * stride, nullptr, 1.0f, width_, work.queries, r);
     multiply_keys(count, length, work);
@@ -125,8 +125,8 @@ class SourceHead {
       else
         convert_row<kind>(scores, nullptr, 1.0f, length, work.weights, r);
     }
-    multiply_values(count, length, WriteHead<float>{context, context_stride, width_, work.inverse.data()}, next,
-                    work);
+    const WriteHead<float> write{context, context_stride, width_, work.inverse.data()};
+    multiply_values(count, length, write, next, work);
   }
 
   // The values are read ahead while the scores are computed, then the keys of the next head.
@@ -136,9 +136,9 @@ class SourceHead {
       prefetch_bytes(values_ + part * value_bytes() + t / kColumns * kBytes, kBytes);
   }
   void prefetch_keys(int64_t part, int64_t length, int64_t next) const {
-    const int64_t parts = (width_ + kColumns - 1) / kColumns, bytes = round_up(length, kColumns) / kColumns * key_bytes();
-    const uint8_t* keys = keys_ + next * room_ / kColumns * key_bytes();
-    prefetch_bytes(keys + bytes * part / parts, bytes / parts);
+    const int64_t parts = (width_ + kColumns - 1) / kColumns;
+    const int64_t bytes = (length + kColumns - 1) / kColumns * key_bytes();
+    prefetch_bytes(keys_ + next * room_ / kColumns * key_bytes() + bytes * part / parts, bytes / parts);
   }
 
   void multiply_keys(int64_t count, int64_t length, HeadScratch& work) const {
