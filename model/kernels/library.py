@@ -65,9 +65,12 @@ def is_available() -> bool:
 
 
 def has_bfloat16() -> bool:
-    """Whether they have instructions for bfloat16, of which products are made of floats elsewhere."""
+    """Whether the processor has instructions for bfloat16 and computes by them, or is faster without them."""
     build = chosen_build()
-    return build is not None and build.has_bfloat16
+    return build is not None and (
+        build.has_bfloat16
+        or (_choice == AUTO and any(one.has_bfloat16 and not lacking_features(one) for one in BUILDS))
+    )
 
 
 def lacking_features(build: Build) -> list[str]:
@@ -120,8 +123,9 @@ def loaded_library() -> ctypes.CDLL:
 
 @cache
 def _loaded() -> tuple[Build, ctypes.CDLL] | tuple[None, None]:
-    # The first that loads of those that the processor runs.
-    for build in BUILDS:
+    # The first that loads of those that the processor runs, those last that are slow on it.
+    found = torch.cpu.get_capabilities()
+    for build in sorted(BUILDS, key=lambda one: bool(one.slow_with and found.get(one.slow_with))):
         if _choice not in (AUTO, build.name) or not build.path.exists() or lacking_features(build):
             continue
         try:
