@@ -167,11 +167,12 @@ Answer answer(const Network& network, const std::vector<int64_t>& lengths, std::
       &network.shape, network.sources.data(), 2, x.data(), document.size(), document.data(), place.data(),
       cross_keys.data(), cross_values.data(), layer, layer, capacity, kThreads);
 
+  const int64_t size = network.shape.kind == kFloat32 ? 4 : network.shape.kind == kBfloat16 ? 2 : 1;
   std::vector<int32_t> lineage(documents * room, 0);
   std::vector<int64_t> positions(documents, 0);
   const Cache cache{documents, 1, self_keys.data(), self_values.data(), documents * heads * room * width, room,
-                    lineage.data(), room, cross_keys.data(), cross_values.data(), layer, layer, capacity, mask.data(), capacity,
-                    positions.data(), lengths.data(), nullptr};
+                    lineage.data(), room, cross_keys.data(), cross_values.data(), layer / size, layer / size, capacity,
+                    mask.data(), capacity, positions.data(), lengths.data(), nullptr};
   const int64_t logits = round_up(network.vocabulary, kColumns);
   Answer given{x, std::vector<float>(kSteps * documents * logits)};
   for (int64_t step = 0; step < kSteps; ++step) {
