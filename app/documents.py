@@ -222,13 +222,13 @@ class Documents:
         text, sentences = JoinedText(self._tokenizer, len(requests)), DistinctSentences()
         unread: list[tuple[int, int | EngineResult]] = []  # as long as it is not certain
         done: dict[int, EngineResult] = {}
-        is_last = False
+        is_last = _most_tokens(requests, done) <= target_tokens
         async with aclosing(self._engine.stream(requests, goes_on=number > 1)) as items:
             async for part, item in items:
                 unread.append((part, item))
                 if isinstance(item, EngineResult):
                     done[part] = item
-                is_last = is_last or _most_tokens(requests, done) <= target_tokens
+                    is_last = is_last or _most_tokens(requests, done) <= target_tokens
                 if is_last:
                     if new := sentences.push("".join(text.take(*one) for one in unread)):
                         yield new
