@@ -118,13 +118,15 @@ class Tasks:
     `prompt` is the text put before what is summarized; a head has its own, and equal prompts share one encoding.
     `max_source_tokens` is the longest input that the checkpoint was made for, prompt and end token included. A text of
     whose words the vocabulary has a smaller share than `min_known_words` (`model.vocabulary_words`) is unlike what the
-    checkpoint has learned from; 0: not measured.
+    checkpoint has learned from; 0: not measured. `words`, in lower case, are those that a summary may have beside its
+    text's (`model.inference.decoding.words`); none: any.
     """
 
     prompt: str = FLAN_PROMPT
     heads: tuple[Head, ...] = ()
     max_source_tokens: int = 512
     min_known_words: float = 0.0
+    words: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = [head.name for head in self.heads]
@@ -134,6 +136,8 @@ class Tasks:
             raise CheckpointError(f"tasks.json: the prompt is {self.prompt!r}; it must be a text")
         if not 0 <= self.min_known_words <= 1:
             raise CheckpointError(f"tasks.json: min_known_words is {self.min_known_words}; it lies in [0, 1]")
+        if odd := [word for word in self.words if not _is_word(word)]:
+            raise CheckpointError(f"tasks.json: words has {reprlib.repr(odd[0])}; each must be a word in lower case")
         if not 8 <= self.max_source_tokens <= _MAX_SOURCE_TOKENS:
             raise CheckpointError(
                 f"tasks.json: max_source_tokens is {self.max_source_tokens}; it must lie in [8, {_MAX_SOURCE_TOKENS}]"
@@ -165,6 +169,8 @@ class Tasks:
                 del head["min_energy"]
         if not self.min_known_words:
             del fields["min_known_words"]
+        if not self.words:
+            del fields["words"]
         return fields
 
     @classmethod
@@ -174,9 +180,10 @@ class Tasks:
         Raises:
             CheckpointError: a missing, unknown or impossible field.
         """
-        types = {"prompt": str, "heads": list, "max_source_tokens": int, "min_known_words": float}
+        types = {"prompt": str, "heads": list, "max_source_tokens": int, "min_known_words": float, "words": list}
         read = _checked(value, types, ("prompt", "heads", "max_source_tokens"), "tasks.json:")
-        return cls(**{**read, "heads": tuple(map(Head.from_json, read["heads"]))})
+        lists = {"heads": tuple(map(Head.from_json, read["heads"])), "words": tuple(read.get("words", ()))}
+        return cls(**{**read, **lists})
 
 
 def _checked(value: Any, types: Mapping[str, type], required: Collection[str], place: str) -> dict[str, Any]:
@@ -198,6 +205,10 @@ def _numbers(values: list[Any], place: str) -> tuple[float, ...]:
         return tuple(float(value) for value in values)
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{place}: thresholds cannot be read: {error!r}") from error
+
+
+def _is_word(value: object) -> bool:
+    return _is_text(value) and str(value).replace("'", "").isalpha() and value == str(value).lower()
 
 
 def _is_text(value: object) -> bool:

@@ -48,7 +48,8 @@ class HeadGroupConfig:
 @dataclass(frozen=True)
 class DataConfig:
     """`root` is the data folder, `tokenizer` a `spiece.model` or None: train one of `vocabulary_size` pieces
-    (None: as many as the network has).
+    (None: as many as the network has). Beside the words of its text a summary has those that at least `words` train
+    texts have in lower case, and those of `init_from`; None, and none there: any.
 
     `heads` names heads of one's own, each a reader too and a group where no other reads it. `only` names the groups to
     train on, None all of them.
@@ -70,6 +71,7 @@ class DataConfig:
     heads: list[str] = field(default_factory=list)
     max_rows: Positive | None = None  # of each reader
     only: Annotated[list[str], Field(min_length=1)] | None = None
+    words: Positive | None = None
 
     def __post_init__(self) -> None:
         for name in self.only or ():

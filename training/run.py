@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
@@ -22,6 +22,7 @@ from training.data.examples import Example
 from training.data.mixture import Mixture
 from training.data.own import own_heads, read_own
 from training.data.readers import READERS
+from training.data.real_words import common_words
 from training.data.sampling import sample
 from training.data.terms import terms_of_use
 from training.data.vocabulary import train_vocabulary
@@ -80,7 +81,10 @@ def build_run(config: TrainConfig, command: list[str], processes: Processes, dev
     heads = heads_of_run(learned, own, data.prompt, source)
     model = _model(replace(architecture, heads={one.name: len(one.labels) for one in heads}), tokenizer, source)
     config = replace(config, model={name: getattr(model.config, name) for name in config.model})  # of null: as it is
-    tasks = Tasks(data.prompt, heads, data.max_source_tokens)
+    words = set(source.tasks.words if source else ())
+    if data.words:
+        words.update(common_words(_texts(examples), data.words))
+    tasks = Tasks(data.prompt, heads, data.max_source_tokens, words=tuple(sorted(words)))
     split = read_split(Path(data.root), "dev", tasks, learned)
     check_metric(loop.metric, split, tasks)
     streams = {
@@ -172,8 +176,11 @@ def _vocabulary_path(config: TrainConfig, folder: Path) -> Path:
 def _make_vocabulary(config: TrainConfig, folder: Path, examples: Examples, size: int) -> None:
     path = _vocabulary_path(config, folder)
     if path.parent == folder and not config.data.tokenizer and not path.is_file():
-        texts = [t for rows in examples.values() for e in rows for t in (e.source.replace("\n", " "), e.summary) if t]
-        train_vocabulary(texts, path, size)
+        train_vocabulary((text.replace("\n", " ") for text in _texts(examples)), path, size)
+
+
+def _texts(examples: Examples) -> Iterator[str]:
+    return (text for rows in examples.values() for one in rows for text in (one.source, one.summary) if text)
 
 
 def _source(config: TrainConfig) -> LoadedCheckpoint | None:

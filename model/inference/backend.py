@@ -9,6 +9,7 @@ from torch import Tensor
 from model.choices import Precision
 from model.config import ModelConfig
 from model.inference.kv_cache import KVCache
+from model.inference.spelling import Spelling
 
 
 class Backend(ABC):
@@ -21,7 +22,7 @@ class Backend(ABC):
     config: ModelConfig
     kernels = "none"  # the build of `model.kernels` that computes
     rows_are_independent = False  # to the bit: what else a step computes changes nothing of a row
-    byte_pieces: tuple[int, ...]  # of bytes 0 to 255, where the vocabulary spells characters in bytes; else empty
+    spelling: Spelling
 
     @property
     @abstractmethod

@@ -11,6 +11,7 @@ from model.choices import Precision
 from model.config import ModelConfig
 from model.inference.backend import Backend
 from model.inference.kv_cache import KVCache, SourceLayout
+from model.inference.spelling import FREE, Spelling
 from model.kernels.decoder import NativeDecoder
 from model.kernels.encoder import NativeEncoder
 from model.kernels.formats import FORMATS
@@ -50,11 +51,11 @@ class NativeBackend(Backend):
         weights: Mapping[str, Tensor],
         config: ModelConfig,
         precision: Precision,
-        byte_pieces: tuple[int, ...] = (),
+        spelling: Spelling = FREE,
     ) -> None:
         """`weights` are the network's by name (`tensor_shapes`); of the large ones one at a time is asked for."""
         self.config = config
-        self.byte_pieces = byte_pieces
+        self.spelling = spelling
         self._precision = precision
         self.kernels = chosen_name()
         self._format = FORMATS[precision]

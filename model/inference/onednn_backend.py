@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from model.choices import Precision
+from model.inference.spelling import FREE, Spelling
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from model.precision import INT8_LEVELS, INT8_ZERO, int8_levels
@@ -14,9 +15,9 @@ from model.precision import INT8_LEVELS, INT8_ZERO, int8_levels
 class OneDnnBackend(TorchBackend):
     """`TorchBackend` on packed matrices."""
 
-    def __init__(self, model: LexiMind, precision: Precision, byte_pieces: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: LexiMind, precision: Precision, spelling: Spelling = FREE) -> None:
         """`model` is the backend's from here on: its plain matrices are replaced one by one, so as not to be kept."""
-        super().__init__(model, byte_pieces)
+        super().__init__(model, spelling)
         self._precision = precision
         for stack in (model.encoder, model.decoder):
             _pack_linears(stack, Int8Linear if precision == "int8" else PackedLinear)

@@ -10,6 +10,7 @@ from model.choices import Precision
 from model.config import ModelConfig
 from model.inference.backend import Backend
 from model.inference.kv_cache import KVCache
+from model.inference.spelling import FREE, Spelling
 from model.network.attention import CrossAttention, SelfAttention, split_heads
 from model.network.decoder import DecoderLayer
 from model.network.leximind import LexiMind
@@ -20,9 +21,9 @@ from model.network.relative_bias import RelativeBias
 class TorchBackend(Backend):
     """Calls the modules of a network, which it puts into evaluation mode."""
 
-    def __init__(self, model: LexiMind, byte_pieces: tuple[int, ...] = ()) -> None:
+    def __init__(self, model: LexiMind, spelling: Spelling = FREE) -> None:
         self.config: ModelConfig = model.config
-        self.byte_pieces = byte_pieces
+        self.spelling = spelling
         self.model = model.eval()
 
     @property

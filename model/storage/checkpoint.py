@@ -25,6 +25,7 @@ from model.errors import CheckpointError, ConfigError, ModelError, TokenizerErro
 from model.inference.backend import Backend
 from model.inference.native_backend import NativeBackend, why_not_native
 from model.inference.onednn_backend import OneDnnBackend, can_pack_bfloat16
+from model.inference.spelling import Spelling
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import has_bfloat16, is_available
 from model.network.attention import avoid_cudnn_attention
@@ -152,16 +153,17 @@ def load_served(folder: Path, device: torch.device, precision: Precision) -> Ser
     elif not is_computable(precision, device):
         raise ModelError(f"dtype is {precision}, for which this processor has no instructions; use auto or float32")
     checkpoint, weights = _verified(folder)
-    config, dtype, byte_pieces = checkpoint.config, computing_dtype(precision), checkpoint.tokenizer.byte_pieces
+    config, dtype = checkpoint.config, computing_dtype(precision)
+    spelling = Spelling.of(checkpoint.tokenizer, checkpoint.tasks.words)
     backend: Backend
     if why_not_native(config, device) is None:
-        backend = NativeBackend(weights, config, precision, byte_pieces)
+        backend = NativeBackend(weights, config, precision, spelling)
     else:
         model = from_tensors(config, {name: weights.read(name, dtype, device) for name in weights})
         if device.type == "cpu" and precision != "float32":
-            backend = OneDnnBackend(model, precision, byte_pieces)
+            backend = OneDnnBackend(model, precision, spelling)
         else:
-            backend = TorchBackend(model, byte_pieces)
+            backend = TorchBackend(model, spelling)
     return ServedCheckpoint(**vars(checkpoint), backend=backend)
 
 

@@ -10,6 +10,7 @@ import torch
 from model.choices import BUNDLED
 from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
+from model.inference.spelling import Spelling
 from model.inference.torch_backend import TorchBackend
 from model.probabilities import probabilities
 from model.storage.checkpoint import Checkpoint, load_checkpoint
@@ -58,7 +59,7 @@ def summary(bundled: Checkpoint, text: str) -> str:
 
 
 def summaries(bundled: Checkpoint, texts: list[str]) -> list[str]:
-    tokenizer, backend = bundled.tokenizer, TorchBackend(bundled.model, bundled.tokenizer.byte_pieces)
+    tokenizer, backend = bundled.tokenizer, TorchBackend(bundled.model, Spelling(bundled.tokenizer.byte_pieces))
     sources = [tokenizer.encode_source(text, bundled.tasks.prompts["summarize"]) for text in texts]
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(source) for source in sources], batch_first=True)
     mask, options = ids != backend.config.pad_id, [DecodingOptions(max_new_tokens=64)] * len(texts)

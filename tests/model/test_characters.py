@@ -16,6 +16,7 @@ from model.inference.decoding.batch import decode
 from model.inference.decoding.characters import Characters
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rules import Rules
+from model.inference.spelling import Spelling
 from model.inference.torch_backend import TorchBackend
 from model.storage.checkpoint import load_served
 from support.models import CONFIG, random_model
@@ -41,7 +42,7 @@ def backend() -> Backend:
     model = random_model(SPELLED)
     model.lm_head.weight[list(BYTES)] *= 2.0
     model.lm_head.weight[1] *= 1.5
-    return TorchBackend(model, BYTES)
+    return TorchBackend(model, Spelling(BYTES))
 
 
 def spelled(text: str) -> list[int]:
@@ -154,5 +155,5 @@ def test_bytes_are_not_penalised() -> None:
 
 def test_vocabulary_of_a_checkpoint_reaches_its_model(checkpoint_folder: Path) -> None:
     checkpoint = load_served(checkpoint_folder, torch.device("cpu"), "float32")
-    assert len(checkpoint.backend.byte_pieces) == 256
-    assert checkpoint.backend.byte_pieces == checkpoint.tokenizer.byte_pieces
+    assert len(checkpoint.backend.spelling.byte_pieces) == 256
+    assert checkpoint.backend.spelling.byte_pieces == checkpoint.tokenizer.byte_pieces

@@ -18,6 +18,7 @@ from model.inference.decoding.batch import decode
 from model.inference.decoding.options import DecodingOptions
 from model.inference.native_backend import NativeBackend, why_not_native
 from model.inference.onednn_backend import OneDnnBackend
+from model.inference.spelling import Spelling
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import Absence
 from model.precision import computing_dtype
@@ -65,14 +66,14 @@ def test_read_part_by_part_it_is_what_packing_the_whole_gives(
     folder, spiece = tmp_path / "saved", checkpoint.folder / "spiece.model"
     save_checkpoint(folder, model, spiece, checkpoint.tasks, card="", dtype=torch.bfloat16)
     loaded = load_checkpoint(folder, CPU, computing_dtype(precision)).model
-    pieces = checkpoint.tokenizer.byte_pieces
+    spelling = Spelling(checkpoint.tokenizer.byte_pieces)
     whole: Backend
     if why_not_native(loaded.config, torch.device("cpu")) is None:
-        whole = NativeBackend(loaded.state_dict(), loaded.config, precision, pieces)
+        whole = NativeBackend(loaded.state_dict(), loaded.config, precision, spelling)
     elif precision == "float32":
-        whole = TorchBackend(loaded, pieces)
+        whole = TorchBackend(loaded, spelling)
     else:
-        whole = OneDnnBackend(loaded, precision, pieces)
+        whole = OneDnnBackend(loaded, precision, spelling)
     parts = load_served(folder, CPU, precision).backend
     assert (type(parts), parts.precision) == (type(whole), whole.precision)
     ids = torch.randint(3, 90, (2, 12), generator=torch.Generator().manual_seed(2))

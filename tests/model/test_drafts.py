@@ -15,6 +15,7 @@ from model.inference.decoding.batch import DecodingBatch, decode
 from model.inference.decoding.drafts import Candidate, CopyTracker, DraftPolicy, StepCost
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.native_backend import NativeBackend
+from model.inference.spelling import Spelling
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
 from model.precision import computing_dtype
@@ -50,7 +51,7 @@ def backend(request: pytest.FixtureRequest) -> NativeBackend:
     pieces = tuple(range(FIRST_BYTE, FIRST_BYTE + 256)) if spelled else ()
     model.lm_head.weight[list(pieces)] *= 2.0
     model.lm_head.weight[1] *= 1.5
-    return NativeBackend(model.to(computing_dtype(precision)).state_dict(), model.config, precision, pieces)
+    return NativeBackend(model.to(computing_dtype(precision)).state_dict(), model.config, precision, Spelling(pieces))
 
 
 def eager(backend: Backend) -> DecodingBatch:
@@ -79,7 +80,7 @@ def source_like_its_summary(
     backend: Backend, states: Tensor, mask: Tensor, options: DecodingOptions, seed: int
 ) -> list[int]:
     """A source of much that is decoded with it; with characters of its own where the vocabulary has bytes."""
-    characters = f"\u00fc{chr(0x4E00 + seed)}\U0001f600".encode() if backend.byte_pieces else b""
+    characters = f"\u00fc{chr(0x4E00 + seed)}\U0001f600".encode() if backend.spelling.byte_pieces else b""
     own = [FIRST_BYTE + byte for byte in characters]
     [written] = decode(backend, states, mask, [options], DecodingBatch(backend, drafts=False), [own])
     return worn(written.token_ids, seed) + own
@@ -138,7 +139,7 @@ def test_drafts_end_with_their_step(backend: NativeBackend, offset: int) -> None
     ids, mask = padded([1, 2, 3])
     states, options = backend.encode(ids, mask), [BASE, replace(BEAM[0], max_new_tokens=60, min_new_tokens=50), BASE]
     expected = decode(backend, states, mask, options, DecodingBatch(backend, drafts=False))
-    assert not any(set(result.token_ids) & set(backend.byte_pieces) for result in expected)
+    assert not any(set(result.token_ids) & set(backend.spelling.byte_pieces) for result in expected)
     batch, results, num_accepted = eager(backend), {}, 0
 
     def step() -> None:

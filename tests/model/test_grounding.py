@@ -17,6 +17,7 @@ from model.inference.decoding.grounding import Grounded, Grounding
 from model.inference.decoding.lexicon import Lexicon
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.native_backend import NativeBackend
+from model.inference.spelling import Spelling
 from model.inference.torch_backend import TorchBackend
 from model.kernels.library import is_available
 from model.support import NO_NAMES, UNIT, folded, names_and_numbers, unsupported
@@ -62,8 +63,8 @@ def backend(request: pytest.FixtureRequest, bundled: Tokenizer) -> Backend:
     if request.param == "native":
         if not is_available():
             pytest.skip("no native kernels: no compiler, or a processor without AVX2")
-        return NativeBackend(model.state_dict(), config, "float32", bundled.byte_pieces)
-    return TorchBackend(model, bundled.byte_pieces)
+        return NativeBackend(model.state_dict(), config, "float32", Spelling(bundled.byte_pieces))
+    return TorchBackend(model, Spelling(bundled.byte_pieces))
 
 
 class Reference:

@@ -36,14 +36,15 @@ async def _ask(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> di
 
 
 def identity_of(checkpoint: Path) -> str:
-    """A hash of the vocabulary and of every number of the weights, whatever the tensors are called and where they lie.
+    """A hash of vocabulary, words and every number of the weights, whatever the tensors are called and where they lie.
 
     The answers of another one differ.
     """
     tensors = load_file(checkpoint / "model.safetensors").values()
     numbers = sorted(hashlib.sha256(tensor.float().numpy().tobytes()).hexdigest() for tensor in tensors)
     vocabulary = hashlib.sha256((checkpoint / "spiece.model").read_bytes()).hexdigest()
-    return hashlib.sha256("".join([vocabulary, *numbers]).encode()).hexdigest()
+    words = json.loads((checkpoint / "tasks.json").read_bytes()).get("words", [])
+    return hashlib.sha256("".join([vocabulary, *numbers, *words]).encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from model.inference.decoding.options import DecodingOptions
+from model.inference.spelling import Spelling
 from model.inference.torch_backend import TorchBackend
 from model.network.leximind import LexiMind
 from model.storage.saving import save_checkpoint
@@ -42,10 +43,13 @@ class Validation:
     facts: Mapping[str, Any]
     _newest: "_Scored | None" = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        self._spelling = Spelling.of(self.tokenizer, self.tasks.words)
+
     def __call__(self, model: LexiMind, step: int) -> Result:
         """Score `model` and write it to `last`; no random number is drawn."""
         served = fold_queries(model)
-        predictor = Predictor(TorchBackend(served, self.tokenizer.byte_pieces), self.tokenizer, self.tasks)
+        predictor = Predictor(TorchBackend(served, self._spelling), self.tokenizer, self.tasks)
         result = evaluate(predictor, self.split, self.rows, DECODING)
         training = {**self.facts.get("training", {}), "step": step}
         facts = {**self.facts, "training": training, "dev": figures(result)}

@@ -122,7 +122,7 @@ class GreedyRows(Rows):
         tokens = self.state["tokens"][:, 0]  # (C, T + 2), with the drafts
         held = tokens[documents, : int(newest.max()) + 1]  # (R, T)
         held.masked_fill_(torch.arange(held.shape[1]) > newest[:, None], self.config.pad_id)
-        scores = check.rules.apply(logits, held, newest, spelled=self.state["spelled"][documents])
+        scores = check.rules.apply(logits, held, newest, None, *self.of_sources(documents))
         chosen, is_finite = _best(scores)  # (R,)
         if check.sampling is not None:
             draws = self.state["draws"][documents, newest][check.drawn]

@@ -6,8 +6,10 @@ and its own source alone: on a state, which each token moves on. A unit is only 
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +18,6 @@ from model.inference.decoding.lexicon import (
     AFTER_MARK,
     BEGINS,
     BEGINS_INSIDE,
-    FREE,
-    FREE_OR_GOES_ON,
     IMPOSSIBLE,
     IN_ABBREVIATION,
     IN_NAME,
@@ -73,40 +73,37 @@ class Grounding:
         outset = self._outset(begun, {tail[0] for tail in tails})
         numbers = {node: number for number, node in enumerate(sorted(self._nodes))}
 
-        def edges(rows: list[list[tuple[int, State]]]) -> Edges:
+        def edges(rows: Sequence[Iterable[tuple[int, State]]]) -> Edges:
             kept = [
-                [(piece, state, need) for piece, state in row if (need := _need(needs, state)) < _NEVER] for row in rows
-            ]
-            width = max(1, max(map(len, kept), default=0))
-            # Padding is the token that is never written, and never in reach.
-            table = torch.tensor(
                 [
-                    [(p, NUM_MODES + numbers[s] if isinstance(s, str) else s, n) for p, s, n in row]
-                    + [(0, 0, _NEVER)] * (width - len(row))
-                    for row in kept
+                    (piece, NUM_MODES + numbers[state] if isinstance(state, str) else state, need)
+                    for piece, state in row
+                    if (need := _need(needs, state)) < _NEVER
                 ]
-            )
-            return Edges(*table.unbind(-1))
+                for row in rows
+            ]
+            # Padding is the token that is never written, and never in reach.
+            width = max(1, max(map(len, kept), default=0))
+            table = np.full((len(kept), width, 3), (0, 0, _NEVER))
+            table[np.arange(width) < np.array([[len(row)] for row in kept])] = list(chain.from_iterable(kept)) or 0
+            return Edges(*torch.from_numpy(table).unbind(-1))
 
         kinds = [kind for _, state, kind in outset if _need(needs, state) < _NEVER]
         self.rows = torch.tensor([_row_of(node) for node in numbers])
         self.is_whole = torch.tensor([self._is_whole(node) for node in numbers])
-        self.onward = edges([list(onward[node].items()) for node in numbers])
+        self.onward = edges([onward[node].items() for node in numbers])
         self.outset = edges([[(piece, state) for piece, state, _ in outset]])
         self.outset_kinds = torch.tensor([kinds or [_NO_KIND]])
 
     def _onward(self) -> dict[str, dict[int, State]]:
-        pieces, continuing, longest = self.lexicon.pieces, self.lexicon.continuing, self.lexicon.longest
         edges: dict[str, dict[int, State]] = {node: {} for node in self._nodes}
         for unit in self._units:
-            for start in range(1, len(unit)):
-                node = unit[:start]
-                for end in range(start + 1, min(len(unit), start + longest) + 1):
-                    for piece in continuing.get(unit[start:end], ()):
-                        whole = len(pieces[piece]) == end - start
-                        state = unit[:end] if whole else self._walk(node, pieces[piece])
-                        if state is not None:
-                            edges[node][piece] = state
+            within, beyond = self.lexicon.ways_along(unit)
+            for node, ways in within:
+                edges[node].update(ways)
+            for node, piece in beyond:
+                if (state := self._walk(node, self.lexicon.pieces[piece])) is not None:
+                    edges[node][piece] = state
         return edges
 
     def _outset(self, begun: set[str], inside: set[str]) -> list[tuple[int, State, int]]:
@@ -203,7 +200,7 @@ class Grounded:
         """`groundings` and `max_new_tokens` are those of the documents; at least one has a grounding."""
         documents = [number for number, one in enumerate(groundings) if one is not None]
         held = [one for one in groundings if one is not None]
-        self._kinds, self._next_modes = held[0].lexicon.on(device, vocab_size)
+        self._kinds, self._barred, self._next_modes = held[0].lexicon.on(device, vocab_size)
         beams = torch.arange(num_beams)
         rows = (torch.tensor(documents)[:, None] * num_beams + beams).flatten()
         self._rows = None if len(held) == len(groundings) else send(rows, device)
@@ -233,10 +230,10 @@ class Grounded:
         table_rows = torch.where(is_node, self._table_rows[nodes], states)
         is_whole = (~is_node | self._is_whole[nodes])[:, None]
         left = (self._lengths - self._chosen(positions) - 1)[:, None]  # tokens after the coming one
-        kinds = self._kinds[table_rows]  # (R, V)
         before = chosen.gather(1, self._outset.tokens)
-        chosen.masked_fill_(~(is_whole & ((kinds == FREE) | (kinds == FREE_OR_GOES_ON))), float("-inf"))
-        begins = is_whole & (kinds.gather(1, self._outset.tokens) == self._outset_kinds) & (self._outset.needs <= left)
+        chosen.masked_fill_(self._barred[torch.where(is_whole[:, 0], table_rows, -1)], float("-inf"))
+        kinds = self._kinds[table_rows[:, None], self._outset.tokens]
+        begins = is_whole & (kinds == self._outset_kinds) & (self._outset.needs <= left)
         _restore(chosen, self._outset.tokens, before, begins)
         goes_on = is_node[:, None] & (self._onward.needs[nodes] <= left)
         _restore(chosen, self._onward.tokens[nodes], held, goes_on)
@@ -248,8 +245,8 @@ class Grounded:
         chosen, tokens = self._chosen(states), self._chosen(token_ids)[:, None]
         nodes, is_node = self._nodes(chosen)
         table_rows = torch.where(is_node, self._table_rows[nodes], chosen)
-        kinds = self._kinds[table_rows].gather(1, tokens)
-        after = self._next_modes[table_rows].gather(1, tokens)[:, 0]
+        kinds = self._kinds[table_rows[:, None], tokens]
+        after = self._next_modes[table_rows, tokens[:, 0]]
         begun = (self._outset.tokens == tokens) & (self._outset_kinds == kinds)
         after = _taken(begun, self._outset.states, after)
         gone_on = (self._onward.tokens[nodes] == tokens) & (self._onward.needs[nodes] < _NEVER) & is_node[:, None]

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from enum import IntEnum, auto
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ _UNKNOWN = "\ufffd"  # parts what is around it
 _LETTERS = rf"(?:[^\W\d_]|[{_BYTES}])+"
 _NUMBER = r"\d+(?:[.,:]\d+)*"
 UNIT = re.compile(f"{_LETTERS}|{_NUMBER}")
+_CACHED_UNITS = 2**14
 _CONTINUATION = re.compile(rf"{_LETTERS}|[.,:]?{_NUMBER}|[.,:]$")
 
 
@@ -136,7 +137,8 @@ class Lexicon:
         self.beginning: dict[str, list[tuple[int, int]]] = defaultdict(list)  # by unit: piece, kind
         self.continuing: dict[str, list[int]] = defaultdict(list)  # by what goes on: piece
         self._index(firsts, generic)
-        self._on_device: dict[tuple[torch.device, int], tuple[Tensor, Tensor]] = {}
+        self._on_device: dict[tuple[torch.device, int], tuple[Tensor, Tensor, Tensor]] = {}
+        self.ways_along = lru_cache(_CACHED_UNITS)(self._ways_along)
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Lexicon":
@@ -159,14 +161,31 @@ class Lexicon:
         """The text of `token_ids`, with a private character for every byte of what has no piece."""
         return "".join(self.pieces[number] for number in token_ids if number < len(self.pieces))
 
-    def on(self, device: torch.device, vocab_size: int) -> tuple[Tensor, Tensor]:
-        """`kinds` and `next_modes` on `device`, as wide as the scores."""
+    def _ways_along(self, unit: str) -> tuple[list[tuple[str, dict[int, str]]], list[tuple[str, int]]]:
+        """How pieces go on along a unit: from each beginning of it, those within it and the beginnings that they lead
+        to; and beginnings with pieces that reach beyond what they share with it."""
+        within, beyond = [], []
+        for start in range(1, len(unit)):
+            ways: dict[int, str] = {}
+            for end in range(start + 1, min(len(unit), start + self.longest) + 1):
+                for piece in self.continuing.get(unit[start:end], ()):
+                    if len(self.pieces[piece]) == end - start:
+                        ways[piece] = unit[:end]
+                    else:
+                        beyond.append((unit[:start], piece))
+            within.append((unit[:start], ways))
+        return within, beyond
+
+    def on(self, device: torch.device, vocab_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """`kinds`, where these neither are free nor may be, and `next_modes` on `device`, as wide as the scores.
+
+        Of the second, another row, the last, is of those that write nothing free.
+        """
         if (device, vocab_size) not in self._on_device:
-            missing = vocab_size - self.kinds.shape[1]
-            padded = (
-                torch.nn.functional.pad(table, (0, missing)).to(device) for table in (self.kinds, self.next_modes)
-            )
-            self._on_device[device, vocab_size] = next(padded), next(padded)
+            missing = (0, vocab_size - self.kinds.shape[1])
+            kinds, modes = (torch.nn.functional.pad(table, missing) for table in (self.kinds, self.next_modes))
+            barred = torch.nn.functional.pad((kinds != FREE) & (kinds != FREE_OR_GOES_ON), (0, 0, 0, 1), value=True)
+            self._on_device[device, vocab_size] = kinds.to(device), barred.to(device), modes.to(device)
         return self._on_device[device, vocab_size]
 
     @cached_property

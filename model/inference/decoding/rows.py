@@ -19,6 +19,7 @@ from model.inference.decoding.characters import Characters
 from model.inference.decoding.grounding import Grounding
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rules import Rules
+from model.inference.decoding.words import Sources, WordRule
 from model.transfer import send
 
 
@@ -54,7 +55,7 @@ class Rows(ABC):
 
     `state` holds every tensor that follows the documents (first dimension C); `tokens` (C, N, T + 2) is one of
     them, the start token (padding) first, `places` (C, N) another: where grounded rows are in names and numbers;
-    `spelled` (C, 4 K) has the characters that sources spell in bytes.
+    `spelled` (C, 4 K) has the characters that sources spell in bytes; what `Sources` has of their words is there, too.
     """
 
     def __init__(self, backend: Backend, num_beams: int) -> None:
@@ -66,8 +67,9 @@ class Rows(ABC):
         self.state: dict[str, Tensor] = {}
         self.config = backend.config
         self.device = backend.device
-        pieces = backend.byte_pieces
-        self._characters = Characters(pieces, backend.config.vocab_size, backend.device) if pieces else None
+        pieces, words, size = backend.spelling.byte_pieces, backend.spelling.words, backend.config.vocab_size
+        self._characters = Characters(pieces, size, backend.device) if pieces else None
+        self._words = WordRule(words, size, backend.device) if words else None
         self._rules: Rules | None = None
 
     def add(
@@ -91,6 +93,8 @@ class Rows(ABC):
             if self._characters is None
             else self._characters.spelled(sources)
         )
+        if self._words is not None:
+            joining |= self._words.of_sources(sources)._asdict()
         self.state = {name: _joined(self.state.get(name), send(rows, self.device)) for name, rows in joining.items()}
         self.changed()
 
@@ -128,10 +132,18 @@ class Rows(ABC):
             self._rules = self.rules(self.options, held)
         newest = self.cache.positions[: self.cache.num_rows] - 1  # the model has advanced the cache already
         tokens = self.state["tokens"][:, :, : self.cache.target_length - 1].flatten(0, 1)
-        spelled = self.state["spelled"]
-        if self.num_beams > 1:
-            spelled = spelled.repeat_interleave(self.num_beams, 0)
-        return self._rules.apply(scores, tokens, newest, self.state["places"].flatten(), spelled)
+        return self._rules.apply(scores, tokens, newest, self.state["places"].flatten(), *self.of_sources())
+
+    def of_sources(self, documents: Tensor | None = None) -> tuple[Tensor, Sources | None]:
+        """What `Rules.apply` asks for of the sources of every row, or of `documents`."""
+
+        def of_rows(name: str) -> Tensor:
+            if documents is not None:
+                return self.state[name][documents]
+            return self.state[name] if self.num_beams == 1 else self.state[name].repeat_interleave(self.num_beams, 0)
+
+        words = Sources(*map(of_rows, Sources._fields)) if self._words is not None else None
+        return of_rows("spelled"), words
 
     def follow(self, parents: Tensor | None, token_ids: Tensor) -> None:
         """Move on where grounded rows are: from `parents` (C, N) of their document, by `token_ids` (C, N)."""
@@ -143,7 +155,7 @@ class Rows(ABC):
 
     def rules(self, options: Sequence[DecodingOptions], groundings: Sequence[Grounding | None] = ()) -> Rules:
         """Of documents with these options."""
-        return Rules(self.config, options, self.num_beams, self.device, self._characters, groundings)
+        return Rules(self.config, options, self.num_beams, self.device, self._characters, self._words, groundings)
 
     @abstractmethod
     def start(self, options: Sequence[DecodingOptions]) -> dict[str, Tensor]:

@@ -2,8 +2,9 @@
 
 Order and arithmetic are those of `transformers`' logits processors: repetition penalty, repeated n-grams, minimum
 length, suppressed ids. Bytes of characters that the vocabulary spells out are no words, which those do not know of:
-here they are neither penalised nor part of an n-gram, and spell the source's characters to their ends; a name or
-number of a grounded row is finished, too, though its n-gram was there. No loop over rows, no read-back from the device.
+here they are neither penalised nor part of an n-gram, and spell the source's characters to their ends. Words of several
+pieces, and names and numbers of a grounded row, are finished, too, though their n-grams were there. No loop over rows,
+no read-back from the device.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from model.config import ModelConfig
 from model.inference.decoding.characters import Characters
 from model.inference.decoding.grounding import Grounded, Grounding
 from model.inference.decoding.options import DecodingOptions
+from model.inference.decoding.words import Sources, WordRule
 from model.transfer import send
 
 
@@ -28,15 +30,20 @@ class Rules:
         num_beams: int,
         device: torch.device,
         characters: Characters | None = None,
+        words: WordRule | None = None,
         groundings: Sequence[Grounding | None] = (),
     ) -> None:
-        """`characters`: None for a vocabulary without byte pieces. `groundings` are of the rows with `grounded`."""
+        """`characters`: None for a vocabulary without byte pieces; `words`: None for a checkpoint that lists none.
+
+        `groundings` are of the rows with `grounded`.
+        """
 
         def column(values: Sequence[float], dtype: torch.dtype) -> Tensor:
             return send(torch.tensor(values, dtype=dtype).repeat_interleave(num_beams), device)
 
         penalties = [o.repetition_penalty for o in options]
         self._characters = characters
+        self._words = words
         self._eos_id = config.eos_id
         self._penalties = column(penalties, torch.float32)[:, None] if set(penalties) != {1.0} else None
         sizes = [o.no_repeat_ngram_size for o in options for _ in range(num_beams)]
@@ -58,6 +65,7 @@ class Rules:
         positions: Tensor,
         states: Tensor | None = None,
         spelled: Tensor | None = None,
+        sources: Sources | None = None,
     ) -> Tensor:
         """Scores with what is not allowed at -inf.
 
@@ -67,17 +75,21 @@ class Rules:
             positions: (R,) place of each row's newest token.
             states: (R,) where rows are in names and numbers; needed if any is grounded.
             spelled: (R, 4 K) of each row's source, by `Characters.spelled`; needed with `characters`.
+            sources: by `WordRule.of_sources`, a row each; needed with `words`.
         """
         if self._penalties is not None or self._repeats is not None:
-            words = tokens if self._characters is None else self._characters.without_bytes(tokens)
+            past = tokens if self._characters is None else self._characters.without_bytes(tokens)
         if self._penalties is not None:
-            seen = scores.gather(1, words)
-            scores.scatter_(1, words, torch.where(seen < 0, seen * self._penalties, seen / self._penalties))
+            seen = scores.gather(1, past)
+            scores.scatter_(1, past, torch.where(seen < 0, seen * self._penalties, seen / self._penalties))
+        if self._words is not None:
+            assert sources is not None
+            ahead = self._words.look(scores, tokens, positions, sources)
         if self.grounded is not None:
             assert states is not None
             held = self.grounded.hold(scores, states)
         if self._repeats is not None:
-            self._repeats.ban(scores, words, tokens, positions)
+            self._repeats.ban(scores, past, tokens, positions)
         if self._any_minimum:
             early = positions < self._minimums
             scores[:, self._eos_id] = scores[:, self._eos_id].masked_fill(early, float("-inf"))
@@ -85,6 +97,8 @@ class Rules:
         if self._characters is not None:
             assert spelled is not None
             self._characters.ban(scores, tokens, positions, spelled)
+        if self._words is not None and sources is not None:
+            self._words.ban(scores, ahead, sources)
         if self.grounded is not None and states is not None:
             self.grounded.ban(scores, states, positions, held)
         return scores
