@@ -38,7 +38,7 @@ class Settings(BaseSettings):
         default=AUTO,
         pattern=f"^({'|'.join([AUTO, NONE, *(build.name for build in BUILDS)])})$",
         description="Build of the native kernels that computes on a CPU: "
-        f"{', '.join(build.name for build in BUILDS)}; auto is the first that the processor runs, none is torch.",
+        f"{', '.join(build.name for build in BUILDS)}; auto is the fastest that the processor runs, none is torch.",
     )
     threads: int = Field(
         default=0,

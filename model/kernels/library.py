@@ -42,7 +42,7 @@ class Absence:
 
 
 def choose(name: str) -> None:
-    """Have the build `name` compute from now on: `auto` for the first that the processor runs, `none` for torch.
+    """Have the build `name` compute from now on: `auto` for the fastest that the processor runs, `none` for torch.
 
     Raises:
         ModelError: the processor lacks instructions of that build, or it was not compiled.

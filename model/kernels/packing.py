@@ -83,12 +83,20 @@ class Memory:
         self._free = torch.empty(0, dtype=torch.uint8)
 
     def allocate(self, dtype: torch.dtype, *shape: int) -> Tensor:
-        """A tensor of zeros that begins at a cache line."""
+        """A tensor of zeros that begins at a cache line.
+
+        Raises:
+            MemoryError: there is not so much.
+        """
         num_bytes = math.prod(shape) * dtype.itemsize
         if not num_bytes:
             return torch.zeros(shape, dtype=dtype)
         if len(self._free) < num_bytes:
-            pages = mmap.mmap(-1, max(num_bytes, _MAPPED_AT_ONCE), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            size = max(num_bytes, _MAPPED_AT_ONCE)
+            try:
+                pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            except OSError as error:
+                raise MemoryError(f"can't allocate memory: {size:,} bytes ({error.strerror})") from error
             with suppress(AttributeError, OSError):  # a system without them
                 pages.madvise(mmap.MADV_HUGEPAGE)
             self._free = torch.frombuffer(pages, dtype=torch.uint8)

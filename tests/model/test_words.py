@@ -15,6 +15,8 @@ from model.config import ModelConfig
 from model.errors import CheckpointError
 from model.inference.backend import Backend
 from model.inference.decoding.batch import DecodingBatch, decode
+from model.inference.decoding.grounding import Grounding
+from model.inference.decoding.lexicon import Lexicon
 from model.inference.decoding.options import DecodingOptions, DecodingResult
 from model.inference.decoding.rules import Rules
 from model.inference.decoding.words import WordRule
@@ -182,6 +184,26 @@ def test_what_no_source_and_no_list_has_is_not_written(rule: WordRule, tokenizer
     smile = tokenizer.encode("\U0001f602")[-1]
     assert torch.isinf(after(rule, [], tokenizer.encode("the council met"))[smile])
     assert after(rule, [], tokenizer.encode("haha\U0001f602"))[smile] == 1.0
+
+
+def test_a_grounded_name_is_written_in_the_pieces_and_the_case_of_a_word(rule: WordRule, tokenizer: Tokenizer) -> None:
+    """Grounding alone takes any pieces that add up to the name, in whatever case: "KoWaLczyk"."""
+    source = tokenizer.encode("kowalczyk met")
+    options = DecodingOptions(grounded=True, no_repeat_ngram_size=0)
+    grounding = Grounding(Lexicon.of(tokenizer), source)
+    config = ModelConfig(vocab_size=rule.vocab_size, num_tokens=rule.vocab_size)
+    sources = rule.of_sources([source])
+    written = tokenizer.encode("met Kowalczyk")
+    for words, expected in ((rule, True), (None, False)):
+        rules = Rules(config, [options], 1, CPU, words=words, groundings=[grounding])
+        assert rules.grounded is not None
+        states, begun = torch.zeros(1, dtype=torch.int64), 2
+        for token_id in written[:begun]:
+            states = rules.grounded.follow(states, torch.tensor([token_id]))
+        held = torch.tensor([[0, *written[:begun]]])
+        scores = rules.apply(torch.ones(1, config.vocab_size), held, torch.tensor([begun]), states, sources=sources)[0]
+        assert scores[written[begun]] == 1.0
+        assert (torch.isfinite(scores).sum() == 1) == expected
 
 
 @pytest.mark.parametrize("words", [["Tells"], ["two words"], [""], [5], ["tells", "\ud800"]])

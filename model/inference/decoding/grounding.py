@@ -220,6 +220,13 @@ class Grounded:
         nodes, _ = self._nodes(self._chosen(states))
         return self._chosen(scores).gather(1, self._onward.tokens[nodes])
 
+    def only(self, held: Tensor, states: Tensor, allowed: Tensor) -> Tensor:
+        """`held` of `hold` where `allowed` (R, V) is 1; all of it in a row in which that leaves nothing."""
+        nodes, is_node = self._nodes(self._chosen(states))
+        tokens = self._onward.tokens[nodes]
+        is_kept = (self._chosen(allowed).gather(1, tokens) > 0) & (tokens > 0)
+        return held.masked_fill(~is_kept & is_kept.any(1, keepdim=True) & is_node[:, None], float("-inf"))
+
     def ban(self, scores: Tensor, states: Tensor, positions: Tensor, held: Tensor) -> None:
         """-inf in `scores` (R, V) at what would make a name or number that the source does not have.
 

@@ -26,7 +26,8 @@ async def test_no_answer_has_a_name_or_number_that_its_text_lacks(
     assert answer["support"]["unsupported"] == []
     assert unsupported(answer["summary"], text) == []
     if extra.get("do_sample"):
-        assert unsupported(free["summary"], text)
+        others = [(await client.post("/summarize", json=body | {"seed": seed})).json() for seed in range(5)]
+        assert any(unsupported(other["summary"], text) for other in others)
 
 
 async def test_lists_streams_and_analyses_give_the_same(serving: Serving) -> None:
