@@ -71,7 +71,7 @@ class Spelling:
     """How a vocabulary writes what it has no single piece for."""
 
     byte_pieces: tuple[int, ...] = ()  # of bytes 0 to 255, where characters are spelled in bytes; else empty
-    words: Words | None = None  # None: any piece may go on with a word
+    words: Words | None = None  # None: any word may be written
 
     @classmethod
     def of(cls, tokenizer: Tokenizer, words: Sequence[str]) -> "Spelling":

@@ -98,9 +98,9 @@ class Rules:
             assert spelled is not None
             self._characters.ban(scores, tokens, positions, spelled)
         if self._words is not None and sources is not None:
-            are_words = self._words.ban(scores, ahead, sources)
+            self._words.ban(scores, ahead, sources)
             if self.grounded is not None and states is not None:
-                held = self.grounded.only(held, states, are_words)
+                held = self.grounded.only(held, states, self._words.allowed(ahead, sources))
         if self.grounded is not None and states is not None:
             self.grounded.ban(scores, states, positions, held)
         return scores

@@ -87,13 +87,17 @@ class WordRule:
         is_whole = (is_way & (ways == END)).any(1) | ~is_way.any(1)
         return Ahead(ways, is_way, scores.gather(1, ways), is_whole, is_letter[:, 0])
 
-    def ban(self, scores: Tensor, ahead: Ahead, sources: Sources) -> Tensor:
-        """-inf in `scores` (R, V) at what would make a word that is none; an unfinished word goes on whatever bans.
-
-        Returns what is not banned here: (R, V) uint8, 1 or 0.
-        """
+    def ban(self, scores: Tensor, ahead: Ahead, sources: Sources) -> None:
+        """-inf in `scores` (R, V) at what would make a word that is none; an unfinished word goes on whatever bans."""
         now = scores.gather(1, ahead.ways)  # the end of a word is a piece that is never written
         kept = torch.where(ahead.is_whole[:, None], now, ahead.scores).masked_fill(~ahead.is_allowed, float("-inf"))
-        banned = sources.barred | (ahead.is_letter[:, None] & self._goes_on) | ~ahead.is_whole[:, None]
-        scores.masked_fill_(banned, float("-inf")).scatter_reduce_(1, ahead.ways, kept, "amax")
-        return (~banned).to(torch.uint8).scatter_reduce_(1, ahead.ways, ahead.is_allowed.to(torch.uint8), "amax")
+        scores.masked_fill_(self._barred_now(ahead, sources), float("-inf"))
+        scores.scatter_reduce_(1, ahead.ways, kept, "amax")
+
+    def allowed(self, ahead: Ahead, sources: Sources) -> Tensor:
+        """What `ban` leaves: (R, V) uint8, 1 or 0."""
+        free = (~self._barred_now(ahead, sources)).to(torch.uint8)
+        return free.scatter_reduce_(1, ahead.ways, ahead.is_allowed.to(torch.uint8), "amax")
+
+    def _barred_now(self, ahead: Ahead, sources: Sources) -> Tensor:
+        return sources.barred | (ahead.is_letter[:, None] & self._goes_on) | ~ahead.is_whole[:, None]
